@@ -1,0 +1,34 @@
+"""dr2pipe: robust blind face restoration in two stages (DR2 + enhancer).
+
+Stage 1 removes the degradation with a face diffusion model (Wang et al., "DR2:
+Diffusion-based Robust Degradation Remover for Blind Face Restoration", CVPR 2023), stage 2
+enhances the coarse face. See ``dr2pipe.diffusion.dr2.remove_degradation`` for the algorithm.
+"""
+
+import importlib
+
+__version__ = "0.1.0"
+
+_PUBLIC = {
+    "DR2Pipeline": "dr2pipe.diffusion.pipeline",
+    "remove_degradation": "dr2pipe.diffusion.dr2",
+    "build_low_pass": "dr2pipe.diffusion.low_pass",
+    "build_scheduler": "dr2pipe.diffusion.timesteps",
+    "build_enhancer": "dr2pipe.enhancers",
+    "convert_checkpoint": "dr2pipe.convert",
+    "Restorer": "dr2pipe.restore",
+    "build_restorer": "dr2pipe.restore",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str):
+    # Lazy: importing the package must not import torch.
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'dr2pipe' has no attribute '{name}'")
+
+
+def __dir__():
+    return sorted(__all__)

@@ -1,0 +1,132 @@
+"""Configurations: dataclass schemas filled from a YAML file and ``key=value`` overrides.
+
+A schema is an ordinary dataclass; OmegaConf checks names and types. Anything that does
+not fit raises :class:`ConfigError` with the key and what would have been valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Schema = TypeVar("Schema")
+
+
+class ConfigError(ValueError):
+    """A configuration names an unknown key, has a value of the wrong type, or lacks one."""
+
+
+def load_config(
+    schema: type[Schema], path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Schema:
+    """Build a ``schema`` instance from defaults, then ``path`` (YAML), then ``overrides``.
+
+    Args:
+        schema: a dataclass type; ``omegaconf.MISSING`` marks values that must be given.
+        path: YAML file, or None for the defaults alone.
+        overrides: ``"a.b=value"`` strings; values are parsed as YAML.
+
+    Raises:
+        ConfigError: unknown key, wrong type, missing value, unreadable file or override.
+    """
+    config = OmegaConf.structured(schema)
+    try:
+        if path is not None:
+            config = OmegaConf.merge(config, _read_yaml(path))
+        for override in overrides:
+            config = OmegaConf.merge(config, _parse_override(override))
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error, schema, path)) from None
+
+
+def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
+    """The value of the top-level ``key`` before the schema is known; None when absent."""
+    merged = OmegaConf.merge(_read_yaml(path), *[_parse_override(o) for o in overrides])
+    return merged.get(key)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A plain nested dict of a config dataclass, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: dict[str, Any]) -> str:
+    """YAML text of a plain dict, keys in their given order."""
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def stable_hash(value: Any) -> str:
+    """Hex digest (16 digits) of a JSON-like value; the same on every machine and run."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stable_seed(*parts: Any) -> int:
+    """A seed in [0, 2**63) that depends on ``parts`` alone, not on the process or platform."""
+    text = "\x1f".join(str(part) for part in parts)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def resource(folder: str) -> Path:
+    """A folder that ships with the project (``configs`` or ``checkpoints``).
+
+    A wheel carries it inside the package, a checkout beside the package.
+    """
+    package = Path(__file__).resolve().parent
+    inside, beside = package / folder, package.parent / folder
+    return inside if inside.is_dir() else beside
+
+
+def _read_yaml(path: str | Path):
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as YAML: {error}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
+    return loaded
+
+
+def _parse_override(override: str):
+    key, equals, _ = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{override}' is not of the form key=value")
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot read the override '{override}': {error}") from None
+
+
+def _explain(error: OmegaConfBaseException, schema: type, path: str | Path | None) -> str:
+    key = error.full_key or str(error.key or "")
+    where = f" (in {path} or the overrides)" if path else ""
+    name = type(error).__name__
+    if name == "MissingMandatoryValue":
+        return f"'{key}' must be given{where}"
+    if name in ("ConfigKeyError", "ConfigAttributeError"):
+        *parents, last = key.split(".")
+        valid = _field_names(schema, parents)
+        close = difflib.get_close_matches(last, valid, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"unknown key '{key}'{where}{hint} Valid here: {', '.join(valid)}"
+    return f"'{key}'{where}: {str(error).splitlines()[0]}"
+
+
+def _field_names(schema: Any, parents: Sequence[str]) -> list[str]:
+    node = OmegaConf.structured(schema)
+    for parent in parents:
+        node = node[parent]
+    return sorted(str(k) for k in node)

@@ -1,0 +1,46 @@
+"""Foreign checkpoints become native networks here, once, at the border."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+from dr2pipe.convert.guided_diffusion import convert_guided_diffusion_unet
+from dr2pipe.convert.sparnet import convert_sparnet
+from dr2pipe.convert.state_dicts import CheckpointError, read_state_dict
+
+__all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
+
+CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
+    "guided_diffusion_unet": convert_guided_diffusion_unet,
+    "sparnet": convert_sparnet,
+}
+
+
+def convert_checkpoint(
+    source: str | Path | dict[str, torch.Tensor], kind: str, **constructor
+) -> torch.nn.Module:
+    """The native network of a foreign checkpoint, in evaluation mode.
+
+    Args:
+        source: a file (read with ``weights_only``, so it cannot run code) or a state dict.
+        kind: one of ``CONVERTERS``.
+        constructor: the reference's own arguments where they differ from the official ones.
+
+    Raises:
+        ValueError: unknown kind or argument, or one that the native network cannot express.
+        CheckpointError: unreadable file, or missing, left-over or misshapen keys.
+    """
+    if kind not in CONVERTERS:
+        raise ValueError(f"unknown kind '{kind}'; choose one of {', '.join(CONVERTERS)}")
+    convert = CONVERTERS[kind]
+    known = [name for name in inspect.signature(convert).parameters if name != "state_dict"]
+    unknown = sorted(set(constructor) - set(known))
+    if unknown:
+        raise ValueError(
+            f"{kind} has no argument {', '.join(unknown)}; it takes {', '.join(known)}"
+        )
+    return convert(read_state_dict(source), **constructor).eval()

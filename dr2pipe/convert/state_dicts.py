@@ -1,0 +1,109 @@
+"""Reading foreign state dicts safely, and loading them without a key left over."""
+
+from __future__ import annotations
+
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+# Where training code puts the weights inside a file; averaged weights come first.
+_WRAPPERS = ("params_ema", "g_ema", "params", "state_dict")
+_MOST_KEYS_LISTED = 8
+
+
+class CheckpointError(ValueError):
+    """A checkpoint cannot be read or does not fit the network; the message lists the keys."""
+
+
+def read_state_dict(source: str | Path | Mapping) -> dict[str, torch.Tensor]:
+    """Tensors by name from a file or mapping, wrappers and ``module.`` prefixes removed.
+
+    ``.pth``, ``.pt``, ``.ckpt`` and ``.pkl`` are read by ``torch.load(weights_only=True)``
+    alone: a file that needs anything else is refused, never executed.
+    """
+    if isinstance(source, Mapping):
+        return _unwrap(source, "the given state dict")
+    path = Path(source)
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}")
+    try:
+        if path.suffix == ".safetensors":
+            return _unwrap(load_file(path), str(path))
+        return _unwrap(torch.load(path, map_location="cpu", weights_only=True), str(path))
+    except pickle.UnpicklingError as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(
+            f"{path} was not loaded: it is damaged, or holds more than tensors and would have "
+            f"to run code ({reason}). If you trust it, load it where it was made and save its "
+            f"state dict alone: torch.save(model.state_dict(), path)."
+        ) from None
+    except (
+        SafetensorError,
+        RuntimeError,
+        EOFError,
+        OSError,
+        ValueError,
+        KeyError,
+        zipfile.BadZipFile,
+    ) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from None
+
+
+def _unwrap(loaded, where: str) -> dict[str, torch.Tensor]:
+    while isinstance(loaded, Mapping):
+        wrapper = next((w for w in _WRAPPERS if isinstance(loaded.get(w), Mapping)), None)
+        if wrapper is None:
+            break
+        loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise CheckpointError(f"{where} holds a {type(loaded).__name__}, not a state dict")
+    strange = [str(k) for k, v in loaded.items() if not isinstance(v, torch.Tensor)]
+    if strange:
+        raise CheckpointError(f"{where} holds no tensors under: {_some(strange)}")
+    if all(key.startswith("module.") for key in loaded):
+        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
+    return dict(loaded)
+
+
+def load_exactly(
+    network: torch.nn.Module,
+    weights: Mapping[str, torch.Tensor],
+    *,
+    kind: str,
+    original_names: Mapping[str, str] | None = None,
+) -> torch.nn.Module:
+    """Load ``weights``; a missing, left-over or misshapen key is a CheckpointError listing it.
+
+    ``original_names`` (native to foreign) makes the message speak of the file's own keys.
+    """
+    names = original_names or {}
+    expected = network.state_dict()
+    missing = sorted(names.get(k, k) for k in expected.keys() - weights.keys())
+    extra = sorted(names.get(k, k) for k in weights.keys() - expected.keys())
+    misshapen = [
+        f"{names.get(k, k)} {tuple(weights[k].shape)} instead of {tuple(expected[k].shape)}"
+        for k in sorted(expected.keys() & weights.keys())
+        if weights[k].shape != expected[k].shape
+    ]
+    problems = [
+        f"{len(keys)} {what} ({_some(keys)})"
+        for what, keys in (("missing", missing), ("left over", extra), ("misshapen", misshapen))
+        if keys
+    ]
+    if problems:
+        raise CheckpointError(f"the checkpoint does not fit '{kind}': {'; '.join(problems)}")
+    network.load_state_dict({k: v.to(expected[k].dtype) for k, v in weights.items()})
+    return network
+
+
+def _some(keys: list[str]) -> str:
+    shown = ", ".join(keys[:_MOST_KEYS_LISTED])
+    rest = len(keys) - _MOST_KEYS_LISTED
+    return f"{shown}, and {rest} more" if rest > 0 else shown

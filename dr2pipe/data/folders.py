@@ -1,0 +1,142 @@
+"""Aligned faces from a folder of pictures or one ``.npz`` file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset, Sampler
+
+from dr2pipe import images
+from dr2pipe.config import stable_seed
+
+
+class FaceDataset(Dataset):
+    """Square faces, addressed by ``(index, position)``.
+
+    ``index`` selects the face; ``position`` counts the faces seen since training began and
+    seeds everything random about this one showing (flip, noise), so that a run can be
+    resumed, or split over processes, without storing any generator.
+
+    Args:
+        path: a folder (searched recursively) or an ``.npz`` with ``images`` (N,S,S,3) uint8
+            RGB and ``files`` (N,), optionally ``source`` (N,) integers.
+        size: side in pixels of every face.
+        sources: keep only these values of ``source``; ``.npz`` only.
+        flip: mirror half of the showings.
+        seed: base seed.
+
+    Raises:
+        ValueError: nothing found, wrong size, or ``sources`` where there are none.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        size: int,
+        sources: Sequence[int] | None = None,
+        flip: bool = True,
+        seed: int = 0,
+    ):
+        self.size, self.flip, self.seed = size, flip, seed
+        self.pixels: np.ndarray | None = None
+        path = Path(path)
+        if path.suffix == ".npz":
+            self.pixels, self.names = _read_npz(path, sources)
+            if self.pixels.shape[1:] != (size, size, 3):
+                side = "x".join(map(str, self.pixels.shape[1:]))
+                raise ValueError(
+                    f"{path} holds {side} pictures, the config asks for {size}x{size}x3"
+                )
+        else:
+            if sources is not None:
+                raise ValueError(
+                    "data.sources selects inside an .npz file; a folder has no sources"
+                )
+            self.names = [str(p) for p in images.find_images(path)]
+        if not self.names:
+            raise ValueError(f"no training pictures in {path}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """``image`` (3,S,S) float32 RGB in [-1,1], ``name``, and the ``seed`` of this showing."""
+        index, position = key
+        seed = stable_seed(self.seed, "showing", position)
+        if self.pixels is not None:
+            image = images.to_tensor(self.pixels[index])[0]
+        else:
+            image = images.read_image(self.names[index]).resized(self.size)[0]
+        if self.flip and seed % 2:
+            image = image.flip(-1)
+        return {"image": image, "name": self.names[index], "seed": seed}
+
+
+def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[np.ndarray, list[str]]:
+    if not path.is_file():
+        raise ValueError(f"no training data at {path}")
+    with np.load(path, allow_pickle=False) as archive:
+        pixels, names = archive["images"], archive["files"]
+        if sources is not None:
+            if "source" not in archive:
+                raise ValueError(f"{path} has no 'source' array to select data.sources from")
+            known = sorted(int(s) for s in np.unique(archive["source"]))
+            unknown = sorted(set(sources) - set(known))
+            if unknown:
+                raise ValueError(f"{path} has sources {known}, not {unknown}")
+            keep = np.isin(archive["source"], list(sources))
+            pixels, names = pixels[keep], names[keep]
+    return pixels, [str(name) for name in names]
+
+
+class ShuffledBatches(Sampler[list[tuple[int, int]]]):
+    """Batches of ``(index, position)`` that depend on (seed, step) alone.
+
+    The training order is one endless sequence, each pass over the data freshly shuffled by
+    (seed, pass). Optimizer step ``s`` takes the ``s``-th slice of ``global_batch`` entries,
+    whatever the number of processes; each process takes its part of the slice. So resuming
+    needs only the step number, and 2 processes of 8 see what 1 process of 16 sees.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        *,
+        seed: int,
+        batch_size: int,
+        accumulation_steps: int,
+        rank: int,
+        world_size: int,
+        first_step: int,
+        total_steps: int,
+    ):
+        self.length, self.seed = length, seed
+        self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
+        self.rank, self.world_size = rank, world_size
+        self.first_step, self.total_steps = first_step, total_steps
+
+    def __len__(self) -> int:
+        return (self.total_steps - self.first_step) * self.accumulation_steps
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_process = self.batch_size * self.accumulation_steps
+        shuffled_pass, order = -1, torch.empty(0)
+        for step in range(self.first_step, self.total_steps):
+            start = (step * self.world_size + self.rank) * per_process
+            for micro_batch in range(self.accumulation_steps):
+                batch = []
+                for offset in range(self.batch_size):
+                    position = start + micro_batch * self.batch_size + offset
+                    this_pass, place = divmod(position, self.length)
+                    if this_pass != shuffled_pass:
+                        shuffle = torch.Generator().manual_seed(
+                            stable_seed(self.seed, "pass", this_pass)
+                        )
+                        order = torch.randperm(self.length, generator=shuffle)
+                        shuffled_pass = this_pass
+                    batch.append((int(order[place]), position))
+                yield batch

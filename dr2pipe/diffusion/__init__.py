@@ -1,0 +1,1 @@
+"""Stage 1: DR2 on diffusers models and schedulers."""

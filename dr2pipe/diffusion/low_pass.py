@@ -1,0 +1,167 @@
+"""Low-pass filters φ for DR2's guidance (paper, eq. 6): (B,C,H,W) -> same shape.
+
+The default is the paper's φ_N: shrink by N and grow by N with an antialiased cubic. Both
+steps are linear and separable, so φ_N x = M_h x M_wᵀ with one small matrix per axis.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+
+LowPass = Callable[[torch.Tensor], torch.Tensor]
+
+
+@dataclass(frozen=True)
+class BicubicLowPass:
+    """Bicubic down by ``factor``, then up by ``factor`` (DR2 §3.2; ILVR's φ_N).
+
+    Keys cubic with a = -0.5, stretched by ``factor`` when shrinking, borders extended
+    symmetrically (d c b a | a b c d | d c b a), rows normalised to one. Equals MATLAB's
+    ``imresize`` twice. H and W must be multiples of ``factor``; factor 1 is the identity.
+    """
+
+    factor: int
+
+    def __post_init__(self):
+        if not isinstance(self.factor, int) or self.factor < 1:
+            raise ValueError(
+                f"low-pass factor N must be a whole number of at least 1, not {self.factor}"
+            )
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        height, width = x.shape[-2:]
+        if height % self.factor or width % self.factor:
+            divisors = [n for n in (1, 2, 4, 8, 16, 32) if height % n == 0 and width % n == 0]
+            raise ValueError(
+                f"low-pass factor N={self.factor} does not divide {height}x{width}; "
+                f"of the usual factors {divisors} do"
+            )
+        if self.factor == 1:
+            return x
+        return _apply_separable(x, _down_up_matrix, self.factor)
+
+
+@dataclass(frozen=True)
+class GaussianLowPass:
+    """Gaussian blur of standard deviation ``sigma_px`` pixels, borders extended symmetrically."""
+
+    sigma_px: float
+
+    def __post_init__(self):
+        if not self.sigma_px > 0:
+            raise ValueError(f"sigma_px must be positive, not {self.sigma_px}")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return _apply_separable(x, _gaussian_matrix, float(self.sigma_px))
+
+
+@dataclass(frozen=True)
+class FFTLowPass:
+    """Keep frequencies up to ``cutoff`` times the Nyquist frequency (ideal disk, periodic border).
+
+    ``cutoff`` lies in (0, 1]; 1/N keeps about what ``BicubicLowPass(N)`` keeps.
+    """
+
+    cutoff: float
+
+    def __post_init__(self):
+        if not 0 < self.cutoff <= 1:
+            raise ValueError(f"cutoff must lie in (0, 1], not {self.cutoff}")
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        vertical = torch.fft.fftfreq(x.shape[-2], device=x.device)[:, None]  # cycles per pixel
+        horizontal = torch.fft.rfftfreq(x.shape[-1], device=x.device)[None]
+        keep = torch.hypot(vertical, horizontal) <= self.cutoff / 2
+        return torch.fft.irfft2(torch.fft.rfft2(x) * keep, s=x.shape[-2:])
+
+
+@dataclass(frozen=True)
+class NoLowPass:
+    """The identity: every frequency of the guidance is kept (DR2 with N = 1)."""
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+LOW_PASS: dict[str, Callable[..., LowPass]] = {
+    "bicubic": BicubicLowPass,
+    "gaussian": GaussianLowPass,
+    "fft": FFTLowPass,
+    "none": NoLowPass,
+}
+
+
+def build_low_pass(name: str, **options) -> LowPass:
+    """A low-pass filter of ``LOW_PASS``: bicubic(factor), gaussian(sigma_px), fft(cutoff), none.
+
+    Raises:
+        ValueError: unknown name, missing, unknown or out-of-range option.
+    """
+    if name not in LOW_PASS:
+        raise ValueError(f"unknown low-pass filter '{name}'; choose one of {', '.join(LOW_PASS)}")
+    expected = set(inspect.signature(LOW_PASS[name]).parameters)
+    if set(options) != expected:
+        takes = ", ".join(sorted(expected)) or "no options"
+        given = ", ".join(sorted(options)) or "none"
+        raise ValueError(f"low-pass filter '{name}' takes {takes}; given: {given}")
+    return LOW_PASS[name](**options)
+
+
+def _apply_separable(x: torch.Tensor, build: Callable, parameter: float) -> torch.Tensor:
+    rows = _on_device(build, x.shape[-2], parameter, x.device, x.dtype)
+    columns = _on_device(build, x.shape[-1], parameter, x.device, x.dtype)
+    return rows @ x @ columns.T  # (H,H) @ (B,C,H,W) @ (W,W)
+
+
+@lru_cache(maxsize=32)
+def _on_device(
+    build: Callable, length: int, parameter: float, device: torch.device, dtype: torch.dtype
+) -> torch.Tensor:
+    return build(length, parameter).to(device, dtype)
+
+
+def _down_up_matrix(length: int, factor: int) -> torch.Tensor:
+    """(length, length) float64: shrink by ``factor``, then grow by ``factor``."""
+    down = _cubic_matrix(length, length // factor, kernel_stretch=factor)
+    up = _cubic_matrix(length // factor, length, kernel_stretch=1)
+    return up @ down
+
+
+def _cubic_matrix(length_in: int, length_out: int, *, kernel_stretch: int) -> torch.Tensor:
+    centres = (torch.arange(length_out, dtype=torch.float64) + 0.5) * length_in / length_out - 0.5
+    reach = 2 * kernel_stretch
+    first = torch.floor(centres - reach).long()
+    taps = first[:, None] + torch.arange(2 * reach + 2)  # generous: outer taps weigh zero
+    weights = _keys_cubic((centres[:, None] - taps) / kernel_stretch)
+    return _fold(weights, taps, length_in)
+
+
+def _gaussian_matrix(length: int, sigma_px: float) -> torch.Tensor:
+    reach = math.ceil(4 * sigma_px)
+    centres = torch.arange(length)
+    taps = centres[:, None] + torch.arange(-reach, reach + 1)
+    weights = torch.exp(-0.5 * ((centres[:, None] - taps).double() / sigma_px) ** 2)
+    return _fold(weights, taps, length)
+
+
+def _fold(weights: torch.Tensor, taps: torch.Tensor, length: int) -> torch.Tensor:
+    """Dense matrix from weights (out, K) at positions ``taps``, reflected into 0..length-1."""
+    weights = weights / weights.sum(dim=1, keepdim=True)
+    position = taps.remainder(2 * length)
+    position = torch.where(position < length, position, 2 * length - 1 - position)
+    matrix = torch.zeros(len(weights), length, dtype=torch.float64)
+    return matrix.scatter_add_(1, position, weights)
+
+
+def _keys_cubic(x: torch.Tensor) -> torch.Tensor:
+    """Keys' cubic convolution kernel with a = -0.5 (Keys 1981, eq. 15)."""
+    x = x.abs()
+    near = 1.5 * x**3 - 2.5 * x**2 + 1
+    far = -0.5 * x**3 + 2.5 * x**2 - 4 * x + 2
+    return torch.where(x <= 1, near, torch.where(x < 2, far, torch.zeros_like(x)))

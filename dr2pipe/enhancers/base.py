@@ -1,0 +1,66 @@
+"""What an enhancer is, and the two baselines that need no weights."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+
+from dr2pipe import images
+
+
+class Enhancer(Protocol):
+    """Stage 2: a network that turns a coarse face into the result.
+
+    Every enhancer is a diffusers ``ModelMixin`` + ``ConfigMixin``, so that a folder with
+    config.json and safetensors rebuilds it.
+
+    Attributes:
+        input_size: side in pixels it takes, or None for any.
+        output_size: side in pixels it returns, or None for that of its input.
+        conditions: names of further keyword arguments of ``forward``.
+    """
+
+    input_size: int | None
+    output_size: int | None
+    conditions: tuple[str, ...]
+
+    def __call__(self, x: torch.Tensor, **conditions: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) in [-1,1] to (B,3,H,W) around [-1,1], not clamped."""
+
+
+class NoEnhancer(ModelMixin, ConfigMixin):
+    """The coarse face as it is: the baseline that shows what stage 1 alone does."""
+
+    conditions = ()
+    input_size = None
+    output_size = None
+
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x
+
+
+class BicubicEnhancer(ModelMixin, ConfigMixin):
+    """Bicubic enlargement to ``size`` pixels: the baseline for enlarging enhancers."""
+
+    conditions = ()
+    input_size = None
+
+    @register_to_config
+    def __init__(self, size: int = 512):
+        super().__init__()
+        if size < 1:
+            raise ValueError(f"size={size} must be positive")
+
+    @property
+    def output_size(self) -> int:
+        return self.config.size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return images.resize_tensor(x, self.config.size)

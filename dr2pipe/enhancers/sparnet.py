@@ -1,0 +1,175 @@
+"""SPARNet and SPARNetHD: residual encoder-decoder with spatial attention in every block.
+
+Chen et al., "Learning Spatial Attention for Face Super-Resolution", TIP 2020 (§III). The
+inference network: weights are plain; spectral normalisation belongs to training.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
+_HOURGLASS_CHANNELS = 64
+
+
+class SPARNet(ModelMixin, ConfigMixin):
+    """Face enhancer with spatial attention.
+
+    Args:
+        size: side in pixels of input and output. Fully convolutional: other sides that are
+            multiples of 2**(len(channels) - 1) work too.
+        channels: width at full size and after each halving.
+        residual_blocks: blocks at the smallest size.
+        attention: ``2d``, one map for all channels, or ``3d``, one map for each.
+        norm: ``instance`` (SPARNetHD) or ``batch`` (SPARNet for 128 pixels).
+        hourglass_depth: halvings inside the attention of the first encoder block; one less
+            in each following block, one more in each decoder block.
+
+    The defaults are SPARNetHD for 512 pixels.
+    """
+
+    conditions = ()
+
+    @register_to_config
+    def __init__(
+        self,
+        size: int = 512,
+        channels: Sequence[int] = (102, 204, 408, 512, 512),
+        residual_blocks: int = 9,
+        attention: str = "2d",
+        norm: str = "instance",
+        hourglass_depth: int = 4,
+    ):
+        super().__init__()
+        if norm not in NORMS:
+            raise ValueError(f"unknown norm '{norm}'; choose one of {', '.join(NORMS)}")
+        if attention not in ("2d", "3d"):
+            raise ValueError(f"unknown attention '{attention}'; choose 2d or 3d")
+        if size % (1 << (len(channels) - 1)):
+            raise ValueError(f"size={size} cannot be halved {len(channels) - 1} times")
+        per_channel = attention == "3d"
+        depth = hourglass_depth
+        self.first = SameConv(3, channels[0])
+        self.encoder = nn.ModuleList()
+        for width_in, width_out in itertools.pairwise(channels):
+            self.encoder.append(
+                AttentionBlock(width_in, width_out, norm, depth, per_channel, resample="down")
+            )
+            depth = max(depth - 1, 1)
+        # The inner blocks see maps of the last encoder block's output size, so its depth.
+        depth = max(hourglass_depth - len(self.encoder) + 1, 1)
+        self.inner = nn.ModuleList(
+            AttentionBlock(channels[-1], channels[-1], norm, depth, per_channel)
+            for _ in range(residual_blocks)
+        )
+        self.decoder = nn.ModuleList()
+        widths = list(reversed(channels))
+        for width_in, width_out in itertools.pairwise(widths):
+            depth += 1
+            self.decoder.append(
+                AttentionBlock(width_in, width_out, norm, depth, per_channel, resample="up")
+            )
+        self.last = SameConv(channels[0], 3)
+
+    @property
+    def input_size(self) -> int:
+        return self.config.size
+
+    @property
+    def output_size(self) -> int:
+        return self.config.size
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) RGB in [-1,1] to (B,3,H,W), not clamped."""
+        x = self.first(x)
+        for block in (*self.encoder, *self.inner, *self.decoder):
+            x = block(x)
+        return self.last(x)
+
+
+class SameConv(nn.Module):
+    """Convolution 3x3 with reflected borders; ``stride`` 2 halves the size."""
+
+    def __init__(self, width_in: int, width_out: int, *, stride: int = 1, bias: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(width_in, width_out, 3, stride, bias=bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+
+
+class NormedConv(nn.Module):
+    """Convolution without bias, normalisation, and leaky ReLU where ``activate``."""
+
+    def __init__(
+        self, width_in: int, width_out: int, norm: str, *, stride: int = 1, activate: bool = True
+    ):
+        super().__init__()
+        self.conv = SameConv(width_in, width_out, stride=stride, bias=False)
+        self.norm = NORMS[norm](width_out, affine=True)
+        self.activate = activate
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.norm(self.conv(x))
+        return F.leaky_relu(x, 0.2) if self.activate else x
+
+
+class AttentionBlock(nn.Module):
+    """Pre-activation residual block whose branch is weighted by a spatial attention map."""
+
+    def __init__(
+        self,
+        width_in: int,
+        width_out: int,
+        norm: str,
+        hourglass_depth: int,
+        per_channel: bool,
+        *,
+        resample: str | None = None,
+    ):
+        super().__init__()
+        stride = 2 if resample == "down" else 1
+        self.grows = resample == "up"
+        self.norm = NORMS[norm](width_in, affine=True)
+        self.conv1 = NormedConv(width_in, width_out, norm)
+        self.conv2 = NormedConv(width_out, width_out, norm, stride=stride, activate=False)
+        self.attention = Hourglass(width_out, norm, hourglass_depth)
+        self.to_map = SameConv(_HOURGLASS_CHANNELS, width_out if per_channel else 1)
+        changes = resample is not None or width_in != width_out
+        self.shortcut = SameConv(width_in, width_out, stride=stride) if changes else nn.Identity()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = F.leaky_relu(self.norm(x), 0.2)  # (B,width_in,H,W)
+        if self.grows:
+            x, branch = (F.interpolate(t, scale_factor=2, mode="nearest") for t in (x, branch))
+        branch = self.conv2(self.conv1(branch))  # (B,width_out,H',W')
+        attention_map = self.to_map(self.attention(branch)).sigmoid()  # (B,1 or width_out,H',W')
+        return branch * attention_map + self.shortcut(x)
+
+
+class Hourglass(nn.Module):
+    """``depth`` nested halvings, each added back to a branch of its own size."""
+
+    def __init__(self, width_in: int, norm: str, depth: int):
+        super().__init__()
+        width = _HOURGLASS_CHANNELS
+        self.same = NormedConv(width_in, width, norm)
+        self.down = NormedConv(width_in, width, norm, stride=2)
+        self.inner = (
+            Hourglass(width, norm, depth - 1) if depth > 1 else NormedConv(width, width, norm)
+        )
+        self.after = NormedConv(width, width, norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        low = F.interpolate(self.inner(self.down(x)), scale_factor=2, mode="nearest")
+        low = self.after(low)
+        if low.shape[-2:] != x.shape[-2:]:  # odd sides come back one pixel too large
+            low = F.interpolate(low, size=x.shape[-2:], mode="nearest")
+        return self.same(x) + low

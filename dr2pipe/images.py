@@ -1,0 +1,319 @@
+"""Image files and colour order, and nothing else in the package touches either.
+
+Files come in as :class:`Picture` (uint8 RGB, upright, with what a result should keep) and
+go out as PNG. Networks see float32 (B,3,H,W) RGB in [-1,1].
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import stat
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+MAX_PIXELS = 64_000_000
+MIN_SIDE_PX = 8
+MAX_ASPECT = 4.0
+
+
+class PictureError(ValueError):
+    """A file is no picture that can be restored; the message says why, for a person."""
+
+
+@dataclass
+class Picture:
+    """A decoded picture.
+
+    Attributes:
+        pixels: (H,W,3) uint8 RGB, EXIF orientation applied.
+        alpha: (H,W) uint8, or None.
+        icc_profile: an RGB profile of the file, or None.
+        exif: EXIF block with the orientation reset, or None.
+        sha256: hex digest of the file's bytes.
+        warnings: what a reader of the manifest should know.
+    """
+
+    pixels: np.ndarray
+    alpha: np.ndarray | None = None
+    icc_profile: bytes | None = None
+    exif: bytes | None = None
+    sha256: str = ""
+    warnings: list[str] = field(default_factory=list)
+
+    def resized(self, size: int) -> torch.Tensor:
+        """The picture as (1,3,size,size) float32 in [-1,1]; the aspect ratio is not kept.
+
+        Bicubic with antialiasing on 8-bit values, as DR2 prepares its input files.
+        """
+        return to_tensor(resize_pixels(self.pixels, (size, size)))
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+def find_images(folder: str | Path, *, exclude: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Paths with an image extension (any letter case) below ``folder``, sorted.
+
+    Linked folders are entered once, so a loop of links ends. Broken links and special files
+    are listed too: reading them says what is wrong.
+    """
+    folder = Path(folder)
+    excluded = {os.path.realpath(path) for path in exclude}
+    seen: set[str] = set()
+    found: list[Path] = []
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(parent)
+        if real in seen or real in excluded:
+            folders.clear()
+            continue
+        seen.add(real)
+        folders.sort()
+        found += [Path(parent) / f for f in files if f.lower().endswith(EXTENSIONS)]
+    yield from sorted(found, key=lambda path: path.relative_to(folder).parts)
+
+
+def read_file(path: str | Path, *, max_bytes: int = 1 << 30) -> bytes:
+    """The bytes of a regular file; PictureError for links to nowhere, pipes and giants."""
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        reason = "the link points to nothing" if os.path.islink(path) else "no such file"
+        raise PictureError(reason) from None
+    except OSError as error:  # a loop of links, a missing permission on a folder
+        raise PictureError(f"cannot be opened: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise PictureError("not a regular file")
+    if status.st_size == 0:
+        raise PictureError("the file is empty")
+    if status.st_size > max_bytes:
+        raise PictureError(f"the file has {status.st_size} bytes, more than {max_bytes}")
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise PictureError(f"cannot be read: {error.strerror}") from None
+
+
+def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """Decode a file; the header is checked before any pixel is.
+
+    Raises:
+        PictureError: not a picture, truncated, more than ``max_pixels``, too small or too
+            narrow to hold a face, or of an unsupported kind.
+    """
+    return decode_image(read_file(path), max_pixels=max_pixels)
+
+
+def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
+    """As :func:`read_image`, from the bytes of a file."""
+    too_large = f"more than the {max_pixels / 1e6:.0f} million pixels allowed (max_pixels)"
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise PictureError(f"the header says {width}x{height} pixels, {too_large}")
+            _check_shape(width, height)
+            picture = _decode(image, data)
+    except Image.DecompressionBombError:
+        raise PictureError(f"the header says {too_large}") from None
+    except UnidentifiedImageError:
+        raise PictureError("not an image file, whatever its name says") from None
+    except PictureError:
+        raise
+    except MemoryError:
+        raise PictureError("not enough memory to decode it") from None
+    # Decoders raise many kinds (OSError, SyntaxError, struct.error, ...) on damaged data.
+    except Exception as error:
+        raise PictureError(f"truncated or damaged: {error}") from error
+    picture.sha256 = hashlib.sha256(data).hexdigest()
+    return picture
+
+
+def _check_shape(width: int, height: int) -> None:
+    if min(width, height) < MIN_SIDE_PX:
+        raise PictureError(f"{width}x{height} pixels are too few (at least {MIN_SIDE_PX} a side)")
+    if max(width, height) > MAX_ASPECT * min(width, height):
+        raise PictureError(f"{width}x{height} is too narrow for a face (at most 1:{MAX_ASPECT:g})")
+
+
+def _decode(image: Image.Image, data: bytes) -> Picture:
+    warnings = []
+    icc_profile, exif = image.info.get("icc_profile"), image.getexif()
+    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    if _is_16_bit_colour(image, data):
+        # Pillow has no 16-bit RGB mode and would need a lossy detour; OpenCV reads it as it is.
+        pixels, alpha = _split_alpha(_decode_16_bit(data))
+    else:
+        if image.mode in ("F", "I"):
+            raise PictureError("floating-point and 32-bit pictures are not supported")
+        if image.mode in ("CMYK", "YCCK", "LAB"):
+            warnings.append(f"{image.mode} converted to RGB without its colour profile")
+        if image.mode.startswith("I;16"):
+            image.load()
+            pixels, alpha = _split_alpha(_from_16_bit(np.asarray(image)))
+        else:
+            transparent = "transparency" in image.info or image.mode in (
+                "LA",
+                "PA",
+                "RGBA",
+                "La",
+                "RGBa",
+            )
+            pixels, alpha = _split_alpha(
+                np.asarray(image.convert("RGBA" if transparent else "RGB"))
+            )
+    if orientation in range(2, 9):
+        pixels, alpha = (
+            _upright(pixels, orientation),
+            alpha if alpha is None else _upright(alpha, orientation),
+        )
+    if alpha is not None and alpha.min() == 255:
+        alpha = None
+    if exif:
+        exif[ExifTags.Base.Orientation] = 1
+    # A grey or CMYK profile on an RGB result would be wrong; bytes 16..20 name the colour space.
+    keep_profile = icc_profile is not None and icc_profile[16:20] == b"RGB "
+    height, width = pixels.shape[:2]
+    if height != width:
+        warnings.append(f"{width}x{height} squeezed to a square")
+    return Picture(
+        np.ascontiguousarray(pixels),
+        alpha,
+        icc_profile if keep_profile else None,
+        exif.tobytes() if exif else None,
+        warnings=warnings,
+    )
+
+
+def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:
+    if image.format == "PNG":
+        return data[24] == 16 and data[25] in (2, 4, 6)  # bit depth; colour type with channels
+    if image.format == "TIFF":
+        bits = image.tag_v2.get(258, (8,))  # BitsPerSample
+        return len(bits) > 1 and set(bits) == {16}
+    return False
+
+
+def _decode_16_bit(data: bytes) -> np.ndarray:
+    pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise PictureError("truncated or damaged 16-bit picture")
+    if pixels.ndim == 3:
+        code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
+        pixels = cv2.cvtColor(pixels, code)
+    return _from_16_bit(pixels)
+
+
+def _from_16_bit(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype != np.uint16:
+        return pixels
+    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255, rounded
+
+
+def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    if pixels.ndim == 2:
+        return np.repeat(pixels[..., None], 3, axis=2), None
+    alpha = pixels[..., 3] if pixels.shape[2] == 4 else None
+    return pixels[..., :3], alpha
+
+
+def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    image.info["exif"] = exif.tobytes()
+    return np.asarray(ImageOps.exif_transpose(image))
+
+
+# -- arrays and tensors ----------------------------------------------------------------------
+
+
+def resize_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(H,W[,3]) uint8 resized to ``size`` = (height, width), bicubic with antialiasing."""
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_tensor(image: torch.Tensor, size: int) -> torch.Tensor:
+    """(B,C,H,W) resized to (B,C,size,size), bicubic (a = -0.5) with antialiasing, unclamped.
+
+    The step between DR2's stages: what torchvision's ``Resize`` does to tensors.
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    return F.interpolate(
+        image, size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+
+
+def to_tensor(pixels: np.ndarray) -> torch.Tensor:
+    """(H,W,3) uint8 RGB, or a stack (B,H,W,3), as (B,3,H,W) float32 in [-1,1]."""
+    stack = torch.from_numpy(np.array(pixels if pixels.ndim == 4 else pixels[None]))
+    return stack.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5).contiguous()
+
+
+def to_uint8(image: torch.Tensor) -> np.ndarray:
+    """(B,3,H,W) in [-1,1] as (B,H,W,3) uint8 RGB: rounded half to even, saturated."""
+    levels = image.detach().double().add(1).mul(127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+
+
+def side_by_side(columns: list[np.ndarray]) -> np.ndarray:
+    """Pictures (H,W,3) uint8 in one row, each brought to the largest height and width."""
+    height, width = (max(c.shape[i] for c in columns) for i in (0, 1))
+    return np.concatenate([resize_pixels(c, (height, width)) for c in columns], axis=1)
+
+
+# -- writing ---------------------------------------------------------------------------------
+
+
+def write_png(
+    path: str | Path,
+    pixels: np.ndarray,
+    *,
+    alpha: np.ndarray | None = None,
+    icc_profile: bytes | None = None,
+    exif: bytes | None = None,
+    text: dict[str, str] | None = None,
+    partial_folder: str | Path | None = None,
+) -> None:
+    """Write (H,W,3) uint8 RGB as PNG, whole or not at all; ``text`` goes into iTXt entries."""
+    image = Image.fromarray(np.ascontiguousarray(pixels))
+    if alpha is not None:
+        image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+    entries = PngImagePlugin.PngInfo()
+    for key, value in (text or {}).items():
+        entries.add_itxt(key, value)
+    keep = {k: v for k, v in (("icc_profile", icc_profile), ("exif", exif)) if v}
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", pnginfo=entries, compress_level=4, **keep)
+    write_bytes(path, buffer.getvalue(), partial_folder=partial_folder)
+
+
+def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
+    """Write a file so that it appears whole or not at all (temporary name + rename).
+
+    ``partial_folder`` (same file system) holds the temporary file, so that whatever a killed
+    process left lies in one known place; by default it lies beside ``path``.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(partial_folder or path.parent) / f".{uuid.uuid4().hex}.partial"
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, path)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,1 @@
+"""Training: one accelerate loop (``trainer.py``) and one recipe per file."""

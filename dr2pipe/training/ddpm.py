@@ -1,0 +1,138 @@
+"""Recipe: a face DDPM that predicts the noise (Ho et al. 2020, eq. 14).
+
+DR2 enters the chain at ω and never goes above it, so training may be limited to the
+timesteps that will be used (``max_timestep``): a small network then spends nothing on
+noise levels it will never see.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+
+from dr2pipe.config import ConfigError
+from dr2pipe.training.trainer import TrainConfig, Trained
+
+
+@dataclass
+class UNetConfig:
+    """Sizes of the UNet; one channel count per resolution, from ``data.size`` downwards."""
+
+    channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])
+    layers_per_block: int = 1
+    attention_sizes: list[int] = field(default_factory=lambda: [16, 8])  # feature map sides, px
+    attention_head_channels: int = 32
+    norm_groups: int = 8
+    dropout: float = 0.0
+
+
+@dataclass
+class DDPMConfig(TrainConfig):
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    learning_rate: float = 4e-4
+    num_train_timesteps: int = 1000
+    max_timestep: int = 999  # the highest timestep trained on, inclusive
+    export_precision: str = "fp32"  # fp32 | fp16
+
+
+class DDPMRecipe:
+    """ε-prediction with fixed variance on the linear schedule."""
+
+    def __init__(self, config: DDPMConfig):
+        if not 0 <= config.max_timestep < config.num_train_timesteps:
+            raise ConfigError(
+                f"max_timestep={config.max_timestep} must lie in 0..{config.num_train_timesteps - 1}"
+            )
+        if config.export_precision not in ("fp32", "fp16"):
+            raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
+        self.config = config
+        self.scheduler = DDPMScheduler(
+            num_train_timesteps=config.num_train_timesteps,
+            beta_start=1e-4,
+            beta_end=0.02,
+            variance_type="fixed_small",
+            timestep_spacing="linspace",
+        )
+
+    def build(self) -> dict[str, Trained]:
+        torch.manual_seed(self.config.seed)
+        unet = build_unet(self.config.unet, self.config.data.size)
+        optimizer = torch.optim.AdamW(
+            unet.parameters(), lr=self.config.learning_rate, weight_decay=0.0
+        )
+        return {"unet": Trained(unet, optimizer)}
+
+    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
+        clean = batch["image"]
+        noise, timesteps = self._draw(batch["seed"].tolist(), clean.shape[1:])
+        noise, timesteps = noise.to(clean.device), timesteps.to(clean.device)
+        noisy = self.scheduler.add_noise(clean, noise, timesteps)
+        predicted = networks["unet"](noisy, timesteps).sample
+        loss = F.mse_loss(predicted.float(), noise)
+        yield "unet", loss, {}
+
+    @torch.no_grad()
+    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
+        """Three rows: faces, the same noised to the middle of the range, their x0 estimate."""
+        clean = batch["image"][:8].to(networks["unet"].device)
+        noise, _ = self._draw(batch["seed"][:8].tolist(), clean.shape[1:])
+        middle = torch.full((len(clean),), self.config.max_timestep // 2, device=clean.device)
+        noisy = self.scheduler.add_noise(clean, noise.to(clean.device), middle)
+        predicted = networks["unet"](noisy, middle).sample
+        keep = self.scheduler.alphas_cumprod.to(clean.device)[middle][:, None, None, None]
+        estimate = ((noisy - (1 - keep).sqrt() * predicted) / keep.sqrt()).clamp(-1, 1)
+        rows = [torch.cat(list(row), dim=-1) for row in (clean, noisy.clamp(-1, 1), estimate)]
+        return torch.cat(rows, dim=-2)
+
+    def export(self, networks: dict, folder: Path) -> None:
+        """A folder that ``DR2Pipeline.from_pretrained`` loads: unet/, scheduler/, model_index."""
+        # Steps of DDIM are what few evaluations want; every scheduler shares these betas.
+        from dr2pipe.diffusion.pipeline import DR2Pipeline
+
+        shutil.rmtree(folder, ignore_errors=True)
+        pipeline = DR2Pipeline(networks["unet"], DDIMScheduler.from_config(self.scheduler.config))
+        if self.config.export_precision == "fp16":
+            pipeline.to(torch.float16)
+        pipeline.save_pretrained(folder)
+
+    def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
+        noises, timesteps = [], []
+        for seed in seeds:
+            generator = torch.Generator().manual_seed(seed)
+            noises.append(torch.randn(shape, generator=generator))
+            timesteps.append(torch.randint(self.config.max_timestep + 1, (), generator=generator))
+        return torch.stack(noises), torch.stack(timesteps)
+
+
+def build_unet(config: UNetConfig, size: int) -> UNet2DModel:
+    """A ``UNet2DModel`` for ``size`` x ``size`` RGB pictures, predicting 3 channels of noise."""
+    sizes = [size >> level for level in range(len(config.channels))]
+    if size % (1 << (len(config.channels) - 1)):
+        raise ConfigError(
+            f"data.size={size} cannot be halved {len(config.channels) - 1} times for "
+            f"{len(config.channels)} unet.channels"
+        )
+    unknown = sorted(set(config.attention_sizes) - set(sizes))
+    if unknown:
+        raise ConfigError(f"unet.attention_sizes {unknown} are none of the feature sizes {sizes}")
+    with_attention = [s in config.attention_sizes for s in sizes]
+    return UNet2DModel(
+        sample_size=size,
+        in_channels=3,
+        out_channels=3,
+        layers_per_block=config.layers_per_block,
+        block_out_channels=tuple(config.channels),
+        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in with_attention),
+        up_block_types=tuple(
+            "AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(with_attention)
+        ),
+        norm_num_groups=config.norm_groups,
+        attention_head_dim=config.attention_head_channels,
+        dropout=config.dropout,
+    )

@@ -1,0 +1,361 @@
+"""The training loop: one for every recipe.
+
+A recipe says what is trained and how a loss is made of a batch; the loop does the rest:
+processes and precision (accelerate), accumulation, EMA, logging, previews, checkpoints,
+resuming. Everything random follows from (seed, number of pictures seen), so a checkpoint
+needs no generator state and a resumed run repeats an undisturbed one bit for bit on CPU.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import os
+import shutil
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from omegaconf import MISSING
+from safetensors.torch import load_file
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+from dr2pipe import images
+from dr2pipe.config import ConfigError, stable_seed, to_dict, to_yaml
+from dr2pipe.data.folders import ShuffledBatches
+
+logger = logging.getLogger(__name__)
+
+EXIT_INTERRUPTED = 130
+
+
+@dataclass
+class DataConfig:
+    """The training pictures; see :class:`dr2pipe.data.folders.FaceDataset`."""
+
+    path: str = MISSING
+    size: int = MISSING
+    sources: list[int] | None = None
+    flip: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """What every recipe needs; each recipe's schema adds its own sections."""
+
+    recipe: str = MISSING
+    output: str = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+    total_steps: int = MISSING
+    batch_size: int = 16  # pictures per process and accumulation step
+    accumulation_steps: int = 1
+    precision: str = "no"  # no | bf16 | fp16 (autocast; the weights stay float32)
+    warmup_steps: int = 0
+    schedule: str = "constant"  # constant | cosine (down to zero at total_steps)
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    loader_workers: int = 0
+    log_every_steps: int = 50
+    preview_every_steps: int = 1000
+    save_every_steps: int = 500
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class Trained:
+    """A network under training with its optimizer; ``ema``: keep a moving average of it."""
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: bool = True
+
+
+class Recipe(Protocol):
+    def build(self) -> dict[str, Trained]:
+        """The networks under training, by name; each a diffusers ModelMixin."""
+
+    def step(
+        self, networks: dict[str, torch.nn.Module], batch: dict
+    ) -> Iterator[tuple[str, torch.Tensor, dict[str, torch.Tensor]]]:
+        """Yield (network name, its loss, scalars to log), one per optimizer step to take."""
+
+    def preview(self, networks: dict[str, torch.nn.Module], batch: dict) -> torch.Tensor:
+        """Sample pictures (3,H,W) in [-1,1] of the EMA networks."""
+
+    def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
+        """Write the EMA networks as a native folder that inference loads."""
+
+
+class Trainer:
+    """Train ``recipe`` on ``dataset`` until ``config.total_steps``; resumes by itself."""
+
+    def __init__(self, config: TrainConfig, recipe: Recipe, dataset: Dataset):
+        if config.schedule not in ("constant", "cosine"):
+            raise ConfigError(f"schedule '{config.schedule}': choose constant or cosine")
+        if config.precision not in ("no", "bf16", "fp16"):
+            raise ConfigError(f"precision '{config.precision}': choose no, bf16 or fp16")
+        self.config, self.recipe, self.dataset = config, recipe, dataset
+        self.output = Path(config.output)
+        self.accelerator = Accelerator(
+            mixed_precision=config.precision,
+            gradient_accumulation_steps=config.accumulation_steps,
+        )
+        self.trained = recipe.build()
+        self.bare = {
+            name: t.network.to(self.accelerator.device) for name, t in self.trained.items()
+        }
+        self.networks, self.optimizers, self.emas = {}, {}, {}
+        for name, t in self.trained.items():
+            if t.ema:
+                self.emas[name] = EMAModel(t.network.parameters(), decay=config.ema_decay)
+            for group in t.optimizer.param_groups:
+                group["initial_lr"] = group["lr"]
+            prepared = self.accelerator.prepare(t.network, t.optimizer)
+            self.networks[name], self.optimizers[name] = prepared
+        self.step = self._resume()
+        self.stop_requested = False
+
+    def run(self) -> int:
+        """Train to the end; returns 0, or 130 when SIGINT or SIGTERM ended it (after saving)."""
+        config = self.config
+        for signal_number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(signal_number, self._request_stop)
+        if self.accelerator.is_main_process:
+            self._open_logs()
+        batches = iter(self._loader())
+        progress = tqdm(
+            total=config.total_steps * self._images_per_step,
+            initial=self.step * self._images_per_step,
+            unit="img",
+            disable=not self.accelerator.is_main_process,
+        )
+        totals, window_start, waited = defaultdict(float), time.perf_counter(), 0.0
+        while self.step < config.total_steps:
+            self._set_learning_rates()
+            torch.manual_seed(stable_seed(config.seed, self.step, self.accelerator.process_index))
+            for _ in range(config.accumulation_steps):
+                wait_start = time.perf_counter()
+                batch = next(batches)
+                waited += time.perf_counter() - wait_start
+                self._micro_step(batch, totals)
+            for name, ema in self.emas.items():
+                ema.step(self.bare[name].parameters())
+            self.step += 1
+            progress.update(self._images_per_step)
+            if self.step % config.log_every_steps == 0:
+                seconds = time.perf_counter() - window_start
+                self._log(totals, seconds, waited, progress)
+                totals, window_start, waited = defaultdict(float), time.perf_counter(), 0.0
+            if self.step % config.preview_every_steps == 0 and self.accelerator.is_main_process:
+                self._preview(batch)
+            stop = self._any_process_stops()
+            if stop or self.step % config.save_every_steps == 0:
+                self._save()
+            if stop:
+                logger.warning("stopped at step %d; the same command goes on from here", self.step)
+                return EXIT_INTERRUPTED
+        self._save()
+        if self.accelerator.is_main_process:
+            with self._ema_weights():
+                self.recipe.export(self.bare, self.output / "final")
+        progress.close()
+        self.accelerator.wait_for_everyone()
+        return 0
+
+    @property
+    def _images_per_step(self) -> int:
+        c = self.config
+        return c.batch_size * c.accumulation_steps * self.accelerator.num_processes
+
+    def _loader(self) -> DataLoader:
+        batches = ShuffledBatches(
+            len(self.dataset),
+            seed=self.config.seed,
+            batch_size=self.config.batch_size,
+            accumulation_steps=self.config.accumulation_steps,
+            rank=self.accelerator.process_index,
+            world_size=self.accelerator.num_processes,
+            first_step=self.step,
+            total_steps=self.config.total_steps,
+        )
+        workers = self.config.loader_workers
+        return DataLoader(self.dataset, batch_sampler=batches, num_workers=workers)
+
+    def _micro_step(self, batch: dict, totals: dict[str, float]) -> None:
+        batch = {
+            k: v.to(self.accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()
+        }
+        with self.accelerator.accumulate(*self.networks.values()):
+            for name, loss, scalars in self.recipe.step(self.networks, batch):
+                if not torch.isfinite(loss):
+                    raise FloatingPointError(
+                        f"the loss of '{name}' is {loss.item()} at step {self.step}; pictures of "
+                        f"this batch: {', '.join(batch['name'])}"
+                    )
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients:
+                    parameters = self.networks[name].parameters()
+                    norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
+                    totals[f"{name}/grad_norm"] += float(norm) * self.config.accumulation_steps
+                self.optimizers[name].step()
+                self.optimizers[name].zero_grad()
+                for key, value in {f"{name}/loss": loss.detach(), **scalars}.items():
+                    totals[key] += float(value)
+
+    def _set_learning_rates(self) -> None:
+        c, factor = self.config, 1.0
+        if c.schedule == "cosine":
+            factor = 0.5 * (1 + math.cos(math.pi * self.step / c.total_steps))
+        if self.step < c.warmup_steps:
+            factor *= (self.step + 1) / c.warmup_steps
+        for optimizer in self.optimizers.values():
+            for group in optimizer.param_groups:
+                group["lr"] = group["initial_lr"] * factor
+
+    # -- stopping, saving, resuming ------------------------------------------------------
+
+    def _request_stop(self, signal_number, frame) -> None:
+        self.stop_requested = True
+
+    def _any_process_stops(self) -> bool:
+        # Every process must leave the loop at the same step, or the others wait forever.
+        if self.accelerator.num_processes == 1:
+            return self.stop_requested
+        flag = torch.tensor(float(self.stop_requested), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag, "sum") > 0)
+
+    def _save(self) -> None:
+        self.accelerator.wait_for_everyone()
+        if not self.accelerator.is_main_process:
+            return
+        checkpoints = self.output / "checkpoints"
+        target, partial = checkpoints / f"step_{self.step:08d}", checkpoints / "partial"
+        if target.exists():
+            return
+        shutil.rmtree(partial, ignore_errors=True)
+        for name, network in self.bare.items():
+            network.save_pretrained(partial / name)
+        state = {
+            "recipe": self.config.recipe,
+            "step": self.step,
+            "images_per_step": self._images_per_step,
+            "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
+            "emas": {name: ema.state_dict() for name, ema in self.emas.items()},
+        }
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        torch.save(state, partial / "training_state.pt")
+        os.replace(partial, target)
+        for old in sorted(checkpoints.glob("step_*"))[: -self.config.keep_checkpoints]:
+            shutil.rmtree(old)
+
+    def _resume(self) -> int:
+        found = sorted((self.output / "checkpoints").glob("step_*"))
+        if not found:
+            return 0
+        folder = found[-1]
+        state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
+        if state["recipe"] != self.config.recipe:
+            raise ConfigError(
+                f"{folder} was made by the recipe '{state['recipe']}', not '{self.config.recipe}'; "
+                f"choose another output folder"
+            )
+        for name, network in self.bare.items():
+            saved = json.loads((folder / name / "config.json").read_text())
+            differing = sorted(
+                k
+                for k, v in dict(network.config).items()
+                if not k.startswith("_") and json.loads(json.dumps(v)) != saved.get(k)
+            )
+            if differing:
+                raise ConfigError(
+                    f"{folder}/{name} was trained with another {', '.join(differing)}"
+                )
+            weights = load_file(folder / name / "diffusion_pytorch_model.safetensors")
+            network.load_state_dict(weights)
+            self.optimizers[name].load_state_dict(state["optimizers"][name])
+            if name in self.emas:
+                self.emas[name].load_state_dict(state["emas"][name])
+                self.emas[name].to(self.accelerator.device)
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if state["images_per_step"] != self._images_per_step:
+            logger.warning(
+                "this run has %d pictures per step, the checkpoint %d: it will not repeat an "
+                "undisturbed run",
+                self._images_per_step,
+                state["images_per_step"],
+            )
+        return state["step"]
+
+    # -- logs ----------------------------------------------------------------------------
+
+    def _open_logs(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        (self.output / "run.yaml").write_text(to_yaml(to_dict(self.config)), encoding="utf-8")
+        self.board = SummaryWriter(self.output / "tensorboard", purge_step=self.step + 1)
+        self.log_path = self.output / "log.jsonl"
+        if self.log_path.exists():  # steps after the checkpoint are done again
+            lines = self.log_path.read_text().splitlines()
+            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
+            self.log_path.write_text("".join(line + "\n" for line in kept))
+
+    def _log(self, totals: dict, seconds: float, waited: float, progress: tqdm) -> None:
+        count = self.config.log_every_steps * self.config.accumulation_steps
+        names = sorted(totals)
+        means = torch.tensor([totals[n] / count for n in names], device=self.accelerator.device)
+        means = self.accelerator.reduce(means, "mean").tolist()
+        if not self.accelerator.is_main_process:
+            return
+        scalars = dict(zip(names, means, strict=True))
+        scalars["images_per_second"] = self.config.log_every_steps * self._images_per_step / seconds
+        scalars["data_wait_share"] = waited / seconds
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, self.step)
+        with self.log_path.open("a") as log:
+            log.write(json.dumps({"step": self.step, **scalars}) + "\n")
+        losses = {n: f"{v:.4f}" for n, v in scalars.items() if n.endswith("/loss")}
+        progress.set_postfix(step=self.step, **losses)
+
+    def _preview(self, batch: dict) -> None:
+        with self._ema_weights():
+            picture = self.recipe.preview(self.bare, batch)
+        folder = self.output / "previews"
+        folder.mkdir(exist_ok=True)
+        pixels = images.to_uint8(picture[None])[0]
+        images.write_png(folder / f"step_{self.step:08d}.png", pixels)
+        self.board.add_image("preview", pixels, self.step, dataformats="HWC")
+
+    def _ema_weights(self):
+        return _EmaWeights(self.bare, self.emas)
+
+
+class _EmaWeights:
+    """Context in which the networks carry their averaged weights, in evaluation mode."""
+
+    def __init__(self, networks: dict[str, torch.nn.Module], emas: dict[str, EMAModel]):
+        self.networks, self.emas = networks, emas
+
+    def __enter__(self) -> None:
+        for name, network in self.networks.items():
+            network.eval()
+            if name in self.emas:
+                self.emas[name].store(network.parameters())
+                self.emas[name].copy_to(network.parameters())
+
+    def __exit__(self, *exception) -> None:
+        for name, network in self.networks.items():
+            network.train()
+            if name in self.emas:
+                self.emas[name].restore(network.parameters())
