@@ -83,7 +83,7 @@ def find_images(folder: str | Path, *, exclude: tuple[Path, ...] = ()) -> Iterat
     yield from sorted(found, key=lambda path: path.relative_to(folder).parts)
 
 
-def read_file(path: str | Path, *, max_bytes: int = 1 << 30) -> bytes:
+def read_file(path: str | Path, *, max_bytes: int = 1 << 29) -> bytes:
     """The bytes of a regular file; PictureError for links to nowhere, pipes and giants."""
     try:
         status = os.stat(path)
@@ -114,6 +114,11 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return decode_image(read_file(path), max_pixels=max_pixels)
 
 
+def hash_bytes(data: bytes) -> str:
+    """sha256 of a file's bytes, as hex digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """As :func:`read_image`, from the bytes of a file."""
     too_large = f"more than the {max_pixels / 1e6:.0f} million pixels allowed (max_pixels)"
@@ -135,7 +140,7 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     # Decoders raise many kinds (OSError, SyntaxError, struct.error, ...) on damaged data.
     except Exception as error:
         raise PictureError(f"truncated or damaged: {error}") from error
-    picture.sha256 = hashlib.sha256(data).hexdigest()
+    picture.sha256 = hash_bytes(data)
     return picture
 
 

@@ -2,7 +2,7 @@
 
 import sys
 
-from dr2pipe.cli import main
+from dr2pipe.cli import script
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    sys.exit(script("train"))

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
+from diffusers import DDPMScheduler, UNet2DModel
 
 from dr2pipe.config import ConfigError
-from dr2pipe.training.trainer import TrainConfig, Trained
+from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.diffusion.timesteps import build_scheduler
+from dr2pipe.training.recipe import TrainConfig, Trained
 
 
 @dataclass
@@ -92,11 +94,10 @@ class DDPMRecipe:
 
     def export(self, networks: dict, folder: Path) -> None:
         """A folder that ``DR2Pipeline.from_pretrained`` loads: unet/, scheduler/, model_index."""
-        # Steps of DDIM are what few evaluations want; every scheduler shares these betas.
-        from dr2pipe.diffusion.pipeline import DR2Pipeline
-
         shutil.rmtree(folder, ignore_errors=True)
-        pipeline = DR2Pipeline(networks["unet"], DDIMScheduler.from_config(self.scheduler.config))
+        # DDIM suits few evaluations; the configuration of a run may choose another sampler.
+        scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
+        pipeline = DR2Pipeline(networks["unet"], scheduler)
         if self.config.export_precision == "fp16":
             pipeline.to(torch.float16)
         pipeline.save_pretrained(folder)

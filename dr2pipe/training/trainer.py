@@ -17,14 +17,12 @@ import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from omegaconf import MISSING
 from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
 from torch.utils.tensorboard import SummaryWriter
@@ -33,68 +31,11 @@ from tqdm import tqdm
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_seed, to_dict, to_yaml
 from dr2pipe.data.folders import ShuffledBatches
+from dr2pipe.training.recipe import Recipe, TrainConfig
 
 logger = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 130
-
-
-@dataclass
-class DataConfig:
-    """The training pictures; see :class:`dr2pipe.data.folders.FaceDataset`."""
-
-    path: str = MISSING
-    size: int = MISSING
-    sources: list[int] | None = None
-    flip: bool = True
-
-
-@dataclass
-class TrainConfig:
-    """What every recipe needs; each recipe's schema adds its own sections."""
-
-    recipe: str = MISSING
-    output: str = MISSING
-    data: DataConfig = field(default_factory=DataConfig)
-    seed: int = 0
-    total_steps: int = MISSING
-    batch_size: int = 16  # pictures per process and accumulation step
-    accumulation_steps: int = 1
-    precision: str = "no"  # no | bf16 | fp16 (autocast; the weights stay float32)
-    warmup_steps: int = 0
-    schedule: str = "constant"  # constant | cosine (down to zero at total_steps)
-    max_grad_norm: float = 1.0
-    ema_decay: float = 0.999
-    loader_workers: int = 0
-    log_every_steps: int = 50
-    preview_every_steps: int = 1000
-    save_every_steps: int = 500
-    keep_checkpoints: int = 2
-
-
-@dataclass
-class Trained:
-    """A network under training with its optimizer; ``ema``: keep a moving average of it."""
-
-    network: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    ema: bool = True
-
-
-class Recipe(Protocol):
-    def build(self) -> dict[str, Trained]:
-        """The networks under training, by name; each a diffusers ModelMixin."""
-
-    def step(
-        self, networks: dict[str, torch.nn.Module], batch: dict
-    ) -> Iterator[tuple[str, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Yield (network name, its loss, scalars to log), one per optimizer step to take."""
-
-    def preview(self, networks: dict[str, torch.nn.Module], batch: dict) -> torch.Tensor:
-        """Sample pictures (3,H,W) in [-1,1] of the EMA networks."""
-
-    def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
-        """Write the EMA networks as a native folder that inference loads."""
 
 
 class Trainer:
@@ -337,25 +278,16 @@ class Trainer:
         images.write_png(folder / f"step_{self.step:08d}.png", pixels)
         self.board.add_image("preview", pixels, self.step, dataformats="HWC")
 
-    def _ema_weights(self):
-        return _EmaWeights(self.bare, self.emas)
-
-
-class _EmaWeights:
-    """Context in which the networks carry their averaged weights, in evaluation mode."""
-
-    def __init__(self, networks: dict[str, torch.nn.Module], emas: dict[str, EMAModel]):
-        self.networks, self.emas = networks, emas
-
-    def __enter__(self) -> None:
-        for name, network in self.networks.items():
+    @contextmanager
+    def _ema_weights(self) -> Iterator[None]:
+        """The networks carry their averaged weights, in evaluation mode."""
+        for name, network in self.bare.items():
             network.eval()
             if name in self.emas:
                 self.emas[name].store(network.parameters())
                 self.emas[name].copy_to(network.parameters())
-
-    def __exit__(self, *exception) -> None:
-        for name, network in self.networks.items():
+        yield
+        for name, network in self.bare.items():
             network.train()
             if name in self.emas:
                 self.emas[name].restore(network.parameters())

@@ -1,0 +1,176 @@
+"""Command line: parse, then one call. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from dr2pipe import __version__
+
+EXIT_USAGE = 2
+EXIT_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns its exit code."""
+    options = _parser().parse_args(arguments)
+    return _report_errors(lambda: options.run(options))
+
+
+def script(command: str, arguments: Sequence[str] | None = None) -> int:
+    """What ``scripts/restore.py`` and ``scripts/train.py`` do with CONFIG key=value ..."""
+    run, summary = {"restore": (restore, "Restore"), "train": (train, "Train")}[command]
+    parser = argparse.ArgumentParser(description=f"{summary} as a configuration file says.")
+    parser.add_argument("config", help="YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    options = parser.parse_args(arguments)
+    return _report_errors(lambda: run(options.config, options.overrides))
+
+
+def _report_errors(run: Callable[[], int]) -> int:
+    """Exit code of ``run``; what a user can mend is reported in one line."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        return run()
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    # ValueError covers ConfigError, CheckpointError and FolderInUseError.
+    except (ValueError, FileNotFoundError) as error:
+        print(f"dr2pipe: error: {error}", file=sys.stderr)
+        return EXIT_USAGE
+
+
+def restore(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Restore as a YAML file and ``key=value`` overrides say."""
+    from dr2pipe.config import load_config
+    from dr2pipe.restore_folder import RestoreConfig, restore_folder
+
+    config = load_config(RestoreConfig, config_path, overrides)
+    _quiet_libraries()
+    summary = restore_folder(config)
+    if _is_main_process():
+        print(
+            f"{summary.restored} restored, {summary.skipped} already done, "
+            f"{summary.failed} failed -> {config.output}"
+        )
+        if summary.failed:
+            print(f"the reasons are in {Path(config.output) / 'failures.jsonl'}")
+    return summary.exit_code
+
+
+def train(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Train the recipe of a YAML file."""
+    from dr2pipe.training.recipes import run_recipe
+
+    return run_recipe(config_path, overrides)
+
+
+def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
+    """Write a foreign checkpoint as a native folder."""
+    from omegaconf import OmegaConf
+
+    from dr2pipe.convert.write import write_native
+
+    arguments = OmegaConf.to_container(OmegaConf.from_dotlist(list(constructor)))
+    write_native(source, output, kind, **arguments)
+    print(f"{source} ({kind}) -> {output}")
+    return 0
+
+
+def find_config(family: str, name: str) -> Path:
+    """A YAML file of ``configs/<family>`` by name; ValueError lists the names there are."""
+    from dr2pipe.config import resource
+
+    folder = resource("configs") / family
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ValueError(f"no preset '{name}'; there are {known}")
+    return path
+
+
+def _run_restore(options: argparse.Namespace) -> int:
+    config = options.config or find_config("restore", options.preset)
+    paths = [f"input={_quoted(options.input)}", f"output={_quoted(options.output)}"]
+    return restore(config, [*paths, *options.set])
+
+
+def _run_doctor(options: argparse.Namespace) -> int:
+    from dr2pipe.doctor import report
+
+    print(report())
+    return 0
+
+
+def _quoted(value: str) -> str:
+    """A path as a YAML string, whatever characters it holds."""
+    import json
+
+    return json.dumps(value)
+
+
+def _quiet_libraries() -> None:
+    """Loading bars and notes of diffusers would hide the run's own progress."""
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+
+
+def _is_main_process() -> bool:
+    from accelerate import PartialState
+
+    return PartialState().is_main_process
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="dr2pipe",
+        description="Restore badly degraded faces: a diffusion model removes the degradation, "
+        "an enhancer finishes.",
+    )
+    parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = commands.add_parser("restore", help="restore a picture or a folder of pictures")
+    command.add_argument("input", help="picture or folder (recursive) of aligned faces")
+    command.add_argument("output", help="folder for the results")
+    choice = command.add_mutually_exclusive_group()
+    choice.add_argument("--preset", default="portrait64", help="name in configs/restore")
+    choice.add_argument("--config", help="YAML file of your own")
+    _add_set(command)
+    command.set_defaults(run=_run_restore)
+
+    command = commands.add_parser("train", help="train a recipe")
+    command.add_argument("config", help="YAML file, see configs/train")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=lambda o: train(o.config, o.overrides))
+
+    command = commands.add_parser("convert", help="turn an official checkpoint into a folder")
+    command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")
+    command.add_argument("output", help="folder for the native network")
+    command.add_argument("--kind", required=True, help="guided_diffusion_unet or sparnet")
+    _add_set(command)
+    command.set_defaults(run=lambda o: convert(o.source, o.output, o.kind, o.set))
+
+    command = commands.add_parser("doctor", help="versions, devices, and what will be used")
+    command.set_defaults(run=_run_doctor)
+    return parser
+
+
+def _add_set(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--set",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="key=value",
+        help="change settings, for instance dr2.tau=22",
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,33 @@
+"""Writing converted networks as folders that inference loads."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+from diffusers import UNet2DModel
+
+from dr2pipe.convert import convert_checkpoint
+from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.diffusion.timesteps import build_scheduler
+
+
+def write_native(source: str | Path, output: str | Path, kind: str, **constructor) -> None:
+    """Convert ``source`` and write it to ``output``: a DR2 pipeline or an enhancer folder.
+
+    Raises:
+        ValueError: the output exists already, or as ``convert_checkpoint``.
+    """
+    output = Path(output)
+    if output.exists():
+        raise ValueError(f"{output} exists already; choose another folder or remove it first")
+    network = convert_checkpoint(source, kind, **constructor)
+    if isinstance(network, UNet2DModel):
+        learned = network.config.out_channels == 6
+        variance = "learned_range" if learned else "fixed_small"
+        network = DR2Pipeline(network, build_scheduler("ddpm", variance=variance))
+    partial = output.with_name(f".{output.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    network.save_pretrained(partial)
+    os.replace(partial, output)

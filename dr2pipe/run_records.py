@@ -1,0 +1,99 @@
+"""What a folder run leaves behind: manifest, failures, and the state to resume from."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from dr2pipe import images
+from dr2pipe.config import to_yaml
+
+_PARTIAL = ".partial"
+_LOCK = ".lock"
+
+
+class FolderInUseError(ValueError):
+    """Another run is writing into the same output folder."""
+
+
+class RunRecords:
+    """The records of one output folder, shared by all processes of a run.
+
+    ``manifest.jsonl`` has a line per finished picture, ``failures.jsonl`` one per picture
+    that failed in the latest run. Lines are appended by single writes, so processes may
+    share the files and a killed one leaves at most its last line unfinished.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self.partial_folder = self.folder / _PARTIAL
+        self._lock = None
+
+    def prepare(self, run_description: dict[str, Any]) -> None:
+        """Called by one process before any works: lock, clean up, write ``run.yaml``."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._take_lock()
+        shutil.rmtree(self.partial_folder, ignore_errors=True)
+        self.partial_folder.mkdir()
+        self._write("run.yaml", to_yaml(run_description))
+        # The last line about a picture counts; unfinished lines of a killed run go.
+        lines = [json.dumps(record) + "\n" for record in self.finished().values()]
+        self._write("manifest.jsonl", "".join(lines))
+        self._write("failures.jsonl", "")
+
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """The manifest by relative path."""
+        try:
+            text = (self.folder / "manifest.jsonl").read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return {}
+        records = {}
+        for line in text.splitlines():
+            try:
+                record = json.loads(line)
+                records[record["path"]] = record
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue  # cut off when its process was killed; the picture is done again
+        return records
+
+    def add_finished(self, record: dict[str, Any]) -> None:
+        self._append("manifest.jsonl", record)
+
+    def add_failure(self, path: str, error: BaseException) -> None:
+        record = {"path": path, "kind": type(error).__name__, "message": str(error)}
+        self._append("failures.jsonl", record)
+
+    def close(self) -> None:
+        """Called by the process that prepared, when all have finished."""
+        shutil.rmtree(self.partial_folder, ignore_errors=True)
+        if self._lock is not None:
+            (self.folder / _LOCK).unlink(missing_ok=True)
+            self._lock.close()
+            self._lock = None
+
+    def _append(self, name: str, record: dict[str, Any]) -> None:
+        line = (json.dumps(record) + "\n").encode()
+        handle = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        try:
+            os.write(handle, line)
+        finally:
+            os.close(handle)
+
+    def _write(self, name: str, text: str) -> None:
+        images.write_bytes(self.folder / name, text.encode(), partial_folder=self.partial_folder)
+
+    def _take_lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError:  # not on Windows; there two runs in one folder are not noticed
+            return
+        lock = open(self.folder / _LOCK, "w")  # noqa: SIM115 - held until close()
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            lock.close()
+            raise FolderInUseError(f"another run is writing into {self.folder}") from None
+        self._lock = lock

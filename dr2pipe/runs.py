@@ -1,0 +1,378 @@
+"""A folder run: every picture of a folder through a network, resumable, on any number of
+processes. Restoring is one use; what happens to a batch is an argument.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm import tqdm
+
+from dr2pipe import images
+from dr2pipe.config import ConfigError, stable_hash, stable_seed
+from dr2pipe.run_records import RunRecords
+
+logger = logging.getLogger(__name__)
+
+EXIT_DONE, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NONE_SUCCEEDED, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
+
+
+@dataclass(frozen=True)
+class Job:
+    """One picture to do; ``output_name`` is its path below each output subfolder."""
+
+    path: Path
+    relative: str
+    output_name: str
+
+
+@dataclass
+class Loaded:
+    """A decoded picture on its way through the network: (1,3,S,S) and what to keep."""
+
+    job: Job
+    image: torch.Tensor
+    picture: images.Picture
+    warnings: list[str]
+
+
+@dataclass
+class BatchResult:
+    """Per picture: pixels (H,W,3) uint8 by output subfolder, and warnings."""
+
+    pixels: list[dict[str, np.ndarray]]
+    warnings: list[list[str]]
+
+
+# (B,3,S,S) in [-1,1] and one seed per picture to their results.
+ProcessBatch = Callable[[torch.Tensor, list[int]], BatchResult]
+
+
+@dataclass
+class RunSummary:
+    restored: int = 0
+    skipped: int = 0
+    failed: int = 0
+    interrupted: bool = False
+
+    @property
+    def exit_code(self) -> int:
+        """0 all done, 3 some failed, 4 none succeeded, 130 interrupted."""
+        if self.interrupted:
+            return EXIT_INTERRUPTED
+        if not self.failed:
+            return EXIT_DONE
+        return EXIT_SOME_FAILED if self.restored + self.skipped else EXIT_NONE_SUCCEEDED
+
+
+def find_jobs(source: str | Path, output: str | Path) -> list[Job]:
+    """The pictures of a file or folder with the names of their results.
+
+    A result is named after its picture with ``.png``; where two would collide, the input's
+    extension stays inside the name.
+
+    Raises:
+        ConfigError: no such file or folder, or no picture in it.
+    """
+    source, output = Path(source), Path(output)
+    if source.is_dir():
+        # The output may lie inside the input, or be the same folder; results are no inputs.
+        inside = () if output.resolve() == source.resolve() else (output,)
+        results = tuple(output / name for name in ("restored", "coarse", "compare"))
+        paths = list(images.find_images(source, exclude=inside + results))
+        relatives = [path.relative_to(source).as_posix() for path in paths]
+    elif os.path.lexists(source):
+        paths, relatives = [source], [source.name]
+    else:
+        raise ConfigError(f"no file or folder at {source}")
+    if not paths:
+        kinds = ", ".join(images.EXTENSIONS)
+        raise ConfigError(f"no pictures ({kinds}) in {source}")
+    short = [str(Path(relative).with_suffix(".png")) for relative in relatives]
+    long = [f"{relative}.png" for relative in relatives]
+    uses = Counter(short)
+    taken = set(long)
+    names = [
+        long_name if uses[short_name] > 1 or short_name in taken else short_name
+        for short_name, long_name in zip(short, long, strict=True)
+    ]
+    return [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
+
+
+class FolderRun:
+    """Take every picture of ``source`` through ``process`` into ``output``.
+
+    Args:
+        size: side in pixels that ``process`` takes.
+        output_size: side in pixels of its results (the alpha channel is brought to it).
+        settings: everything that decides a result besides the picture; its hash tells which
+            finished pictures are still valid, and the pictures carry it as text.
+        outputs: subfolders written for every picture, the main one first.
+        run_description: the content of ``run.yaml``.
+    """
+
+    def __init__(
+        self,
+        source: str | Path,
+        output: str | Path,
+        *,
+        process: ProcessBatch,
+        size: int,
+        output_size: int,
+        settings: dict[str, Any],
+        outputs: Sequence[str],
+        seed: int,
+        batch_size: int,
+        loader_threads: int = 2,
+        max_pixels: int = images.MAX_PIXELS,
+        run_description: dict[str, Any] | None = None,
+        png_text: dict[str, Any] | None = None,
+    ):
+        if batch_size < 1 or loader_threads < 1:
+            raise ConfigError("batch_size and loader_threads must be at least 1")
+        self.jobs = find_jobs(source, output)
+        self.output = Path(output)
+        self.process, self.size, self.output_size = process, size, output_size
+        self.settings, self.settings_hash = settings, stable_hash(settings)
+        self.outputs, self.seed = tuple(outputs), seed
+        self.batch_size, self.loader_threads = batch_size, loader_threads
+        self.max_pixels = max_pixels
+        self.run_description, self.png_text = run_description or {}, png_text or {}
+        self.records = RunRecords(output)
+        self.summary = RunSummary()
+        self.stop_requested = False
+        self._summary_lock = threading.Lock()
+
+    def run(self) -> RunSummary:
+        """Do what is missing or changed; returns the counts over all processes."""
+        state = PartialState()
+        try:
+            if state.is_main_process:
+                self.records.prepare(self.run_description)
+            state.wait_for_everyone()
+            self.finished = self.records.finished()
+            self._work(
+                [job for job in self.jobs if _shard(job, state) == state.process_index],
+                show_progress=state.is_main_process,
+            )
+            every = gather_object([dataclasses.astuple(self.summary)])
+        finally:
+            if state.is_main_process:
+                self.records.close()
+        counts = [sum(column) for column in zip(*every, strict=True)]
+        return RunSummary(*counts[:3], interrupted=bool(counts[3]))
+
+    # -- the loop ------------------------------------------------------------------------
+
+    def _work(self, jobs: list[Job], *, show_progress: bool) -> None:
+        self.progress = tqdm(total=len(jobs), unit="picture", disable=not show_progress)
+        writing: deque[Future] = deque()
+        with (
+            self._signals_caught(),
+            self.progress,
+            ThreadPoolExecutor(self.loader_threads) as loaders,
+            ThreadPoolExecutor(1) as writer,
+        ):
+            for batch in self._batches(self._load_ahead(jobs, loaders)):
+                for loaded, pixels, seconds, warnings in self._process(batch):
+                    writing.append(writer.submit(self._write, loaded, pixels, seconds, warnings))
+                while len(writing) > 2 * self.batch_size:  # bounds what waits in memory
+                    writing.popleft().result()
+                if self.stop_requested:
+                    self.summary.interrupted = True
+                    break
+            for future in writing:
+                future.result()
+
+    def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[Loaded]:
+        waiting: deque[Future] = deque()
+        remaining = iter(jobs)
+        ahead = 2 * self.batch_size + self.loader_threads
+        try:
+            while True:
+                while len(waiting) < ahead and (job := next(remaining, None)) is not None:
+                    waiting.append(loaders.submit(self._load, job))
+                if not waiting:
+                    return
+                loaded = waiting.popleft().result()
+                if loaded is not None:
+                    yield loaded
+                elif self.stop_requested:  # a long row of skipped pictures ends too
+                    self.summary.interrupted = True
+                    return
+        finally:
+            for future in waiting:
+                future.cancel()
+
+    def _batches(self, pictures: Iterator[Loaded]) -> Iterator[list[Loaded]]:
+        batch: list[Loaded] = []
+        for loaded in pictures:
+            batch.append(loaded)
+            if len(batch) >= self.batch_size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+    def _process(self, batch: list[Loaded]) -> Iterator[tuple]:
+        """Results of a batch; one that fails is tried in halves down to single pictures."""
+        start = time.perf_counter()
+        try:
+            result = self.process(
+                torch.cat([loaded.image for loaded in batch]),
+                [self._seed(loaded.job) for loaded in batch],
+            )
+        # The run loop is the one place that carries on: it records the picture that failed.
+        except Exception as error:
+            if len(batch) == 1:
+                self._fail(batch[0].job, error)
+                return
+            if is_out_of_memory(error):
+                self.batch_size = max(1, len(batch) // 2)
+                logger.warning("out of memory: going on with batches of %d", self.batch_size)
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+            middle = len(batch) // 2
+        else:
+            seconds = (time.perf_counter() - start) / len(batch)
+            for loaded, pixels, warnings in zip(batch, result.pixels, result.warnings, strict=True):
+                yield loaded, pixels, seconds, warnings
+            return
+        yield from self._process(batch[:middle])
+        yield from self._process(batch[middle:])
+
+    # -- one picture ---------------------------------------------------------------------
+
+    def _seed(self, job: Job) -> int:
+        return stable_seed(self.seed, job.relative)
+
+    def _load(self, job: Job) -> Loaded | None:
+        """Decode a picture; None when it is done already or failed."""
+        if self.stop_requested:
+            return None
+        try:
+            data = images.read_file(job.path)
+            if self._is_done(job, images.hash_bytes(data)):
+                self._count("skipped")
+                return None
+            picture = images.decode_image(data, max_pixels=self.max_pixels)
+            image = picture.resized(self.size)
+            if picture.alpha is not None:
+                side = (self.output_size, self.output_size)
+                picture.alpha = images.resize_pixels(picture.alpha, side)
+            warnings = picture.warnings
+            # The full-size pixels are not needed any more, and many pictures wait.
+            picture = dataclasses.replace(picture, pixels=np.empty((0, 0, 3), np.uint8))
+            return Loaded(job, image, picture, warnings)
+        except Exception as error:  # recorded; the next picture goes on
+            self._fail(job, error)
+            return None
+
+    def _is_done(self, job: Job, sha256: str) -> bool:
+        record = self.finished.get(job.relative)
+        return (
+            record is not None
+            and record.get("sha256") == sha256
+            and record.get("settings") == self.settings_hash
+            and record.get("output") == f"{self.outputs[0]}/{job.output_name}"
+            and all((self.output / name / job.output_name).is_file() for name in self.outputs)
+        )
+
+    def _write(
+        self,
+        loaded: Loaded,
+        pixels: dict[str, np.ndarray],
+        seconds: float,
+        warnings: list[str],
+    ) -> None:
+        job, picture = loaded.job, loaded.picture
+        text = {"dr2pipe": json.dumps(self.png_text | {"seed": self._seed(job)})}
+        try:
+            for position, name in enumerate(self.outputs):
+                is_result = position == 0
+                images.write_png(
+                    self.output / name / job.output_name,
+                    pixels[name],
+                    alpha=picture.alpha if is_result else None,
+                    icc_profile=picture.icc_profile,
+                    exif=picture.exif if is_result else None,
+                    text=text,
+                    partial_folder=self.records.partial_folder,
+                )
+            self.records.add_finished(
+                {
+                    "path": job.relative,
+                    "sha256": picture.sha256,
+                    "settings": self.settings_hash,
+                    "output": f"{self.outputs[0]}/{job.output_name}",
+                    "seed": self._seed(job),
+                    "seconds": round(seconds, 4),
+                    "warnings": loaded.warnings + warnings,
+                }
+            )
+        except Exception as error:  # a full disk, a name too long: recorded, the run goes on
+            self._fail(job, error)
+            return
+        self._count("restored")
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        logger.info("%s failed: %s", job.relative, error)
+        self.records.add_failure(job.relative, error)
+        self._count("failed")
+
+    def _count(self, what: str) -> None:
+        with self._summary_lock:
+            setattr(self.summary, what, getattr(self.summary, what) + 1)
+            self.progress.update()
+
+    # -- signals -------------------------------------------------------------------------
+
+    @contextmanager
+    def _signals_caught(self) -> Iterator[None]:
+        """SIGINT and SIGTERM end the run after the batch in flight; a second one at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def stop(number, frame):
+            self.stop_requested = True
+            logger.warning("stopping after the batch in flight; the same command goes on later")
+            signal.signal(number, signal.SIG_DFL)
+
+        previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+def _shard(job: Job, state: PartialState) -> int:
+    """The process that does a picture: by its name, so that every process agrees."""
+    return stable_seed("shard", job.relative) % state.num_processes
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and (
+        "out of memory" in str(error) or "not enough memory" in str(error)
+    )

@@ -1,0 +1,69 @@
+"""What a recipe is: the settings all share, the networks it trains, and its four methods."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from omegaconf import MISSING
+
+
+@dataclass
+class DataConfig:
+    """The training pictures; see :class:`dr2pipe.data.folders.FaceDataset`."""
+
+    path: str = MISSING
+    size: int = MISSING
+    sources: list[int] | None = None
+    flip: bool = True
+
+
+@dataclass
+class TrainConfig:
+    """What every recipe needs; each recipe's schema adds its own sections."""
+
+    recipe: str = MISSING
+    output: str = MISSING
+    data: DataConfig = field(default_factory=DataConfig)
+    seed: int = 0
+    total_steps: int = MISSING
+    batch_size: int = 16  # pictures per process and accumulation step
+    accumulation_steps: int = 1
+    precision: str = "no"  # no | bf16 | fp16 (autocast; the weights stay float32)
+    warmup_steps: int = 0
+    schedule: str = "constant"  # constant | cosine (down to zero at total_steps)
+    max_grad_norm: float = 1.0
+    ema_decay: float = 0.999
+    loader_workers: int = 0
+    log_every_steps: int = 50
+    preview_every_steps: int = 1000
+    save_every_steps: int = 500
+    keep_checkpoints: int = 2
+
+
+@dataclass
+class Trained:
+    """A network under training with its optimizer; ``ema``: keep a moving average of it."""
+
+    network: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    ema: bool = True
+
+
+class Recipe(Protocol):
+    def build(self) -> dict[str, Trained]:
+        """The networks under training, by name; each a diffusers ModelMixin."""
+
+    def step(
+        self, networks: dict[str, torch.nn.Module], batch: dict
+    ) -> Iterator[tuple[str, torch.Tensor, dict[str, torch.Tensor]]]:
+        """Yield (network name, its loss, scalars to log), one per optimizer step to take."""
+
+    def preview(self, networks: dict[str, torch.nn.Module], batch: dict) -> torch.Tensor:
+        """Sample pictures (3,H,W) in [-1,1] of the EMA networks."""
+
+    def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
+        """Write the EMA networks as a native folder that inference loads."""
