@@ -24,6 +24,8 @@ from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageErro
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 64_000_000
 MIN_SIDE_PX = 8
+# The first bytes of PNG, JPEG, TIFF, WebP and BMP files.
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
 MAX_ASPECT = 4.0
 
 
@@ -132,6 +134,8 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     except Image.DecompressionBombError:
         raise PictureError(f"the header says {too_large}") from None
     except UnidentifiedImageError:
+        if data.startswith(_SIGNATURES):
+            raise PictureError("truncated or damaged: its header is incomplete") from None
         raise PictureError("not an image file, whatever its name says") from None
     except PictureError:
         raise

@@ -15,6 +15,7 @@ from omegaconf import MISSING
 import dr2pipe
 from dr2pipe import images
 from dr2pipe.config import to_dict
+from dr2pipe.processes import use_cpu
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
 
@@ -46,7 +47,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     restorer, weight_hashes = build_restorer(
         config.dr2,
         config.enhancer,
-        device=PartialState().device,
+        device=PartialState(cpu=use_cpu()).device,
         precision=config.precision,
         attention=config.attention,
         channels_last=config.channels_last,

@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_hash, stable_seed
+from dr2pipe.processes import use_cpu
 from dr2pipe.run_records import RunRecords
 
 logger = logging.getLogger(__name__)
@@ -162,7 +163,7 @@ class FolderRun:
 
     def run(self) -> RunSummary:
         """Do what is missing or changed; returns the counts over all processes."""
-        state = PartialState()
+        state = PartialState(cpu=use_cpu())
         try:
             if state.is_main_process:
                 self.records.prepare(self.run_description)
@@ -232,31 +233,32 @@ class FolderRun:
             yield batch
 
     def _process(self, batch: list[Loaded]) -> Iterator[tuple]:
-        """Results of a batch; one that fails is tried in halves down to single pictures."""
-        start = time.perf_counter()
-        try:
-            result = self.process(
-                torch.cat([loaded.image for loaded in batch]),
-                [self._seed(loaded.job) for loaded in batch],
-            )
-        # The run loop is the one place that carries on: it records the picture that failed.
-        except Exception as error:
-            if len(batch) == 1:
-                self._fail(batch[0].job, error)
-                return
-            if is_out_of_memory(error):
-                self.batch_size = max(1, len(batch) // 2)
-                logger.warning("out of memory: going on with batches of %d", self.batch_size)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-            middle = len(batch) // 2
-        else:
-            seconds = (time.perf_counter() - start) / len(batch)
-            for loaded, pixels, warnings in zip(batch, result.pixels, result.warnings, strict=True):
-                yield loaded, pixels, seconds, warnings
-            return
-        yield from self._process(batch[:middle])
-        yield from self._process(batch[middle:])
+        """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
+        size = len(batch)
+        while batch:
+            part = batch[:size]
+            start = time.perf_counter()
+            try:
+                result = self.process(
+                    torch.cat([loaded.image for loaded in part]),
+                    [self._seed(loaded.job) for loaded in part],
+                )
+            # The run loop is the one place that carries on: it records the picture that failed.
+            except Exception as error:
+                if len(part) == 1:
+                    self._fail(part[0].job, error)
+                    batch = batch[1:]
+                    continue
+                size = len(part) // 2
+                if is_out_of_memory(error):
+                    self.batch_size = size
+                    logger.warning("out of memory: going on with batches of %d", size)
+                    if torch.cuda.is_available():
+                        torch.cuda.empty_cache()
+                continue
+            seconds = (time.perf_counter() - start) / len(part)
+            yield from zip(part, result.pixels, [seconds] * len(part), result.warnings, strict=True)
+            batch = batch[len(part) :]
 
     # -- one picture ---------------------------------------------------------------------
 

@@ -1,10 +1,12 @@
 """Reading the golden outputs of the reference implementations (weights follow a rule)."""
 
 import json
+import os
 import zlib
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 HERE = Path(__file__).parent
@@ -19,7 +21,9 @@ def load(name):
             with np.load(folder / f"{name}.npz") as archive:
                 arrays = {key: archive[key] for key in archive.files}
             return record, arrays
-    raise FileNotFoundError(f"fixture {name} in none of {[str(f) for f in FOLDERS]}")
+    if "CI" in os.environ:
+        pytest.fail(f"the fixture {name} is in none of {[str(f) for f in FOLDERS]}")
+    pytest.skip(f"the fixture {name} is too large to be committed and not here")
 
 
 def tensor(array):

@@ -31,7 +31,15 @@ class Enhancer(Protocol):
         """(B,3,H,W) in [-1,1] to (B,3,H,W) around [-1,1], not clamped."""
 
 
-class NoEnhancer(ModelMixin, ConfigMixin):
+class _WithoutWeights(ModelMixin, ConfigMixin):
+    """A folder of such a network holds its configuration alone."""
+
+    @classmethod
+    def from_pretrained(cls, folder, **_):
+        return cls.from_config(cls.load_config(folder))
+
+
+class NoEnhancer(_WithoutWeights):
     """The coarse face as it is: the baseline that shows what stage 1 alone does."""
 
     conditions = ()
@@ -46,7 +54,7 @@ class NoEnhancer(ModelMixin, ConfigMixin):
         return x
 
 
-class BicubicEnhancer(ModelMixin, ConfigMixin):
+class BicubicEnhancer(_WithoutWeights):
     """Bicubic enlargement to ``size`` pixels: the baseline for enlarging enhancers."""
 
     conditions = ()

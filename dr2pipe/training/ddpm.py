@@ -7,6 +7,7 @@ noise levels it will never see.
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -97,10 +98,10 @@ class DDPMRecipe:
         shutil.rmtree(folder, ignore_errors=True)
         # DDIM suits few evaluations; the configuration of a run may choose another sampler.
         scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
-        pipeline = DR2Pipeline(networks["unet"], scheduler)
+        unet = copy.deepcopy(networks["unet"])
         if self.config.export_precision == "fp16":
-            pipeline.to(torch.float16)
-        pipeline.save_pretrained(folder)
+            unet.half()
+        DR2Pipeline(unet, scheduler).save_pretrained(folder)
 
     def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         noises, timesteps = [], []

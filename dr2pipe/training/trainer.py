@@ -8,11 +8,8 @@ needs no generator state and a resumed run repeats an undisturbed one bit for bi
 
 from __future__ import annotations
 
-import json
 import logging
 import math
-import os
-import shutil
 import signal
 import time
 from collections import defaultdict
@@ -23,14 +20,15 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from diffusers.training_utils import EMAModel
-from safetensors.torch import load_file
 from torch.utils.data import DataLoader, Dataset
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from dr2pipe import images
-from dr2pipe.config import ConfigError, stable_seed, to_dict, to_yaml
+from dr2pipe.config import ConfigError, stable_seed
 from dr2pipe.data.folders import ShuffledBatches
+from dr2pipe.processes import use_cpu
+from dr2pipe.training.checkpoints import load_newest_checkpoint, save_checkpoint
+from dr2pipe.training.log import TrainingLog
 from dr2pipe.training.recipe import Recipe, TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -49,6 +47,7 @@ class Trainer:
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.output = Path(config.output)
         self.accelerator = Accelerator(
+            cpu=use_cpu(),
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulation_steps,
         )
@@ -72,14 +71,14 @@ class Trainer:
         config = self.config
         for signal_number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(signal_number, self._request_stop)
-        if self.accelerator.is_main_process:
-            self._open_logs()
+        main = self.accelerator.is_main_process
+        self.log = TrainingLog(self.output, config, self.step) if main else None
         batches = iter(self._loader())
         progress = tqdm(
             total=config.total_steps * self._images_per_step,
             initial=self.step * self._images_per_step,
             unit="img",
-            disable=not self.accelerator.is_main_process,
+            disable=not main,
         )
         totals, window_start, waited = defaultdict(float), time.perf_counter(), 0.0
         while self.step < config.total_steps:
@@ -98,7 +97,7 @@ class Trainer:
                 seconds = time.perf_counter() - window_start
                 self._log(totals, seconds, waited, progress)
                 totals, window_start, waited = defaultdict(float), time.perf_counter(), 0.0
-            if self.step % config.preview_every_steps == 0 and self.accelerator.is_main_process:
+            if self.step % config.preview_every_steps == 0 and main:
                 self._preview(batch)
             stop = self._any_process_stops()
             if stop or self.step % config.save_every_steps == 0:
@@ -107,7 +106,7 @@ class Trainer:
                 logger.warning("stopped at step %d; the same command goes on from here", self.step)
                 return EXIT_INTERRUPTED
         self._save()
-        if self.accelerator.is_main_process:
+        if main:
             with self._ema_weights():
                 self.recipe.export(self.bare, self.output / "final")
         progress.close()
@@ -180,13 +179,6 @@ class Trainer:
         self.accelerator.wait_for_everyone()
         if not self.accelerator.is_main_process:
             return
-        checkpoints = self.output / "checkpoints"
-        target, partial = checkpoints / f"step_{self.step:08d}", checkpoints / "partial"
-        if target.exists():
-            return
-        shutil.rmtree(partial, ignore_errors=True)
-        for name, network in self.bare.items():
-            network.save_pretrained(partial / name)
         state = {
             "recipe": self.config.recipe,
             "step": self.step,
@@ -196,39 +188,17 @@ class Trainer:
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
-        torch.save(state, partial / "training_state.pt")
-        os.replace(partial, target)
-        for old in sorted(checkpoints.glob("step_*"))[: -self.config.keep_checkpoints]:
-            shutil.rmtree(old)
+        save_checkpoint(self.output, self.bare, state, keep=self.config.keep_checkpoints)
 
     def _resume(self) -> int:
-        found = sorted((self.output / "checkpoints").glob("step_*"))
-        if not found:
+        state = load_newest_checkpoint(self.output, self.bare, recipe=self.config.recipe)
+        if state is None:
             return 0
-        folder = found[-1]
-        state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
-        if state["recipe"] != self.config.recipe:
-            raise ConfigError(
-                f"{folder} was made by the recipe '{state['recipe']}', not '{self.config.recipe}'; "
-                f"choose another output folder"
-            )
-        for name, network in self.bare.items():
-            saved = json.loads((folder / name / "config.json").read_text())
-            differing = sorted(
-                k
-                for k, v in dict(network.config).items()
-                if not k.startswith("_") and json.loads(json.dumps(v)) != saved.get(k)
-            )
-            if differing:
-                raise ConfigError(
-                    f"{folder}/{name} was trained with another {', '.join(differing)}"
-                )
-            weights = load_file(folder / name / "diffusion_pytorch_model.safetensors")
-            network.load_state_dict(weights)
-            self.optimizers[name].load_state_dict(state["optimizers"][name])
-            if name in self.emas:
-                self.emas[name].load_state_dict(state["emas"][name])
-                self.emas[name].to(self.accelerator.device)
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        for name, ema in self.emas.items():
+            ema.load_state_dict(state["emas"][name])
+            ema.to(self.accelerator.device)
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if state["images_per_step"] != self._images_per_step:
@@ -242,41 +212,24 @@ class Trainer:
 
     # -- logs ----------------------------------------------------------------------------
 
-    def _open_logs(self) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
-        (self.output / "run.yaml").write_text(to_yaml(to_dict(self.config)), encoding="utf-8")
-        self.board = SummaryWriter(self.output / "tensorboard", purge_step=self.step + 1)
-        self.log_path = self.output / "log.jsonl"
-        if self.log_path.exists():  # steps after the checkpoint are done again
-            lines = self.log_path.read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= self.step]
-            self.log_path.write_text("".join(line + "\n" for line in kept))
-
     def _log(self, totals: dict, seconds: float, waited: float, progress: tqdm) -> None:
         count = self.config.log_every_steps * self.config.accumulation_steps
         names = sorted(totals)
         means = torch.tensor([totals[n] / count for n in names], device=self.accelerator.device)
         means = self.accelerator.reduce(means, "mean").tolist()
-        if not self.accelerator.is_main_process:
+        if self.log is None:
             return
         scalars = dict(zip(names, means, strict=True))
         scalars["images_per_second"] = self.config.log_every_steps * self._images_per_step / seconds
         scalars["data_wait_share"] = waited / seconds
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, self.step)
-        with self.log_path.open("a") as log:
-            log.write(json.dumps({"step": self.step, **scalars}) + "\n")
+        self.log.add_scalars(self.step, scalars)
         losses = {n: f"{v:.4f}" for n, v in scalars.items() if n.endswith("/loss")}
         progress.set_postfix(step=self.step, **losses)
 
     def _preview(self, batch: dict) -> None:
         with self._ema_weights():
             picture = self.recipe.preview(self.bare, batch)
-        folder = self.output / "previews"
-        folder.mkdir(exist_ok=True)
-        pixels = images.to_uint8(picture[None])[0]
-        images.write_png(folder / f"step_{self.step:08d}.png", pixels)
-        self.board.add_image("preview", pixels, self.step, dataformats="HWC")
+        self.log.add_picture(self.step, images.to_uint8(picture[None])[0])
 
     @contextmanager
     def _ema_weights(self) -> Iterator[None]:

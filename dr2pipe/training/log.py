@@ -1,0 +1,46 @@
+"""What a training run leaves besides checkpoints: scalars, pictures, and its configuration."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from torch.utils.tensorboard import SummaryWriter
+
+from dr2pipe import images
+from dr2pipe.config import to_dict, to_yaml
+from dr2pipe.training.recipe import TrainConfig
+
+
+class TrainingLog:
+    """``run.yaml``, ``log.jsonl``, ``previews/`` and tensorboard files below ``folder``."""
+
+    def __init__(self, folder: Path, config: TrainConfig, first_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.previews, self.path = folder / "previews", folder / "log.jsonl"
+        images.write_bytes(folder / "run.yaml", to_yaml(to_dict(config)).encode())
+        # Steps after the checkpoint are done again; their lines would stand there twice.
+        self.board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        kept = [line for line in lines if _step_of(line) <= first_step]
+        images.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
+
+    def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            self.board.add_scalar(name, value, step)
+        with self.path.open("a") as log:
+            log.write(json.dumps({"step": step, **scalars}) + "\n")
+
+    def add_picture(self, step: int, pixels: np.ndarray) -> None:
+        """``pixels``: (H,W,3) uint8 RGB."""
+        images.write_png(self.previews / f"step_{step:08d}.png", pixels)
+        self.board.add_image("preview", pixels, step, dataformats="HWC")
+
+
+def _step_of(line: str) -> float:
+    """The step of a log line; infinite for one that was cut off."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")

@@ -1,0 +1,162 @@
+import inspect
+
+import numpy as np
+import parity
+import pytest
+import torch
+from conftest import make_unet
+from diffusers import DDIMScheduler
+from diffusers.schedulers import scheduling_ddpm
+
+from dr2pipe.convert import convert_checkpoint
+from dr2pipe.diffusion import dr2
+from dr2pipe.diffusion.dr2 import remove_degradation
+from dr2pipe.diffusion.low_pass import build_low_pass
+from dr2pipe.diffusion.timesteps import build_scheduler
+
+RUNS = {"N1_tau10_omega15", "N2_tau10_omega20", "N4_tau22_omega42", "N16_tau0_omega3"}
+
+
+def degraded(batch=2, size=16):
+    generator = torch.Generator().manual_seed(7)
+    return torch.rand(batch, 3, size, size, generator=generator) * 2 - 1
+
+
+def generators(*seeds):
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+@pytest.mark.parametrize("run", sorted(RUNS))
+def test_equals_the_reference_sampler_with_its_noises(run, monkeypatch):
+    record, arrays = parity.load("dr2_sampler")
+    assert set(record["runs"]) == RUNS
+    settings = record["runs"][run]
+    rng = np.random.default_rng(1234)
+    draws = []
+
+    def recorded_noise(shape, *_, **__):
+        draws.append(torch.from_numpy(rng.standard_normal(tuple(shape)).astype(np.float32)))
+        return draws[-1]
+
+    monkeypatch.setattr(dr2, "randn_tensor", recorded_noise)
+    monkeypatch.setattr(scheduling_ddpm, "randn_tensor", recorded_noise)
+    weights = parity.make_weights(record["keys"])
+    unet = convert_checkpoint(weights, "guided_diffusion_unet", **record["constructor"])
+    timesteps = []
+    out = remove_degradation(
+        unet,
+        build_scheduler("ddpm"),
+        build_low_pass("bicubic", factor=settings["N"]),
+        parity.tensor(arrays["ref"]),
+        omega=settings["omega"],
+        tau=settings["tau"],
+        callback=lambda step, t, estimate: timesteps.append(t),
+    )
+    assert timesteps == settings["model_timesteps"]
+    # The reference also draws the posterior noise of the last step and throws it away.
+    assert len(draws) == settings["n_draws"] - 1
+    assert (out - parity.tensor(arrays[f"{run}_out"])).abs().max() <= 5e-5
+
+
+def test_the_page_is_one_page():
+    assert len(inspect.getsource(remove_degradation).splitlines()) <= 46  # one is the decorator
+
+
+@pytest.mark.parametrize("evaluations", [None, 3])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+def test_batch_equals_singles(unet, name, evaluations):
+    settings = {"omega": 20, "tau": 10, "num_evaluations": evaluations}
+    scheduler = build_scheduler(name, variance="fixed_small")
+    low_pass = build_low_pass("bicubic", factor=2)
+    y = degraded(4)
+    batch = remove_degradation(
+        unet, scheduler, low_pass, y, generator=generators(1, 2, 3, 4), **settings
+    )
+    for i in range(4):
+        single = remove_degradation(
+            unet, scheduler, low_pass, y[i : i + 1], generator=generators(i + 1), **settings
+        )
+        assert (batch[i] - single[0]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small", "fixed_large"])
+def test_six_channels_work_with_every_variance(unet6, variance):
+    out = remove_degradation(
+        unet6, build_scheduler("ddpm", variance=variance), build_low_pass("none"), degraded(),
+        omega=12, tau=10, generator=generators(1, 2),
+    )  # fmt: skip
+    assert out.shape == (2, 3, 16, 16)
+    assert out.abs().max() <= 1
+
+
+def test_learned_variance_needs_six_channels(unet):
+    calls = []
+    with pytest.raises(ValueError, match="3 output channels, not 6"):
+        remove_degradation(
+            unet, build_scheduler("ddpm"), build_low_pass("none"), degraded(),
+            omega=12, tau=10, callback=lambda *a: calls.append(a),
+        )  # fmt: skip
+    assert not calls
+
+
+def test_identity_filter_makes_all_steps_but_the_last_irrelevant(unet):
+    """With N = 1 the guidance replaces x wholly: one call on the input noised to τ."""
+    scheduler = build_scheduler("ddim")
+    out = remove_degradation(
+        unet, scheduler, build_low_pass("none"), degraded(1),
+        omega=13, tau=10, generator=generators(5),
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(5)
+    noises = [torch.randn(1, 3, 16, 16, generator=generator) for _ in range(4)]
+    keep = scheduler.alphas_cumprod[109]
+    x = keep.sqrt() * degraded(1) + (1 - keep).sqrt() * noises[-1]
+    with torch.no_grad():
+        epsilon = unet(x, 109).sample
+    expected = ((x - (1 - keep).sqrt() * epsilon) / keep.sqrt()).clamp(-1, 1)
+    assert torch.allclose(out, expected, atol=1e-5)
+
+
+def test_ddim_with_few_evaluations_equals_a_ddim_of_that_distance(unet):
+    """First-order DPM-Solver++ stands in for DDIM on sparse grids; on an even one both agree."""
+    y, low_pass = degraded(1), build_low_pass("bicubic", factor=2)
+    ours = remove_degradation(
+        unet, build_scheduler("ddim"), low_pass, y,
+        omega=59, tau=19, num_evaluations=3, generator=generators(3),
+    )  # fmt: skip
+    # Indices 59, 39, 19 of 100 are the timesteps 599, 399, 199: indices 2, 1, 0 of a chain of 5.
+    coarse_grid = DDIMScheduler.from_config(build_scheduler("ddim").config)
+    theirs = remove_degradation(
+        unet, coarse_grid, low_pass, y, omega=2, tau=0, num_steps=5, generator=generators(3)
+    )
+    assert torch.allclose(ours, theirs, atol=2e-5)
+
+
+def test_the_seed_decides_and_global_randomness_is_left_alone(unet):
+    def run(seed):
+        return remove_degradation(
+            unet, build_scheduler("ddpm", variance="fixed_small"),
+            build_low_pass("bicubic", factor=4), degraded(1),
+            omega=20, tau=10, generator=generators(seed),
+        )  # fmt: skip
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    first = run(1)
+    assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(first, run(1))
+    assert not torch.equal(first, run(2))
+
+
+def test_low_frequencies_follow_the_input():
+    """After the last guidance, the low frequencies of x are those of the noised input."""
+    unet = make_unet(seed=3)
+    low_pass = build_low_pass("bicubic", factor=4)
+    bright = remove_degradation(
+        unet, build_scheduler("ddim"), low_pass, torch.full((1, 3, 16, 16), 0.5),
+        omega=5, tau=0, generator=generators(1),
+    )  # fmt: skip
+    dark = remove_degradation(
+        unet, build_scheduler("ddim"), low_pass, torch.full((1, 3, 16, 16), -0.5),
+        omega=5, tau=0, generator=generators(1),
+    )  # fmt: skip
+    assert (low_pass(bright) - low_pass(dark)).mean() > 0.8

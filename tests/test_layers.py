@@ -1,0 +1,60 @@
+"""Imports go downwards only: which part of the package may import which."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parent.parent / "dr2pipe"
+
+# part: the parts it may import
+ALLOWED = {
+    "config": set(),
+    "images": set(),
+    "processes": set(),
+    "diffusion": {"images", "config"},
+    "enhancers": {"images", "config"},
+    "data": {"diffusion", "images", "config"},
+    "restore": {"enhancers", "data", "diffusion", "images", "config"},
+    "convert": {"enhancers", "diffusion", "config"},
+    "training": {"enhancers", "data", "diffusion", "images", "processes", "config"},
+    "run_records": {"images", "config"},
+    "runs": {"run_records", "images", "processes", "config"},
+    "restore_folder": {"runs", "restore", "images", "processes", "config"},
+    "doctor": {"restore"},
+    "cli": {"config", "restore_folder", "training", "convert", "doctor", "demo"},
+    "demo": {"restore_folder", "images", "config"},
+    "__init__": set(),
+}
+
+
+def imports_of(path):
+    """Parts of the package that a file imports, wherever the import stands."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            names = [node.module]
+            if node.module == "dr2pipe":
+                names = [f"dr2pipe.{alias.name}" for alias in node.names]
+        else:
+            continue
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "dr2pipe" and len(parts) > 1 and not parts[1].startswith("__"):
+                yield parts[1]
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: p.stem)
+def test_imports_go_downwards(path):
+    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    assert part in ALLOWED, f"{part} has no place in the layers yet"
+    for imported in imports_of(path):
+        assert imported == part or imported in ALLOWED[part], f"{part} imports {imported}"
+
+
+def test_a_forbidden_import_is_seen(tmp_path):
+    file = tmp_path / "x.py"
+    file.write_text("def f():\n    from dr2pipe.cli import main\n    import dr2pipe.runs\n")
+    assert set(imports_of(file)) == {"cli", "runs"}

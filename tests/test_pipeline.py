@@ -1,0 +1,132 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pixels, make_unet
+from diffusers import DDPMPipeline, DDPMScheduler
+from PIL import Image
+from safetensors.torch import save_file
+
+from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.diffusion.timesteps import build_scheduler
+
+SETTINGS = {"tau": 5, "omega": 8, "factor": 2}
+
+
+@pytest.fixture
+def pipeline(unet):
+    pipeline = DR2Pipeline(unet, build_scheduler("ddim"))
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def seeded():
+    return torch.Generator().manual_seed(0)
+
+
+def test_pil_numpy_and_tensor_inputs_agree(pipeline):
+    pixels = make_pixels(0, 16, 16)
+    inputs = {
+        "pil": Image.fromarray(pixels),
+        "uint8": pixels,
+        "float": pixels / 255.0,
+        "batch": pixels[None],
+        "list": [Image.fromarray(pixels)],
+        "tensor": torch.from_numpy(pixels.copy()).permute(2, 0, 1)[None] / 127.5 - 1,
+    }
+    results = {
+        name: pipeline(image, generator=seeded(), output_type="np", **SETTINGS).images
+        for name, image in inputs.items()
+    }
+    for name, result in results.items():
+        assert result.shape == (1, 16, 16, 3), name
+        assert np.abs(result - results["pil"]).max() < 1e-5, name
+
+
+def test_output_types(pipeline):
+    image = make_pixels(1, 40, 30)  # resized to the network's size
+    (pil,) = pipeline(image, generator=seeded(), **SETTINGS).images
+    assert pil.size == (16, 16)
+    tensor = pipeline(image, generator=seeded(), output_type="pt", **SETTINGS).images
+    assert tensor.shape == (1, 3, 16, 16)
+    assert np.abs(np.asarray(pil) - (tensor[0].permute(1, 2, 0).numpy() + 1) * 127.5).max() <= 0.51
+    with pytest.raises(ValueError, match="pil, np, pt"):
+        pipeline(image, output_type="latent", **SETTINGS)
+
+
+def test_callback_and_default_omega(pipeline):
+    seen = []
+
+    def on_step(pipe, step, timestep, tensors):
+        assert pipe is pipeline
+        seen.append((step, timestep, tensors["estimate"].shape))
+        return {}
+
+    pipeline(make_pixels(0, 16, 16), tau=3, factor=2, callback_on_step_end=on_step)
+    assert [step for step, _, _ in seen] == list(range(11))  # omega = tau + 10 for N = 2
+    assert seen[-1][1:] == (39, (1, 3, 16, 16))
+
+
+@pytest.mark.parametrize(
+    ("image", "says"),
+    [
+        (torch.zeros(3, 16, 16), r"\(B,3,H,W\)"),
+        (torch.zeros(1, 3, 16, 16, dtype=torch.uint8), "float"),
+        (np.zeros((16, 16)), r"\(H,W,3\)"),
+        (np.full((16, 16, 3), 2.0), r"\[0,1\]"),
+        ("face.png", "str"),
+        ([], "no image"),
+    ],
+)
+def test_bad_images(pipeline, image, says):
+    with pytest.raises(ValueError, match=says):
+        pipeline(image, **SETTINGS)
+
+
+def test_save_and_load_give_the_same_picture(pipeline, tmp_path):
+    before = pipeline(make_pixels(0, 16, 16), generator=seeded(), output_type="pt", **SETTINGS)
+    pipeline.save_pretrained(tmp_path / "model")
+    loaded = DR2Pipeline.from_pretrained(tmp_path / "model")
+    loaded.set_progress_bar_config(disable=True)
+    after = loaded(make_pixels(0, 16, 16), generator=seeded(), output_type="pt", **SETTINGS)
+    # Loaded weights may lie at other addresses, which changes the last bit of a convolution.
+    assert torch.allclose(before.images, after.images, atol=1e-4)
+
+
+@pytest.mark.parametrize("channels", [3, 6])
+def test_any_ddpm_pipeline_folder_works(tmp_path, channels):
+    variance = "fixed_large" if channels == 3 else "learned_range"
+    DDPMPipeline(make_unet(channels), DDPMScheduler(variance_type=variance)).save_pretrained(
+        tmp_path / "ddpm"
+    )
+    pipeline = DR2Pipeline.from_pretrained(tmp_path / "ddpm")
+    assert pipeline(make_pixels(0), **SETTINGS).images[0].size == (16, 16)
+
+
+def test_the_flat_layout_of_old_hub_models(tmp_path):
+    """google/ddpm-* keep unet and scheduler files side by side in the model's root."""
+    unet = make_unet()
+    folder = tmp_path / "old"
+    folder.mkdir()
+    config = {k: v for k, v in unet.config.items() if not k.startswith("_")}
+    (folder / "config.json").write_text(
+        json.dumps({"_class_name": "UNet2DModel", "_diffusers_version": "0.1.1", **config})
+    )
+    save_file(unet.state_dict(), folder / "diffusion_pytorch_model.safetensors")
+    (folder / "scheduler_config.json").write_text(
+        json.dumps({"_class_name": "DDPMScheduler", "variance_type": "fixed_small"})
+    )
+    (folder / "model_index.json").write_text(
+        json.dumps(
+            {
+                "_class_name": "DDPMPipeline",
+                "_diffusers_version": "0.1.1",
+                "unet": ["diffusers", "UNet2DModel"],
+                "scheduler": ["diffusers", "DDPMScheduler"],
+            }
+        )
+    )
+    pipeline = DR2Pipeline.from_pretrained(folder)
+    assert torch.equal(pipeline.unet.conv_in.weight, unet.conv_in.weight)
+    assert pipeline(make_pixels(0), **SETTINGS).images[0].size == (16, 16)
