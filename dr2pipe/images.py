@@ -279,6 +279,12 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
     return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
 
 
+def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """(H,W,3) uint8 RGB after JPEG compression of ``quality`` 1..100."""
+    data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
 def side_by_side(columns: list[np.ndarray]) -> np.ndarray:
     """Pictures (H,W,3) uint8 in one row, each brought to the largest height and width."""
     height, width = (max(c.shape[i] for c in columns) for i in (0, 1))

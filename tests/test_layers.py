@@ -23,6 +23,7 @@ ALLOWED = {
     "restore_folder": {"runs", "restore", "images", "processes", "config"},
     "doctor": {"restore"},
     "cli": {"config", "restore_folder", "training", "convert", "doctor", "demo"},
+    "benchmark": {"restore_folder", "restore", "images", "processes", "config"},
     "demo": {"restore_folder", "images", "config"},
     "__init__": set(),
 }

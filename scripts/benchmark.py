@@ -1,0 +1,25 @@
+"""Time a restore configuration: ``python scripts/benchmark.py CONFIG input=FILE [key=value ...]``."""
+
+import argparse
+
+from dr2pipe.benchmark import benchmark
+from dr2pipe.config import load_config
+from dr2pipe.restore_folder import RestoreConfig
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("config", help="YAML file of configs/restore")
+    parser.add_argument("overrides", nargs="*", metavar="key=value")
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16"])
+    parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4])
+    parser.add_argument("--full", action="store_true", help="whole restorations too")
+    options = parser.parse_args()
+    config = load_config(RestoreConfig, options.config, ["output=unused", *options.overrides])
+    print(
+        benchmark(
+            config,
+            precisions=options.precisions,
+            batch_sizes=options.batch_sizes,
+            full=options.full,
+        )
+    )

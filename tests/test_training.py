@@ -1,0 +1,231 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, make_pictures, make_pixels, run_command
+from safetensors.torch import load_file
+
+from dr2pipe.config import ConfigError, load_config
+from dr2pipe.data.folders import FaceDataset, ShuffledBatches
+from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.training.ddpm import DDPMConfig, DDPMRecipe
+from dr2pipe.training.recipes import run_recipe
+from dr2pipe.training.trainer import Trainer
+
+SCRIPT = ROOT / "scripts" / "train.py"
+CONFIG = """
+recipe: ddpm
+data: {size: 16}
+unet: {channels: [8, 16], attention_sizes: [8], attention_head_channels: 8, norm_groups: 4, dropout: 0.1}
+learning_rate: 1.0e-3
+warmup_steps: 3
+schedule: cosine
+max_timestep: 600
+total_steps: 12
+batch_size: 4
+save_every_steps: 3
+preview_every_steps: 5
+log_every_steps: 2
+ema_decay: 0.9
+"""
+
+
+@pytest.fixture
+def data(tmp_path):
+    rng = np.random.default_rng(0)
+    pixels = np.stack([make_pixels(int(i), 16, 16) for i in rng.integers(0, 1000, 10)])
+    source = np.array([0, 1] * 5, dtype=np.uint8)
+    files = np.array([f"f{i}.png" for i in range(10)])
+    np.savez(tmp_path / "faces.npz", images=pixels, files=files, source=source)
+    return tmp_path / "faces.npz"
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return tmp_path / "tiny.yaml"
+
+
+def train(config_file, data, output, *overrides):
+    return run_recipe(config_file, [f"data.path={data}", f"output={output}", *overrides])
+
+
+def weights_of(output, step):
+    folder = output / "checkpoints" / f"step_{step:08d}"
+    state = torch.load(folder / "training_state.pt", weights_only=True)
+    live = load_file(folder / "unet" / "diffusion_pytorch_model.safetensors")
+    return live, state["emas"]["unet"]["shadow_params"], state
+
+
+def log_of(output):
+    return [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
+
+
+def assert_same_training(a, b, step):
+    live_a, ema_a, state_a = weights_of(a, step)
+    live_b, ema_b, state_b = weights_of(b, step)
+    assert live_a.keys() == live_b.keys()
+    assert all(torch.equal(live_a[k], live_b[k]) for k in live_a)
+    assert all(torch.equal(x, y) for x, y in zip(ema_a, ema_b, strict=True))
+    moments_a = state_a["optimizers"]["unet"]["state"]
+    moments_b = state_b["optimizers"]["unet"]["state"]
+    assert all(torch.equal(moments_a[i]["exp_avg"], moments_b[i]["exp_avg"]) for i in moments_a)
+
+
+def test_a_finished_run_leaves_a_model_that_restores(config_file, data, tmp_path):
+    assert train(config_file, data, tmp_path / "run") == 0
+    run = tmp_path / "run"
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == [
+        "step_00000009", "step_00000012"
+    ]  # fmt: skip
+    assert (run / "run.yaml").is_file()
+    assert sorted(p.name for p in (run / "previews").iterdir()) == [
+        "step_00000005.png", "step_00000010.png"
+    ]  # fmt: skip
+    assert any((run / "tensorboard").iterdir())
+    records = log_of(run)
+    assert [r["step"] for r in records] == [2, 4, 6, 8, 10, 12]
+    assert all(math.isfinite(r["unet/loss"]) and r["images_per_second"] > 0 for r in records)
+    pipeline = DR2Pipeline.from_pretrained(run / "final")
+    _, ema, _ = weights_of(run, 12)
+    assert all(torch.equal(p, e) for p, e in zip(pipeline.unet.parameters(), ema, strict=True))
+    assert pipeline(make_pixels(0), tau=3, factor=2).images[0].size == (16, 16)
+
+
+def test_fp16_export(config_file, data, tmp_path):
+    train(config_file, data, tmp_path / "run", "total_steps=2", "export_precision=fp16")
+    weights = load_file(tmp_path / "run/final/unet/diffusion_pytorch_model.safetensors")
+    assert {w.dtype for w in weights.values()} == {torch.float16}
+
+
+def test_training_learns(config_file, data, tmp_path):
+    train(config_file, data, tmp_path / "run", "total_steps=150", "save_every_steps=150",
+          "preview_every_steps=1000", "log_every_steps=10", "schedule=constant")  # fmt: skip
+    losses = [r["unet/loss"] for r in log_of(tmp_path / "run")]
+    assert np.mean(losses[-3:]) < 0.7 * losses[0]
+
+
+def test_resuming_repeats_an_undisturbed_run(config_file, data, tmp_path):
+    train(config_file, data, tmp_path / "calm")
+    # The learning-rate schedule needs the true end, so the first part is stopped, not shortened.
+    dataset = FaceDataset(data, size=16)
+    overrides = [f"data.path={data}", f"output={tmp_path / 'cut'}"]
+    config = load_config(DDPMConfig, config_file, overrides)
+    trainer = Trainer(config, DDPMRecipe(config), dataset)
+    trainer.stop_requested = True
+    assert trainer.run() == 130
+    assert [p.name for p in (tmp_path / "cut" / "checkpoints").iterdir()] == ["step_00000001"]
+    assert train(config_file, data, tmp_path / "cut") == 0
+    assert_same_training(tmp_path / "calm", tmp_path / "cut", 12)
+    calm = [(r["step"], r["unet/loss"]) for r in log_of(tmp_path / "calm")]
+    cut = [(r["step"], r["unet/loss"]) for r in log_of(tmp_path / "cut")]
+    assert calm[1:] == cut[1:]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_stopped_from_outside(config_file, data, tmp_path, number):
+    steps = ["total_steps=60", "save_every_steps=10", "keep_checkpoints=20"]
+    train(config_file, data, tmp_path / "calm", *steps)
+    command = [
+        sys.executable, str(SCRIPT), str(config_file), f"data.path={data}",
+        f"output={tmp_path / 'cut'}", *steps,
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL)
+    folder = tmp_path / "cut" / "checkpoints"
+    deadline = time.time() + 120
+    while not list(folder.glob("step_*")) and time.time() < deadline:
+        time.sleep(0.01)
+    os.kill(process.pid, number)
+    code = process.wait(timeout=60)
+    assert code in ((130,) if number == signal.SIGTERM else (-9, 0)), code
+    assert train(config_file, data, tmp_path / "cut", *steps) == 0
+    torch.set_num_threads(2)
+    live_a, ema_a, _ = weights_of(tmp_path / "calm", 60)
+    live_b, ema_b, _ = weights_of(tmp_path / "cut", 60)
+    assert all(torch.equal(live_a[k], live_b[k]) for k in live_a)
+    assert all(torch.equal(x, y) for x, y in zip(ema_a, ema_b, strict=True))
+    assert not (folder / "partial").exists()
+
+
+def test_two_processes_see_what_one_sees(config_file, data, tmp_path):
+    common = ["total_steps=6", "log_every_steps=1", "unet.dropout=0.0", f"data.path={data}"]
+    one = run_command(SCRIPT, config_file, f"output={tmp_path / 'one'}", "batch_size=8", *common)
+    assert one.returncode == 0, one.stderr
+    two = run_command(
+        "-m", "torch.distributed.run", "--nproc_per_node", 2, SCRIPT, config_file,
+        f"output={tmp_path / 'two'}", "batch_size=4", *common,
+    )  # fmt: skip
+    assert two.returncode == 0, two.stderr
+    accumulated = run_command(
+        SCRIPT, config_file, f"output={tmp_path / 'acc'}", "batch_size=4",
+        "accumulation_steps=2", *common,
+    )  # fmt: skip
+    assert accumulated.returncode == 0, accumulated.stderr
+    losses = {
+        name: [r["unet/loss"] for r in log_of(tmp_path / name)] for name in ("one", "two", "acc")
+    }
+    assert np.allclose(losses["one"], losses["two"], atol=1e-4)
+    assert np.allclose(losses["one"], losses["acc"], atol=1e-4)
+
+
+def test_nan_stops_with_the_step_and_the_files(config_file, data, tmp_path):
+    with pytest.raises(FloatingPointError, match=r"loss of 'unet' is nan at step \d+; .*f\d\.png"):
+        train(config_file, data, tmp_path / "run", "learning_rate=1e30", "max_grad_norm=1e30")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["recipe=gan"], "unknown recipe 'gan'; choose one of ddpm"),
+        (["data.size=32"], "holds 16x16x3 pictures, the config asks for 32x32x3"),
+        (["data.sources=[7]"], r"has sources \[0, 1\], not \[7\]"),
+        (["data.path=nowhere.npz"], "no training data at nowhere.npz"),
+        (["schedule=linear"], "choose constant or cosine"),
+        (["precision=int4"], "choose no, bf16 or fp16"),
+        (["max_timestep=1000"], r"0\.\.999"),
+        (["unet.attention_sizes=[3]"], r"none of the feature sizes \[16, 8\]"),
+        (["unet.width=3"], "unknown key 'unet.width'"),
+    ],
+)
+def test_errors_come_before_the_first_step(config_file, data, tmp_path, overrides, says):
+    with pytest.raises(ValueError, match=says):
+        train(config_file, data, tmp_path / "run", *overrides)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_checkpoint_of_another_network_is_refused(config_file, data, tmp_path):
+    train(config_file, data, tmp_path / "run", "total_steps=1")
+    with pytest.raises(ConfigError, match="another block_out_channels"):
+        train(config_file, data, tmp_path / "run", "unet.channels=[8, 24]")
+
+
+def test_folders_of_pictures(tmp_path):
+    make_pictures(tmp_path / "in", 3, height=30, width=30)
+    dataset = FaceDataset(tmp_path / "in", size=16)
+    item = dataset[(1, 0)]
+    assert item["image"].shape == (3, 16, 16)
+    assert item["name"].endswith("face_001.png")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no training pictures"):
+        FaceDataset(tmp_path / "empty", size=16)
+
+
+def test_every_pass_shows_every_face_once_and_half_are_flipped(data):
+    dataset = FaceDataset(data, size=16, seed=3)
+    batches = ShuffledBatches(
+        10, seed=3, batch_size=5, accumulation_steps=1, rank=0, world_size=1,
+        first_step=0, total_steps=200,
+    )  # fmt: skip
+    keys = [key for batch in batches for key in batch]
+    assert [position for _, position in keys] == list(range(1000))
+    for start in range(0, 1000, 10):
+        assert sorted(index for index, _ in keys[start : start + 10]) == list(range(10))
+    flips = sum(dataset[key]["seed"] % 2 for key in keys)
+    assert 400 < flips < 600
