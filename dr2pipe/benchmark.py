@@ -9,11 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from accelerate import PartialState
 
 from dr2pipe import images
 from dr2pipe.config import stable_seed
-from dr2pipe.processes import use_cpu
+from dr2pipe.processes import process_state
 from dr2pipe.restore import Restorer, build_restorer
 from dr2pipe.restore_folder import RestoreConfig
 
@@ -28,7 +27,7 @@ def benchmark(
     Pictures are those of ``config.input``, repeated where a batch needs more. Timings are
     medians of three after one call to warm up; memory is the peak of the whole process.
     """
-    device = PartialState(cpu=use_cpu()).device
+    device = process_state().device
     lines = [f"device {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"]
     lines.append(f"{'precision':9} {'batch':>5} {'network call s':>15} {'enhancer call s':>16}")
     whole, results = [], {}
@@ -42,6 +41,7 @@ def benchmark(
             channels_last=config.channels_last,
             compile=config.compile,
         )
+        # Peaks only grow, so a lower precision measured later shows the larger one's peak.
         for size in batch_sizes:
             pictures = _pictures(config.input, restorer.input_size, size)
             unet_s, enhancer_s = _call_seconds(restorer, pictures)

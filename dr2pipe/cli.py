@@ -38,17 +38,29 @@ def _report_errors(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     # ValueError covers ConfigError, CheckpointError and FolderInUseError.
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         print(f"dr2pipe: error: {error}", file=sys.stderr)
         return EXIT_USAGE
 
 
-def restore(config_path: str | Path, overrides: Sequence[str]) -> int:
-    """Restore as a YAML file and ``key=value`` overrides say."""
+def restore(
+    config_path: str | Path,
+    overrides: Sequence[str],
+    *,
+    source: str | None = None,
+    output: str | None = None,
+) -> int:
+    """Restore as a YAML file and ``key=value`` overrides say.
+
+    ``source`` and ``output`` stand for the settings ``input`` and ``output``; unlike
+    overrides they are not read as YAML, so a path may hold any character.
+    """
     from dr2pipe.config import load_config
     from dr2pipe.restore_folder import RestoreConfig, restore_folder
 
-    config = load_config(RestoreConfig, config_path, overrides)
+    given = [f"{k}=''" for k, v in (("input", source), ("output", output)) if v is not None]
+    config = load_config(RestoreConfig, config_path, [*given, *overrides])
+    config.input, config.output = source or config.input, output or config.output
     _quiet_libraries()
     summary = restore_folder(config)
     if _is_main_process():
@@ -56,6 +68,8 @@ def restore(config_path: str | Path, overrides: Sequence[str]) -> int:
             f"{summary.restored} restored, {summary.skipped} already done, "
             f"{summary.failed} failed -> {config.output}"
         )
+        if summary.warned:
+            print(f"{summary.warned} with a warning, see {Path(config.output) / 'manifest.jsonl'}")
         if summary.failed:
             print(f"the reasons are in {Path(config.output) / 'failures.jsonl'}")
     return summary.exit_code
@@ -94,8 +108,7 @@ def find_config(family: str, name: str) -> Path:
 
 def _run_restore(options: argparse.Namespace) -> int:
     config = options.config or find_config("restore", options.preset)
-    paths = [f"input={_quoted(options.input)}", f"output={_quoted(options.output)}"]
-    return restore(config, [*paths, *options.set])
+    return restore(config, options.set, source=options.input, output=options.output)
 
 
 def _run_doctor(options: argparse.Namespace) -> int:
@@ -103,13 +116,6 @@ def _run_doctor(options: argparse.Namespace) -> int:
 
     print(report())
     return 0
-
-
-def _quoted(value: str) -> str:
-    """A path as a YAML string, whatever characters it holds."""
-    import json
-
-    return json.dumps(value)
 
 
 def _quiet_libraries() -> None:
@@ -121,9 +127,9 @@ def _quiet_libraries() -> None:
 
 
 def _is_main_process() -> bool:
-    from accelerate import PartialState
+    from dr2pipe.processes import process_state
 
-    return PartialState().is_main_process
+    return process_state().is_main_process
 
 
 def _parser() -> argparse.ArgumentParser:

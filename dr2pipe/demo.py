@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from torchmetrics.functional.image import (
 )
 
 from dr2pipe import images
-from dr2pipe.config import load_config, resource
+from dr2pipe.config import load_config, resource, stable_seed
 from dr2pipe.restore_folder import RestoreConfig, restore_folder
 
 SEED = 0
@@ -39,15 +38,12 @@ def run_demo(folder: str | Path) -> str:
     config = load_config(
         RestoreConfig,
         resource("configs") / "restore" / "portrait64.yaml",
-        [
-            f"input={json.dumps(str(folder / 'input'))}",
-            f"output={json.dumps(str(folder / 'output'))}",
-            "save_coarse=true",
-        ],
+        ["input=''", "output=''", "save_coarse=true"],
     )
+    config.input, config.output = str(folder / "input"), str(folder / "output")
     originals = {name: crop(load(), _LANDMARKS[name], 64) for name, load in _PORTRAITS.items()}
     for name, pixels in originals.items():
-        degraded = degrade(pixels, np.random.default_rng([SEED, len(name)]))
+        degraded = degrade(pixels, np.random.default_rng(stable_seed(SEED, name)))
         images.write_png(folder / "original" / f"{name}.png", pixels)
         images.write_png(folder / "input" / f"{name}.png", degraded)
     summary = restore_folder(config)

@@ -9,6 +9,7 @@ import shutil
 import torch
 
 import dr2pipe
+from dr2pipe.processes import process_state
 from dr2pipe.restore import why_no_xformers
 
 _PACKAGES = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "opencv-python-headless", "pillow")  # fmt: skip
@@ -18,16 +19,15 @@ def report() -> str:
     """A few lines of text about this installation."""
     lines = [f"dr2pipe {dr2pipe.__version__}, Python {platform.python_version()}"]
     lines += [f"{package} {_version(package)}" for package in _PACKAGES]
-    if torch.cuda.is_available():
+    device = process_state().device
+    if device.type == "cuda":
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             memory = properties.total_memory / 2**30
             lines.append(f"device: cuda:{index} {properties.name}, {memory:.0f} GiB")
-        device = torch.device("cuda")
         low = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     else:
-        lines.append(f"device: cpu, {torch.get_num_threads()} threads")
-        device = torch.device("cpu")
+        lines.append(f"device: {device}, {torch.get_num_threads()} CPU threads")
         low = "bf16" if _cpu_multiplies_bf16() else None
         if shutil.which("nvidia-smi"):
             lines.append(

@@ -10,8 +10,9 @@ import hashlib
 import io
 import os
 import stat
-import uuid
+import threading
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,11 +22,26 @@ import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
 
+from dr2pipe import files
+
 EXTENSIONS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 MAX_PIXELS = 64_000_000
 MIN_SIDE_PX = 8
-# The first bytes of PNG, JPEG, TIFF, WebP and BMP files.
-_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"II*\0", b"MM\0*", b"RIFF", b"BM")
+# The first bytes of PNG, JPEG, WebP and BMP files, and of TIFF.
+_SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM")
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
+# Several threads decode at once, but only one of them a picture of more pixels than this.
+_LARGE_PIXELS = 4_000_000
+_LARGE_DECODE = threading.Lock()
+# Of the TIFF tags below EXIF, those that describe the picture, not its layout in the file.
+_DESCRIPTIVE_TAGS = {
+    ExifTags.Base.ImageDescription,
+    ExifTags.Base.Make,
+    ExifTags.Base.Model,
+    ExifTags.Base.Software,
+    ExifTags.Base.DateTime,
+    ExifTags.Base.Artist,
+}
 MAX_ASPECT = 4.0
 
 
@@ -68,21 +84,26 @@ def find_images(folder: str | Path, *, exclude: tuple[Path, ...] = ()) -> Iterat
     """Paths with an image extension (any letter case) below ``folder``, sorted.
 
     Linked folders are entered once, so a loop of links ends. Broken links and special files
-    are listed too: reading them says what is wrong.
+    and folders that may not be opened are listed too: reading them says what is wrong.
     """
     folder = Path(folder)
     excluded = {os.path.realpath(path) for path in exclude}
     seen: set[str] = set()
     found: list[Path] = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    unreadable: list[Path] = []
+
+    def note(error: OSError) -> None:  # reading the folder as a picture tells why
+        unreadable.append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=note):
         real = os.path.realpath(parent)
         if real in seen or real in excluded:
             folders.clear()
             continue
         seen.add(real)
         folders.sort()
-        found += [Path(parent) / f for f in files if f.lower().endswith(EXTENSIONS)]
-    yield from sorted(found, key=lambda path: path.relative_to(folder).parts)
+        found += [Path(parent) / name for name in names if name.lower().endswith(EXTENSIONS)]
+    yield from sorted(found + unreadable, key=lambda path: path.relative_to(folder).parts)
 
 
 def read_file(path: str | Path, *, max_bytes: int = 1 << 29) -> bytes:
@@ -94,6 +115,8 @@ def read_file(path: str | Path, *, max_bytes: int = 1 << 29) -> bytes:
         raise PictureError(reason) from None
     except OSError as error:  # a loop of links, a missing permission on a folder
         raise PictureError(f"cannot be opened: {error.strerror}") from None
+    if stat.S_ISDIR(status.st_mode):
+        raise PictureError("the folder cannot be opened")
     if not stat.S_ISREG(status.st_mode):
         raise PictureError("not a regular file")
     if status.st_size == 0:
@@ -130,10 +153,14 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
             if width * height > max_pixels:
                 raise PictureError(f"the header says {width}x{height} pixels, {too_large}")
             _check_shape(width, height)
-            picture = _decode(image, data)
+            large = width * height > _LARGE_PIXELS
+            with _LARGE_DECODE if large else nullcontext():
+                picture = _decode(image, data)
     except Image.DecompressionBombError:
-        raise PictureError(f"the header says {too_large}") from None
+        raise PictureError("the header says more pixels than Pillow decodes safely") from None
     except UnidentifiedImageError:
+        if data.startswith(_TIFF_SIGNATURES):
+            raise PictureError("damaged, or a kind of TIFF that is not supported") from None
         if data.startswith(_SIGNATURES):
             raise PictureError("truncated or damaged: its header is incomplete") from None
         raise PictureError("not an image file, whatever its name says") from None
@@ -157,8 +184,9 @@ def _check_shape(width: int, height: int) -> None:
 
 def _decode(image: Image.Image, data: bytes) -> Picture:
     warnings = []
-    icc_profile, exif = image.info.get("icc_profile"), image.getexif()
-    orientation = exif.get(ExifTags.Base.Orientation, 1)
+    image.load()  # damaged pixels are found here, before anything else reads them
+    icc_profile = image.info.get("icc_profile")
+    orientation, exif = _read_exif(image, warnings)
     if _is_16_bit_colour(image, data):
         # Pillow has no 16-bit RGB mode and would need a lossy detour; OpenCV reads it as it is.
         pixels, alpha = _split_alpha(_decode_16_bit(data))
@@ -168,8 +196,9 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
         if image.mode in ("CMYK", "YCCK", "LAB"):
             warnings.append(f"{image.mode} converted to RGB without its colour profile")
         if image.mode.startswith("I;16"):
-            image.load()
             pixels, alpha = _split_alpha(_from_16_bit(np.asarray(image)))
+            if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero means white
+                pixels = 255 - pixels
         else:
             transparent = "transparency" in image.info or image.mode in (
                 "LA",
@@ -182,14 +211,10 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
                 np.asarray(image.convert("RGBA" if transparent else "RGB"))
             )
     if orientation in range(2, 9):
-        pixels, alpha = (
-            _upright(pixels, orientation),
-            alpha if alpha is None else _upright(alpha, orientation),
-        )
+        pixels = _upright(pixels, orientation)
+        alpha = None if alpha is None else _upright(alpha, orientation)
     if alpha is not None and alpha.min() == 255:
         alpha = None
-    if exif:
-        exif[ExifTags.Base.Orientation] = 1
     # A grey or CMYK profile on an RGB result would be wrong; bytes 16..20 name the colour space.
     keep_profile = icc_profile is not None and icc_profile[16:20] == b"RGB "
     height, width = pixels.shape[:2]
@@ -199,7 +224,7 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
         np.ascontiguousarray(pixels),
         alpha,
         icc_profile if keep_profile else None,
-        exif.tobytes() if exif else None,
+        exif,
         warnings=warnings,
     )
 
@@ -209,7 +234,8 @@ def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:
         return data[24] == 16 and data[25] in (2, 4, 6)  # bit depth; colour type with channels
     if image.format == "TIFF":
         bits = image.tag_v2.get(258, (8,))  # BitsPerSample
-        return len(bits) > 1 and set(bits) == {16}
+        is_rgb = image.tag_v2.get(262) == 2  # PhotometricInterpretation
+        return is_rgb and set(bits) == {16}
     return False
 
 
@@ -217,16 +243,39 @@ def _decode_16_bit(data: bytes) -> np.ndarray:
     pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if pixels is None:
         raise PictureError("truncated or damaged 16-bit picture")
+    pixels = _from_16_bit(pixels)
     if pixels.ndim == 3:
-        code = cv2.COLOR_BGR2RGB if pixels.shape[2] == 3 else cv2.COLOR_BGRA2RGBA
-        pixels = cv2.cvtColor(pixels, code)
-    return _from_16_bit(pixels)
+        pixels[..., :3] = pixels[..., 2::-1].copy()  # OpenCV's order is BGR
+    return pixels
 
 
 def _from_16_bit(pixels: np.ndarray) -> np.ndarray:
-    if pixels.dtype != np.uint16:
+    """65535 -> 255, rounded; row by row, since large pictures have to fit many times over."""
+    if pixels.dtype.itemsize == 1:
         return pixels
-    return ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # 65535 -> 255, rounded
+    reduced = np.empty(pixels.shape, np.uint8)
+    for row, target in zip(pixels, reduced, strict=True):
+        target[:] = (row.astype(np.uint32) + 128) // 257
+    return reduced
+
+
+def _read_exif(image: Image.Image, warnings: list[str]) -> tuple[int, bytes | None]:
+    """Orientation (1..8), and the EXIF block to keep: upright, without layout tags."""
+    try:
+        exif = image.getexif()
+        orientation = exif.get(ExifTags.Base.Orientation, 1)
+        for tag in list(exif):
+            # Tags from ImageWidth to JPEGTables say how a TIFF file lays out its pixels.
+            if 254 <= tag <= 347 and tag not in _DESCRIPTIVE_TAGS:
+                del exif[tag]
+        if not len(exif):
+            return orientation, None
+        exif[ExifTags.Base.Orientation] = 1
+        return orientation, exif.tobytes()
+    # Damaged blocks raise many kinds; the pixels are what matters.
+    except Exception as error:
+        warnings.append(f"its EXIF block is damaged and was dropped: {error}")
+        return 1, None
 
 
 def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -314,21 +363,4 @@ def write_png(
     keep = {k: v for k, v in (("icc_profile", icc_profile), ("exif", exif)) if v}
     buffer = io.BytesIO()
     image.save(buffer, "PNG", pnginfo=entries, compress_level=4, **keep)
-    write_bytes(path, buffer.getvalue(), partial_folder=partial_folder)
-
-
-def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
-    """Write a file so that it appears whole or not at all (temporary name + rename).
-
-    ``partial_folder`` (same file system) holds the temporary file, so that whatever a killed
-    process left lies in one known place; by default it lies beside ``path``.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(partial_folder or path.parent) / f".{uuid.uuid4().hex}.partial"
-    try:
-        partial.write_bytes(data)
-        os.replace(partial, path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
+    files.write_bytes(path, buffer.getvalue(), partial_folder=partial_folder)

@@ -1,8 +1,19 @@
-"""Which kind of device the processes of a run share."""
+"""The processes of a run: what they share, and how they are stopped."""
+
+from __future__ import annotations
 
 import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 
 import torch
+from accelerate import PartialState
+
+# Processes that are done wait for the others, however long their pictures take.
+WAIT_FOR_OTHERS = timedelta(days=30)
 
 
 def use_cpu() -> bool:
@@ -13,3 +24,30 @@ def use_cpu() -> bool:
     """
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return forced or not torch.accelerator.is_available()
+
+
+def process_state() -> PartialState:
+    """Rank, number of processes and device of this process."""
+    return PartialState(cpu=use_cpu(), timeout=WAIT_FOR_OTHERS)
+
+
+@contextmanager
+def stop_signals_caught(on_stop: Callable[[], None]) -> Iterator[None]:
+    """SIGINT and SIGTERM call ``on_stop``; a second one ends the process at once.
+
+    Outside the main thread, where signals cannot be caught, nothing changes.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number, frame):
+        on_stop()
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

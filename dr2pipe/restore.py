@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
+from diffusers import SchedulerMixin, UNet2DModel
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError, resource
-from dr2pipe.diffusion.dr2 import remove_degradation
+from dr2pipe.diffusion.dr2 import check_network, remove_degradation
 from dr2pipe.diffusion.low_pass import LowPass, build_low_pass
 from dr2pipe.diffusion.pipeline import DR2Pipeline
-from dr2pipe.diffusion.timesteps import build_scheduler, check_chain, default_omega
+from dr2pipe.diffusion.timesteps import (
+    build_scheduler,
+    check_chain,
+    default_omega,
+    start_chain,
+)
 from dr2pipe.enhancers import Enhancer, build_enhancer
 
 logger = logging.getLogger(__name__)
@@ -172,7 +177,9 @@ class Restorer:
         enhanced = coarse
         if self.enhancer.input_size is not None:
             enhanced = images.resize_tensor(coarse, self.enhancer.input_size)
-        restored = self.enhancer(enhanced.to(self.dtype)).float()
+        if any(True for _ in self.enhancer.parameters()):  # baselines compute in float32
+            enhanced = enhanced.to(self.dtype)
+        restored = self.enhancer(enhanced).float()
         return coarse.float().clone(), restored.clone()
 
     def _run_in_fp32(self, degraded: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, ...]:
@@ -240,6 +247,8 @@ def build_restorer(
 def load_remover(config: DR2Config) -> tuple[Remover, Path]:
     """Stage 1 of a config, and the folder it came from."""
     omega = config.omega
+    if omega is None and config.low_pass != "bicubic":
+        raise ConfigError(f"dr2.omega must be given with dr2.low_pass={config.low_pass}")
     if omega is None:
         omega = default_omega(config.tau, config.factor, config.num_steps)
     check_chain(omega, config.tau, config.num_steps, config.num_evaluations)
@@ -265,10 +274,21 @@ def load_remover(config: DR2Config) -> tuple[Remover, Path]:
         )
     elif config.variance is not None:
         raise ConfigError("dr2.variance belongs to dr2.scheduler=ddpm; give both")
-    remover = Remover(
-        unet, scheduler, low_pass, omega, config.tau, config.num_steps, config.num_evaluations
-    )
-    return remover, folder
+    check_network(unet, scheduler)
+    chain = {
+        "omega": omega,
+        "tau": config.tau,
+        "num_steps": config.num_steps,
+        "num_evaluations": config.num_evaluations,
+    }
+    _, timesteps = start_chain(scheduler, **chain)
+    trained_up_to = unet.config.num_train_timesteps
+    if trained_up_to is not None and timesteps[0] >= trained_up_to:
+        raise ConfigError(
+            f"dr2.omega={omega} is timestep {timesteps[0]}, and {config.model} was trained on "
+            f"timesteps below {trained_up_to}"
+        )
+    return Remover(unet, scheduler, low_pass, **chain), folder
 
 
 def find_model(name: str) -> Path:
@@ -279,7 +299,7 @@ def find_model(name: str) -> Path:
             return folder
     if name.count("/") == 1 and not name.startswith((".", "/")):
         try:
-            return Path(DiffusionPipeline.download(name))
+            return Path(DR2Pipeline.download(name))
         except Exception as error:  # the hub client raises many kinds; all mean "not available"
             raise ConfigError(
                 f"'{name}' is no folder here, and loading it from the hub failed: {error}"

@@ -9,13 +9,12 @@ from typing import Any
 
 import diffusers
 import torch
-from accelerate import PartialState
 from omegaconf import MISSING
 
 import dr2pipe
 from dr2pipe import images
 from dr2pipe.config import to_dict
-from dr2pipe.processes import use_cpu
+from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
 
@@ -47,7 +46,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     restorer, weight_hashes = build_restorer(
         config.dr2,
         config.enhancer,
-        device=PartialState(cpu=use_cpu()).device,
+        device=process_state().device,
         precision=config.precision,
         attention=config.attention,
         channels_last=config.channels_last,
@@ -109,11 +108,23 @@ def _settings(
     """Everything that decides a picture's result, with ω as a number."""
     dr2: dict[str, Any] = {"enabled": False}
     if restorer.remover is not None:
-        dr2 = dataclasses.asdict(config.dr2) | {"omega": restorer.remover.omega}
+        scheduler = restorer.remover.scheduler
+        dr2 = dataclasses.asdict(config.dr2) | {
+            "omega": restorer.remover.omega,
+            "scheduler": type(scheduler).__name__,
+            "scheduler_config": _stated(scheduler.config),
+        }
+        # Where a model lies does not matter; its weights do, and their hashes are below.
+        dr2.pop("model")
     return {
         "seed": config.seed,
         "dr2": dr2,
-        "enhancer": dataclasses.asdict(config.enhancer),
+        "enhancer": {"name": config.enhancer.name, **_stated(restorer.enhancer.config)},
         "precision": config.precision,
         "weights_sha256": weight_hashes,
     }
+
+
+def _stated(config: dict[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration without its private entries, as plain values."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != "_"}

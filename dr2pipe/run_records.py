@@ -8,11 +8,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from dr2pipe import images
+from dr2pipe import files
 from dr2pipe.config import to_yaml
 
 _PARTIAL = ".partial"
-_LOCK = ".lock"
 
 
 class FolderInUseError(ValueError):
@@ -30,12 +29,14 @@ class RunRecords:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.partial_folder = self.folder / _PARTIAL
-        self._lock = None
+        self._lock: int | None = None
+        self._prepared = False
 
     def prepare(self, run_description: dict[str, Any]) -> None:
         """Called by one process before any works: lock, clean up, write ``run.yaml``."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self._take_lock()
+        self._prepared = True
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         self.partial_folder.mkdir()
         self._write("run.yaml", to_yaml(run_description))
@@ -67,33 +68,37 @@ class RunRecords:
         self._append("failures.jsonl", record)
 
     def close(self) -> None:
-        """Called by the process that prepared, when all have finished."""
+        """Called when all processes have finished; does nothing where none was prepared."""
+        if not self._prepared:
+            return
+        self._prepared = False
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         if self._lock is not None:
-            (self.folder / _LOCK).unlink(missing_ok=True)
-            self._lock.close()
+            os.close(self._lock)
             self._lock = None
 
     def _append(self, name: str, record: dict[str, Any]) -> None:
         line = (json.dumps(record) + "\n").encode()
         handle = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
         try:
-            os.write(handle, line)
+            if os.write(handle, line) != len(line):
+                raise OSError(f"{self.folder / name}: a line could not be written whole")
         finally:
             os.close(handle)
 
     def _write(self, name: str, text: str) -> None:
-        images.write_bytes(self.folder / name, text.encode(), partial_folder=self.partial_folder)
+        files.write_bytes(self.folder / name, text.encode(), partial_folder=self.partial_folder)
 
     def _take_lock(self) -> None:
         try:
             import fcntl
         except ImportError:  # not on Windows; there two runs in one folder are not noticed
             return
-        lock = open(self.folder / _LOCK, "w")  # noqa: SIM115 - held until close()
+        # The folder itself is locked, so that no lock file is ever left behind.
+        lock = os.open(self.folder, os.O_RDONLY)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            lock.close()
+            os.close(lock)
             raise FolderInUseError(f"another run is writing into {self.folder}") from None
         self._lock = lock

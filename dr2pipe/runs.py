@@ -8,13 +8,11 @@ import dataclasses
 import json
 import logging
 import os
-import signal
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +25,7 @@ from tqdm import tqdm
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_hash, stable_seed
-from dr2pipe.processes import use_cpu
+from dr2pipe.processes import process_state, stop_signals_caught
 from dr2pipe.run_records import RunRecords
 
 logger = logging.getLogger(__name__)
@@ -71,6 +69,7 @@ class RunSummary:
     restored: int = 0
     skipped: int = 0
     failed: int = 0
+    warned: int = 0  # restored, with a warning in the manifest
     interrupted: bool = False
 
     @property
@@ -163,7 +162,7 @@ class FolderRun:
 
     def run(self) -> RunSummary:
         """Do what is missing or changed; returns the counts over all processes."""
-        state = PartialState(cpu=use_cpu())
+        state = process_state()
         try:
             if state.is_main_process:
                 self.records.prepare(self.run_description)
@@ -178,7 +177,7 @@ class FolderRun:
             if state.is_main_process:
                 self.records.close()
         counts = [sum(column) for column in zip(*every, strict=True)]
-        return RunSummary(*counts[:3], interrupted=bool(counts[3]))
+        return RunSummary(*counts[:4], interrupted=bool(counts[4]))
 
     # -- the loop ------------------------------------------------------------------------
 
@@ -186,7 +185,7 @@ class FolderRun:
         self.progress = tqdm(total=len(jobs), unit="picture", disable=not show_progress)
         writing: deque[Future] = deque()
         with (
-            self._signals_caught(),
+            stop_signals_caught(self._request_stop),
             self.progress,
             ThreadPoolExecutor(self.loader_threads) as loaders,
             ThreadPoolExecutor(1) as writer,
@@ -332,6 +331,9 @@ class FolderRun:
         except Exception as error:  # a full disk, a name too long: recorded, the run goes on
             self._fail(job, error)
             return
+        if loaded.warnings + warnings:
+            with self._summary_lock:
+                self.summary.warned += 1
         self._count("restored")
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -339,31 +341,14 @@ class FolderRun:
         self.records.add_failure(job.relative, error)
         self._count("failed")
 
+    def _request_stop(self) -> None:
+        self.stop_requested = True
+        logger.warning("stopping after the batch in flight; the same command goes on later")
+
     def _count(self, what: str) -> None:
         with self._summary_lock:
             setattr(self.summary, what, getattr(self.summary, what) + 1)
             self.progress.update()
-
-    # -- signals -------------------------------------------------------------------------
-
-    @contextmanager
-    def _signals_caught(self) -> Iterator[None]:
-        """SIGINT and SIGTERM end the run after the batch in flight; a second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def stop(number, frame):
-            self.stop_requested = True
-            logger.warning("stopping after the batch in flight; the same command goes on later")
-            signal.signal(number, signal.SIG_DFL)
-
-        previous = {n: signal.signal(n, stop) for n in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 def _shard(job: Job, state: PartialState) -> int:
@@ -375,6 +360,5 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    return isinstance(error, RuntimeError) and (
-        "out of memory" in str(error) or "not enough memory" in str(error)
-    )
+    said = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)

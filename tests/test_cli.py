@@ -28,16 +28,23 @@ def test_importing_the_package_imports_no_torch():
 
 
 def test_restore_command_equals_the_script(pictures, model_folder, tmp_path, capsys):
-    out = tmp_path / "with = [odd] {name}"
+    out = tmp_path / "with = [odd] ${name} 😀"
     arguments = ["restore", str(pictures), str(out), "--set", f"dr2.model={model_folder}", *TINY]
     assert cli.main(arguments) == 0
     assert "6 restored, 0 already done, 0 failed" in capsys.readouterr().out
     assert len(list((out / "restored").iterdir())) == 6
     preset = ROOT / "configs" / "restore" / "portrait64.yaml"
-    quoted = f"output={json.dumps(str(out))}"
-    same = [f"input={pictures}", quoted, f"dr2.model={model_folder}", *TINY]
+    plain = out.rename(tmp_path / "out")
+    same = [f"input={pictures}", f"output={plain}", f"dr2.model={model_folder}", *TINY]
     assert cli.script("restore", [str(preset), *same]) == 0
     assert "0 restored, 6 already done" in capsys.readouterr().out
+
+
+def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    arguments = ["restore", str(pictures), str(tmp_path / "file"), "--set", *TINY]
+    assert cli.main([*arguments, f"dr2.model={model_folder}"]) == 2
+    assert "file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

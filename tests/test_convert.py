@@ -2,6 +2,7 @@ import os
 import pickle
 from collections import OrderedDict
 
+import numpy as np
 import parity
 import pytest
 import torch
@@ -173,10 +174,55 @@ def test_missing_extra_and_misshapen_keys_are_listed(small):
     assert "1 misshapen (input_blocks.0.0.bias (5,) instead of (32,))" in message
     with pytest.raises(CheckpointError, match=r"missing .*left over"):
         convert_checkpoint(weights, "sparnet")
+    misshapen = weights | {"middle_block.1.qkv.weight": torch.zeros(7, 64, 1)}
+    with pytest.raises(CheckpointError, match=r"missing .*qkv.*left over .*qkv"):
+        convert_checkpoint(misshapen, UNET, **constructor)
     record, _ = parity.load("guided_unet_variants")
     other = parity.make_weights(record["keys_per_variant"]["a"])
     with pytest.raises(CheckpointError, match="does not fit"):
         convert_checkpoint(other, UNET, **constructor)
+
+
+@pytest.mark.parametrize("damage", range(40))
+def test_damaged_files_are_checkpoint_errors(small, tmp_path, damage):
+    """Whatever a damaged file makes the reader do, the caller gets one kind of error."""
+    file = tmp_path / "w.pth"
+    torch.save({"a": torch.arange(3.0), "b": torch.zeros(2)}, file)
+    data = bytearray(file.read_bytes())
+    rng = np.random.default_rng(damage)
+    for place in rng.integers(0, len(data), 20):
+        data[place] = rng.integers(256)
+    file.write_bytes(data[: int(rng.integers(len(data) // 2, len(data) + 1))])
+    with pytest.raises(CheckpointError):
+        convert_checkpoint(file, UNET, **small[0])
+    with pytest.raises(CheckpointError):
+        convert_checkpoint({1: torch.zeros(1)}, UNET, **small[0])
+
+
+def test_one_head_of_any_width_converts(small):
+    constructor, weights = small
+    constructor = constructor | {"num_heads": 1, "num_head_channels": -1}
+    unet = convert_checkpoint(weights, UNET, **constructor)
+    assert unet.mid_block.attentions[0].heads == 1
+    q = unet.mid_block.attentions[0].to_q.weight
+    assert torch.equal(q, weights["middle_block.1.qkv.weight"][: len(q), :, 0])
+
+
+def test_sparnet_arguments():
+    record, _ = parity.load("sparnethd")
+    weights = parity.make_weights(record["variant_bn"]["keys"])
+    for argument, says in (
+        ({"norm_type": "in"}, "keys are those of 'bn'"),
+        ({"att_name": "spar3d"}, "keys are those of 'spar'"),
+        ({"relu_type": "prelu"}, "relu_type='prelu' cannot"),
+        ({"ch_in": 1}, "ch_in=1 cannot"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            convert_checkpoint(weights, "sparnet", **argument)
+    hd = parity.make_weights(record["keys"])
+    network = convert_checkpoint(hd, "sparnet", **record["constructor"])
+    assert network.config.channels == (102, 204, 408, 512, 512)
+    assert network.config.residual_blocks == 9
 
 
 def test_unknown_kind_and_argument(small):
@@ -215,10 +261,8 @@ def test_spectral_norm_is_folded(tmp_path):
             network.get_parameter(key).data.div_(scale)
         else:
             foreign[name] = value
-    converted = convert_checkpoint(
-        foreign, "sparnet", size=32, max_ch=16, min_ch=8, min_feat_size=8, res_depth=0,
-        bottleneck_size=16,
-    )  # fmt: skip
+    converted = convert_checkpoint(foreign, "sparnet", size=32)
+    assert dict(converted.config)["channels"] == (8, 16, 16)
     x = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.allclose(converted(x), network(x), atol=1e-4)

@@ -5,7 +5,6 @@ import parity
 import pytest
 import torch
 from conftest import make_unet
-from diffusers import DDIMScheduler
 from diffusers.schedulers import scheduling_ddpm
 
 from dr2pipe.convert import convert_checkpoint
@@ -116,19 +115,51 @@ def test_identity_filter_makes_all_steps_but_the_last_irrelevant(unet):
     assert torch.allclose(out, expected, atol=1e-5)
 
 
-def test_ddim_with_few_evaluations_equals_a_ddim_of_that_distance(unet):
-    """First-order DPM-Solver++ stands in for DDIM on sparse grids; on an even one both agree."""
+@pytest.mark.parametrize("evaluations", [None, 3])
+def test_ddim_equals_the_ddim_of_diffusers(unet, evaluations):
+    """First-order DPM-Solver++ stands in for DDIM; where its grid is even, both agree."""
     y, low_pass = degraded(1), build_low_pass("bicubic", factor=2)
+    omega, tau, num_steps = (59, 19, 100) if evaluations else (2, 0, 5)
     ours = remove_degradation(
-        unet, build_scheduler("ddim"), low_pass, y,
-        omega=59, tau=19, num_evaluations=3, generator=generators(3),
+        unet, build_scheduler("ddim"), low_pass, y, omega=omega, tau=tau, num_steps=num_steps,
+        num_evaluations=evaluations, generator=generators(3),
     )  # fmt: skip
-    # Indices 59, 39, 19 of 100 are the timesteps 599, 399, 199: indices 2, 1, 0 of a chain of 5.
-    coarse_grid = DDIMScheduler.from_config(build_scheduler("ddim").config)
-    theirs = remove_degradation(
-        unet, coarse_grid, low_pass, y, omega=2, tau=0, num_steps=5, generator=generators(3)
-    )
-    assert torch.allclose(ours, theirs, atol=2e-5)
+    # Both chains are the timesteps 599, 399, 199, a distance of 5 steps in all.
+    ddim = build_scheduler("ddim")
+    ddim.set_timesteps(5)
+    noise = [torch.randn(1, 3, 16, 16, generator=g) for g in generators(3) for _ in range(3)]
+
+    def diffuse(t):
+        keep = ddim.alphas_cumprod[t]
+        return keep.sqrt() * y + (1 - keep).sqrt() * noise.pop(0)
+
+    with torch.no_grad():
+        x = diffuse(599)
+        for t, following in ((599, 399), (399, 199)):
+            epsilon = unet(x, t).sample
+            x = ddim.step(epsilon, t, x, use_clipped_model_output=True).prev_sample
+            x = x - low_pass(x) + low_pass(diffuse(following))
+        theirs = ddim.step(unet(x, 199).sample, 199, x).pred_original_sample
+    assert torch.allclose(ours, theirs, atol=1e-4)
+
+
+def test_an_overflow_stays_visible(unet):
+    class Overflowing:
+        """The network, with one infinite value in its prediction for the second picture."""
+
+        config, dtype, class_embedding = unet.config, unet.dtype, None
+
+        def __call__(self, x, t):
+            output = unet(x, t)
+            output.sample[1, 0, 0, 0] = torch.inf
+            return output
+
+    out = remove_degradation(
+        Overflowing(), build_scheduler("ddim"), build_low_pass("bicubic", factor=2), degraded(),
+        omega=5, tau=2, generator=generators(1, 2),
+    )  # fmt: skip
+    assert out[0].isfinite().all()
+    assert not out[1].isfinite().all()
 
 
 def test_the_seed_decides_and_global_randomness_is_left_alone(unet):

@@ -65,6 +65,35 @@ def test_16_bit_grey_is_scaled_not_clipped():
     assert (pixels[..., 0] == np.round(ramp / 257)).all()
 
 
+def test_big_endian_and_inverted_16_bit_tiff():
+    ramp = np.linspace(0, 65535, 16 * 16).reshape(16, 16).astype(np.uint16)
+    plain = encoded(Image.fromarray(ramp), "TIFF")
+    inverted = encoded(Image.fromarray(ramp), "TIFF", tiffinfo={262: 0})
+    expected = np.round(ramp / 257)
+    assert (decode_image(plain).pixels[..., 0] == expected).all()
+    assert (decode_image(inverted).pixels[..., 0] == 255 - expected).all()
+    swapped = images._from_16_bit(ramp.astype(">u2"))
+    assert (swapped == expected).all()
+
+
+def test_a_damaged_exif_block_does_not_cost_the_picture():
+    exif = Image.Exif()
+    exif[ExifTags.Base.Artist] = "A"
+    buffer = io.BytesIO()
+    Image.fromarray(PIXELS).save(buffer, "PNG", exif=b"Exif\0\0garbage that is no TIFF header")
+    picture = decode_image(buffer.getvalue())
+    assert (picture.pixels == PIXELS).all()
+    assert picture.exif is None
+    assert any("EXIF" in warning for warning in picture.warnings)
+
+
+def test_tiff_layout_tags_are_no_exif():
+    picture = decode_image(encoded(rgb(), "TIFF", description="a face"))
+    kept = Image.Exif()
+    kept.load(picture.exif)
+    assert set(kept) == {ExifTags.Base.ImageDescription, ExifTags.Base.Orientation}
+
+
 def test_alpha_is_kept_beside_the_pixels():
     alpha = np.zeros((24, 32), np.uint8)
     alpha[:12] = 200
@@ -134,10 +163,11 @@ def test_a_profile_of_another_colour_space_is_dropped():
         (png_header(300, 300), "truncated or damaged"),
         (png_header(300, 300)[:30], "header is incomplete"),
         (png_header(30_000, 10), "too narrow for a face"),
-        (png_header(20_000, 20_000), "header says.*64 million"),
+        (png_header(20_000, 20_000), "header says more pixels than Pillow"),
         (png_header(9_000, 9_000), "header says 9000x9000.*64 million"),
         (encoded(Image.new("RGB", (1, 1)), "PNG"), "1x1 pixels are too few"),
         (encoded(Image.new("F", (32, 32)), "TIFF"), "floating-point"),
+        (cv2.imencode(".tiff", PIXELS.astype(np.float32))[1].tobytes(), "not supported"),
     ],
 )
 def test_bad_data_says_why(data, says):
@@ -160,6 +190,23 @@ def test_bad_files_say_why(tmp_path):
     (tmp_path / "large.png").write_bytes(b"x" * 100)
     with pytest.raises(PictureError, match="100 bytes, more than 99"):
         images.read_file(tmp_path / "large.png", max_bytes=99)
+
+
+def test_a_folder_that_may_not_be_opened_is_listed(tmp_path, monkeypatch):
+    (tmp_path / "secret").mkdir()
+    (tmp_path / "a.png").touch()
+    scandir = os.scandir
+
+    def refusing(path):
+        if str(path).endswith("secret"):
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    found = list(images.find_images(tmp_path))
+    assert [p.name for p in found] == ["a.png", "secret"]
+    with pytest.raises(PictureError, match="folder cannot be opened"):
+        read_image(found[1])
 
 
 def test_find_images_any_case_and_loops_end(tmp_path):

@@ -1,6 +1,7 @@
 import pytest
 import torch
 from conftest import make_unet
+from diffusers import DDIMScheduler, DDPMPipeline, PNDMScheduler, UNet2DModel
 
 from dr2pipe.config import ConfigError
 from dr2pipe.diffusion.low_pass import build_low_pass
@@ -78,6 +79,10 @@ def test_low_precision_is_close_and_falls_back_to_fp32():
         input_size = output_size = None
         conditions = ()
 
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
         def forward(self, x):
             bright = x.mean(dim=(1, 2, 3), keepdim=True) > 0.5
             return x * torch.where(bright & (x.dtype != torch.float32), torch.inf, 1)
@@ -129,7 +134,7 @@ def test_schedulers_and_filters_from_config(model_folder, name, low_pass):
     assert restorer(faces(2), [0, 1]).restored.isfinite().all()
 
 
-def test_memory_format_and_compile_options(model_folder):
+def test_memory_format(model_folder):
     restorer, _ = build_restorer(settings(model_folder), EnhancerConfig(), channels_last=True)
     plain, _ = build_restorer(settings(model_folder), EnhancerConfig())
     difference = restorer(faces(2), [0, 1]).restored - plain(faces(2), [0, 1]).restored
@@ -146,6 +151,8 @@ def test_memory_format_and_compile_options(model_folder):
         ({"low_pass": "gaussian"}, {}, {}, "needs dr2.sigma_px"),
         ({"scheduler": "euler"}, {}, {}, "ddpm, ddim"),
         ({"variance": "fixed_small"}, {}, {}, "belongs to dr2.scheduler=ddpm"),
+        ({"scheduler": "ddpm", "variance": "learned_range"}, {}, {}, "3 output channels, not 6"),
+        ({"low_pass": "none", "omega": None}, {}, {}, "dr2.omega must be given"),
         ({}, {}, {"precision": "int8"}, "fp32, bf16, fp16"),
         ({}, {}, {"attention": "flash"}, "auto, sdpa, xformers"),
         ({}, {}, {"attention": "xformers"}, "needs a CUDA device"),
@@ -155,6 +162,40 @@ def test_memory_format_and_compile_options(model_folder):
 def test_invalid_settings(model_folder, dr2, enhancer, options, says):
     with pytest.raises(ValueError, match=says):
         build_restorer(settings(model_folder, **dr2), EnhancerConfig(**enhancer), **options)
+
+
+@pytest.mark.parametrize(
+    ("network", "scheduler", "says"),
+    [
+        ({}, PNDMScheduler(), "PNDMScheduler cannot be used"),
+        ({"num_class_embeds": 3}, DDIMScheduler(), "class-conditional"),
+        ({"out_channels": 1}, DDIMScheduler(), "1 output channels"),
+        ({"num_train_timesteps": 90}, DDIMScheduler(), "trained on timesteps below 90"),
+    ],
+)
+def test_models_that_cannot_be_used_are_refused_before_work_starts(
+    tmp_path, network, scheduler, says
+):
+    config = {k: v for k, v in make_unet().config.items() if not k.startswith("_")}
+    unet = UNet2DModel.from_config(config | network)
+    DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
+    with pytest.raises(ValueError, match=says):
+        build_restorer(settings(tmp_path / "model", omega=9), EnhancerConfig())
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_baselines_work_in_every_precision(model_folder, precision):
+    bicubic = EnhancerConfig("bicubic", options={"size": 32})
+    restorer, _ = build_restorer(settings(model_folder), bicubic, precision=precision)
+    assert restorer(faces(2), [0, 1]).restored.shape == (2, 3, 32, 32)
+
+
+@pytest.mark.slow
+def test_compiled_networks_give_the_same(model_folder):
+    compiled, _ = build_restorer(settings(model_folder), EnhancerConfig(), compile=True)
+    plain, _ = build_restorer(settings(model_folder), EnhancerConfig())
+    difference = compiled(faces(2), [0, 1]).restored - plain(faces(2), [0, 1]).restored
+    assert difference.abs().max() < 1e-4
 
 
 def test_find_model(model_folder, tmp_path, monkeypatch):

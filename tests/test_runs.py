@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -335,15 +336,21 @@ def folder_run(source, output, network, **changes):
     return FolderRun(source, output, **settings | changes)
 
 
-def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path):
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.cuda.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried"),
+        MemoryError(),
+    ],
+)
+def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, error):
     source = make_pictures(tmp_path / "in", 10)
-    network = FakeNetwork(
-        lambda batch: torch.cuda.OutOfMemoryError("CUDA out of memory") if len(batch) > 2 else None
-    )
+    network = FakeNetwork(lambda batch: error if len(batch) > 2 else None)
     summary = folder_run(source, tmp_path / "out", network, batch_size=8).run()
     assert (summary.restored, summary.failed) == (10, 0)
     assert network.batches[0] == 8
-    assert max(network.batches[3:]) <= 2  # the smaller size is kept
+    assert max(network.batches[2:]) <= 2  # the smaller size is kept
 
 
 def test_a_picture_that_breaks_the_network_does_not_take_its_neighbours_along(tmp_path):
@@ -401,6 +408,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, pictures):
     first.prepare({})
     with pytest.raises(FolderInUseError, match="another run"):
         folder_run(pictures, tmp_path / "out", FakeNetwork()).run()
+    assert first.partial_folder.is_dir()  # the refused run leaves the first one's files alone
     first.close()
     assert folder_run(pictures, tmp_path / "out", FakeNetwork()).run().exit_code == 0
 
@@ -425,6 +433,63 @@ def test_signals_finish_the_batch_in_flight(tmp_path, number):
     assert signal.getsignal(number) is before
     rest = folder_run(source, tmp_path / "out", FakeNetwork()).run()
     assert rest.restored == 30 - summary.restored
+
+
+def test_sigterm_through_the_command(tmp_path, model_folder):
+    source = make_pictures(tmp_path / "in", 300)
+    command = [
+        sys.executable, "-m", "dr2pipe.cli", "restore", source, tmp_path / "out",
+        "--set", f"dr2.model={model_folder}", *TINY, "batch_size=2",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    deadline = time.time() + 120
+    while not restored_pixels_names(tmp_path / "out") and time.time() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    done = len(lines(tmp_path / "out" / "manifest.jsonl"))
+    assert f"{done} restored" in out
+    assert 0 < done < 300
+    assert len(restored_pixels(tmp_path / "out")) == done
+    assert not (tmp_path / "out" / ".partial").exists()
+
+
+def test_a_changed_scheduler_is_seen_and_a_moved_model_is_not(pictures, model_folder, tmp_path):
+    model = tmp_path / "model"
+    shutil.copytree(model_folder, model)
+    run = [pictures, tmp_path / "out"]
+    flags = ["dr2.scheduler=null"]
+    assert restore_folder(config_for(*run, model, *flags)).restored == 6
+    assert restore_folder(config_for(*run, model_folder, *flags)).skipped == 6
+    file = model / "scheduler" / "scheduler_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"beta_end": 0.03}))
+    assert restore_folder(config_for(*run, model, *flags)).restored == 6
+
+
+def test_large_pictures_fit_in_memory(tmp_path):
+    """Several pictures just below max_pixels, of the kinds that need most, in a small process."""
+    folder = tmp_path / "in"
+    folder.mkdir()
+    deep = cv2.imencode(".png", np.full((7900, 7900, 4), 30000, np.uint16))[1].tobytes()
+    for i in range(2):
+        (folder / f"deep{i}.png").write_bytes(deep)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    for i in range(2):
+        image = Image.new("RGBA", (7900, 7900), (1, 2, 3, 4))
+        image.save(folder / f"turned{i}.png", exif=exif, compress_level=1)
+    code = (
+        "import sys; sys.path.insert(0, 'tests');"
+        "from test_runs import FakeNetwork, folder_run; import resource;"
+        f"s = folder_run({str(folder)!r}, {str(tmp_path / 'out')!r}, FakeNetwork()).run();"
+        "print(s.restored, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+    process = run_command("-c", code)
+    assert process.returncode == 0, process.stderr
+    restored, peak_kb = process.stdout.split()
+    assert restored == "4"
+    assert int(peak_kb) < 3e6
 
 
 def kill_often(tmp_path, model_folder, *, count, kills):
@@ -464,7 +529,7 @@ def kill_often(tmp_path, model_folder, *, count, kills):
     paths = [r["path"] for r in lines(out / "manifest.jsonl")]
     assert sorted(paths) == sorted(set(paths))  # nothing was done twice
     assert len(paths) == count
-    left = [p for p in out.rglob("*") if ".partial" in p.name or p.name == ".lock"]
+    left = [p for p in out.rglob("*") if ".partial" in p.name]
     assert left == []
 
 
@@ -513,14 +578,17 @@ def test_two_processes_equal_one(tmp_path, model_folder):
 
 
 @pytest.mark.slow
-def test_memory_stays_flat_over_500_pictures(tmp_path):
+def test_memory_stays_flat_over_500_pictures(tmp_path, model_folder, monkeypatch):
     source = make_pictures(tmp_path / "in", 500, height=200, width=200)
-    used = []
+    used, process = [], FolderRun._process
 
-    def note_memory(batch):
+    def noting_memory(self, batch):
         used.append(psutil.Process().memory_info().rss)
+        return process(self, batch)
 
-    folder_run(source, tmp_path / "out", FakeNetwork(note_memory), batch_size=5).run()
+    monkeypatch.setattr(FolderRun, "_process", noting_memory)
+    config = config_for(source, tmp_path / "out", model_folder, "batch_size=5")
+    assert restore_folder(config).restored == 500
     assert len(used) == 100
     second, last = np.mean(used[20:40]), np.mean(used[80:])
     assert abs(last - second) < 0.05 * second

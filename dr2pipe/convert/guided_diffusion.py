@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from diffusers import UNet2DModel
 
-from dr2pipe.convert.state_dicts import CheckpointError, load_exactly
+from dr2pipe.convert.state_dicts import load_exactly
 
 _KIND = "guided_diffusion_unet"
 # The default widths of guided-diffusion's scripts where channel_mult is left open.
@@ -115,9 +115,10 @@ def convert_guided_diffusion_unet(
             names |= {f"{attention}.to_{x}.{part}": f"{foreign}.qkv.{part}" for x in "qkv"}
             names[f"{attention}.to_out.0.{part}"] = f"{foreign}.proj_out.{part}"
             if fused is not None:
-                parts = _split_qkv(
-                    fused, head_channels, use_new_attention_order, f"{foreign}.qkv.{part}"
-                )
+                parts = _split_qkv(fused, head_channels, use_new_attention_order)
+                if parts is None:  # misshapen: reported with everything else
+                    left_over[f"{foreign}.qkv.{part}"] = fused
+                    continue
                 weights |= {
                     f"{attention}.to_{x}.{part}": p for x, p in zip("qkv", parts, strict=True)
                 }
@@ -130,10 +131,12 @@ def convert_guided_diffusion_unet(
 
 def _head_channels(
     widths: list[int], num_heads: int, num_head_channels: int, num_heads_upsample: int
-) -> int:
+) -> int | None:
     """The one head width that all attention layers share, as ``UNet2DModel`` wants it."""
     if num_head_channels != -1:
         return num_head_channels
+    if num_heads == 1 and num_heads_upsample in (-1, 1):
+        return None  # one head as wide as its layer
     if num_heads_upsample not in (-1, num_heads):
         raise ValueError(
             f"num_heads_upsample={num_heads_upsample} beside num_heads={num_heads} cannot be "
@@ -148,16 +151,17 @@ def _head_channels(
 
 
 def _split_qkv(
-    fused: torch.Tensor, head_channels: int, new_order: bool, key: str
-) -> list[torch.Tensor]:
-    """Rows of q, k and v from the fused 1-D convolution (3C, C, 1) or its bias (3C,)."""
+    fused: torch.Tensor, head_channels: int | None, new_order: bool
+) -> list[torch.Tensor] | None:
+    """Rows of q, k and v from the fused 1-D convolution (3C, C, 1) or its bias (3C,).
+
+    None when they are not 3 x heads of ``head_channels`` (all channels if that is None).
+    """
     fused = fused.squeeze(-1) if fused.ndim == 3 else fused
     channels = fused.shape[0] // 3
+    head_channels = head_channels or channels
     if fused.shape[0] % 3 or channels % head_channels:
-        raise CheckpointError(
-            f"the checkpoint does not fit '{_KIND}': {key} has {fused.shape[0]} rows, which "
-            f"are not 3 x heads of {head_channels} channels"
-        )
+        return None
     if new_order:
         return list(fused.chunk(3))
     # Legacy order: the rows of each head hold its q, k and v.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 
 import torch
@@ -10,10 +9,10 @@ import torch
 from dr2pipe.convert.state_dicts import CheckpointError, load_exactly
 from dr2pipe.enhancers.sparnet import SPARNet
 
+_KIND = "sparnet"
 _ATTENTIONS = {"spar": "2d", "spar3d": "3d"}
 _NORMS = {"in": "instance", "bn": "batch"}
-# Official sizes: (size, max_ch, min_feat_size) of SPARNetHD and of SPARNet.
-_OFFICIAL = {"in": (512, 512, 32), "bn": (128, 128, 16)}
+_OFFICIAL_SIZES = {"in": 512, "bn": 128}
 
 
 def convert_sparnet(
@@ -21,21 +20,26 @@ def convert_sparnet(
     *,
     size: int | None = None,
     ch_in: int = 3,
-    min_ch: int = 32,
+    min_ch: int | None = None,
     max_ch: int | None = None,
     min_feat_size: int | None = None,
-    res_depth: int = 10,
+    res_depth: int | None = None,
     relu_type: str = "leakyrelu",
     norm_type: str | None = None,
     att_name: str | None = None,
-    bottleneck_size: int = 4,
+    bottleneck_size: int | None = None,
 ) -> SPARNet:
-    """Convert; the kind (norm, attention) is read off the keys, the sizes are the official ones.
+    """Convert; the keys tell the architecture, so that ``size`` is all that may be wanted.
 
     Spectral-norm keys (``weight_orig``, ``weight_u``, ``weight_v``) are folded into weights.
 
+    Args:
+        size: side in pixels; 512 for instance norm and 128 for batch norm unless given.
+        norm_type, att_name: accepted if the keys agree.
+        min_ch, max_ch, min_feat_size, res_depth, bottleneck_size: accepted, told by the keys.
+
     Raises:
-        ValueError: an argument that ``SPARNet`` cannot express, named.
+        ValueError: an argument that ``SPARNet`` cannot express or the keys contradict, named.
         CheckpointError: missing, left-over or misshapen keys.
     """
     if ch_in != 3:
@@ -43,36 +47,49 @@ def convert_sparnet(
     if relu_type != "leakyrelu":
         raise ValueError(f"relu_type='{relu_type}' cannot be expressed; only 'leakyrelu' can")
     state_dict = fold_spectral_norm(state_dict)
-    if norm_type is None:
-        norm_type = "bn" if any(k.endswith("running_mean") for k in state_dict) else "in"
-    if att_name is None:
-        map_bias = state_dict.get("encoder.1.att_func.out_block.0.conv2d.bias", torch.zeros(1))
-        att_name = "spar" if len(map_bias) == 1 else "spar3d"
-    for name, value, known in (
-        ("norm_type", norm_type, _NORMS),
-        ("att_name", att_name, _ATTENTIONS),
-    ):
-        if value not in known:
-            raise ValueError(f"{name}='{value}' cannot be expressed; choose {', '.join(known)}")
-    official = _OFFICIAL[norm_type]
-    size, max_ch, min_feat_size = (
-        given or default
-        for given, default in zip((size, max_ch, min_feat_size), official, strict=True)
-    )
-    halvings = int(math.log2(size // min_feat_size))
-    narrowest = max(max_ch // (halvings + 1), min_ch)
+    is_batch_norm = any(key.endswith("running_mean") for key in state_dict)
+    map_bias = state_dict.get("encoder.1.att_func.out_block.0.conv2d.bias", torch.zeros(1))
+    told = {
+        "norm_type": "bn" if is_batch_norm else "in",
+        "att_name": "spar" if len(map_bias) == 1 else "spar3d",
+    }
+    for name, given in (("norm_type", norm_type), ("att_name", att_name)):
+        if given not in (None, told[name]):
+            raise ValueError(f"{name}='{given}', but the keys are those of '{told[name]}'")
+    channels, residual_blocks, hourglass_depth = _architecture(state_dict)
     network = SPARNet(
-        size=size,
-        channels=tuple(min(narrowest << level, max_ch) for level in range(halvings + 1)),
-        residual_blocks=res_depth + 3 - halvings,
-        attention=_ATTENTIONS[att_name],
-        norm=_NORMS[norm_type],
-        hourglass_depth=int(math.log2(64 // bottleneck_size)),
+        size=size or _OFFICIAL_SIZES[told["norm_type"]],
+        channels=channels,
+        residual_blocks=residual_blocks,
+        attention=_ATTENTIONS[told["att_name"]],
+        norm=_NORMS[told["norm_type"]],
+        hourglass_depth=hourglass_depth,
     )
     names = {key: _foreign_key(key, network) for key in network.state_dict()}
     native = {foreign: key for key, foreign in names.items()}
     weights = {native.get(key, key): value for key, value in state_dict.items()}
-    return load_exactly(network, weights, kind="sparnet", original_names=names)
+    return load_exactly(network, weights, kind=_KIND, original_names=names)
+
+
+def _architecture(state_dict: dict[str, torch.Tensor]) -> tuple[tuple[int, ...], int, int]:
+    """(channels, residual blocks, hourglass depth), read off the keys."""
+    widths: dict[int, int] = {}
+    for key, value in state_dict.items():
+        if match := re.fullmatch(r"encoder\.(\d+)\.(?:conv1\.)?conv2d\.weight", key):
+            widths[int(match[1])] = len(value)
+    inner = {m[1] for key in state_dict if (m := re.match(r"res_layers\.(\d+)\.", key))}
+    levels = [
+        int(m[1]) for key in state_dict if (m := re.match(r"encoder\.1\.att_func\.b1_(\d+)\.", key))
+    ]
+    if sorted(widths) != list(range(len(widths))) or len(widths) < 2 or not levels:
+        wanted = (
+            "encoder.0.conv2d.weight, encoder.1.conv1.conv2d.weight, encoder.1.att_func.b1_4, ..."
+        )
+        raise CheckpointError(
+            f"the checkpoint does not fit '{_KIND}': missing are {wanted}; "
+            f"left over are {', '.join(list(state_dict)[:8])}, ..."
+        )
+    return tuple(widths[i] for i in sorted(widths)), len(inner), max(levels)
 
 
 def fold_spectral_norm(state_dict: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

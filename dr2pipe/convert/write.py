@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from diffusers import UNet2DModel
 
+from dr2pipe import files
 from dr2pipe.convert import convert_checkpoint
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
@@ -27,7 +26,4 @@ def write_native(source: str | Path, output: str | Path, kind: str, **constructo
         learned = network.config.out_channels == 6
         variance = "learned_range" if learned else "fixed_small"
         network = DR2Pipeline(network, build_scheduler("ddpm", variance=variance))
-    partial = output.with_name(f".{output.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    network.save_pretrained(partial)
-    os.replace(partial, output)
+    files.write_folder(output, network.save_pretrained)

@@ -70,7 +70,10 @@ class FaceDataset(Dataset):
         if self.pixels is not None:
             image = images.to_tensor(self.pixels[index])[0]
         else:
-            image = images.read_image(self.names[index]).resized(self.size)[0]
+            try:
+                image = images.read_image(self.names[index]).resized(self.size)[0]
+            except images.PictureError as error:
+                raise images.PictureError(f"{self.names[index]}: {error}") from None
         if self.flip and seed % 2:
             image = image.flip(-1)
         return {"image": image, "name": self.names[index], "seed": seed}

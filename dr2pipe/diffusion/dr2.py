@@ -38,12 +38,12 @@ def remove_degradation(
     scheduler, timesteps = start_chain(
         scheduler, omega=omega, tau=tau, num_steps=num_steps, num_evaluations=num_evaluations
     )
-    variance_is_learned = _takes_variance(scheduler, unet)
+    variance_is_learned = check_network(unet, scheduler)
     x = _diffuse(scheduler, degraded, timesteps[0], generator)
     for step, t in enumerate(timesteps):
         output = unet(x.to(unet.dtype), t).sample.float()
         keep = scheduler.alphas_cumprod[t].to(x.device)
-        estimate = ((x - (1 - keep).sqrt() * output[:, :3]) / keep.sqrt()).clamp(-1, 1)
+        estimate = _clamped((x - (1 - keep).sqrt() * output[:, :3]) / keep.sqrt())
         if callback is not None:
             callback(step + 1, t, estimate)
         if t == timesteps[-1]:
@@ -63,16 +63,32 @@ def _diffuse(scheduler, clean: torch.Tensor, t: int, generator) -> torch.Tensor:
     return keep.sqrt() * clean + (1 - keep).sqrt() * noise
 
 
-def _takes_variance(scheduler: SchedulerMixin, unet: UNet2DModel) -> bool:
-    """Whether the scheduler samples with a variance that the network predicts."""
+def _clamped(estimate: torch.Tensor) -> torch.Tensor:
+    """``estimate`` in [-1,1]; an overflow stays visible as NaN instead of becoming ±1."""
+    return torch.where(estimate.isfinite(), estimate.clamp(-1, 1), torch.nan)
+
+
+def check_network(unet: UNet2DModel, scheduler: SchedulerMixin) -> bool:
+    """Whether the scheduler samples with a variance that the network predicts.
+
+    Raises:
+        ValueError: the network is no unconditional RGB DDPM, or lacks the variance.
+    """
+    config = unet.config
+    if config.in_channels != 3 or config.out_channels not in (3, 6):
+        raise ValueError(
+            f"the network has {config.in_channels} input and {config.out_channels} output "
+            f"channels; DR2 needs 3, and 3 or 6"
+        )
+    if unet.class_embedding is not None:
+        raise ValueError("the network is class-conditional; DR2 needs an unconditional one")
     if not isinstance(scheduler, DDPMScheduler):
         return False
     if scheduler.config.variance_type not in ("learned", "learned_range"):
         return False
-    if unet.config.out_channels != 6:
+    if config.out_channels != 6:
         raise ValueError(
-            f"the scheduler samples with a learned variance, but the network has "
-            f"{unet.config.out_channels} output channels, not 6; choose the variance "
-            f"fixed_small or fixed_large"
+            "the scheduler samples with a learned variance, but the network has 3 output "
+            "channels, not 6; choose the variance fixed_small or fixed_large"
         )
     return True

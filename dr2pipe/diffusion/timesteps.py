@@ -131,9 +131,9 @@ def start_chain(
     count = num_evaluations or omega - tau + 1
     indices = torch.linspace(omega, tau, count, dtype=torch.float64).round().long().tolist()
     timesteps = [grid[i] for i in indices]
-    if name == "dpmsolver++" or (num_evaluations is not None and name == "ddim"):
-        # DDIM's step assumes a constant distance. Without noise it is the first-order
-        # DPM-Solver++ (Lu et al. 2022, §4.1), which takes any list of timesteps.
+    if name != "ddpm":
+        # The step of DDIMScheduler assumes a constant distance. Without noise DDIM is the
+        # first-order DPM-Solver++ (Lu et al. 2022, §4.1), which takes any list of timesteps.
         config = dict(scheduler.config)
         order = 1 if name == "ddim" else config["solver_order"]
         scheduler = DPMSolverMultistepScheduler.from_config(

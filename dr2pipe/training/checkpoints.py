@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,23 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from dr2pipe.config import ConfigError
+from dr2pipe import files
+from dr2pipe.config import ConfigError, to_dict
+from dr2pipe.training.recipe import TrainConfig
 
+logger = logging.getLogger(__name__)
+
+# Settings that may change between the parts of a run without changing what is learned.
+_FREE_TO_CHANGE = {
+    "output",
+    "total_steps",
+    "log_every_steps",
+    "preview_every_steps",
+    "save_every_steps",
+    "keep_checkpoints",
+    "loader_workers",
+    "export_precision",
+}
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -21,14 +36,16 @@ def save_checkpoint(
 ) -> None:
     """Write ``checkpoints/step_<N>`` whole or not at all; only the newest ``keep`` stay."""
     checkpoints = output / "checkpoints"
-    target, partial = checkpoints / f"step_{state['step']:08d}", checkpoints / "partial"
+    target = checkpoints / f"step_{state['step']:08d}"
     if target.exists():
         return
-    shutil.rmtree(partial, ignore_errors=True)
-    for name, network in networks.items():
-        network.save_pretrained(partial / name)
-    torch.save(state, partial / "training_state.pt")
-    os.replace(partial, target)
+
+    def save(folder: Path) -> None:
+        for name, network in networks.items():
+            network.save_pretrained(folder / name)
+        torch.save(state, folder / "training_state.pt")
+
+    files.write_folder(target, save)
     for old in sorted(checkpoints.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
 
@@ -62,3 +79,15 @@ def load_newest_checkpoint(
             )
         network.load_state_dict(load_file(folder / name / _WEIGHTS))
     return state
+
+
+def warn_of_changes(config: TrainConfig, images_per_step: int, state: dict[str, Any]) -> None:
+    """Log which settings differ from those that ``state`` was saved with."""
+    now = to_dict(config) | {"images_per_step": images_per_step}
+    before = state["config"] | {"images_per_step": state["images_per_step"]}
+    changed = [k for k in now if k not in _FREE_TO_CHANGE and now[k] != before.get(k)]
+    if changed:
+        logger.warning(
+            "resuming with another %s: this will not repeat an undisturbed run",
+            ", ".join(changed),
+        )

@@ -8,7 +8,6 @@ noise levels it will never see.
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from diffusers import DDPMScheduler, UNet2DModel
 
+from dr2pipe import files
 from dr2pipe.config import ConfigError
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
@@ -95,13 +95,14 @@ class DDPMRecipe:
 
     def export(self, networks: dict, folder: Path) -> None:
         """A folder that ``DR2Pipeline.from_pretrained`` loads: unet/, scheduler/, model_index."""
-        shutil.rmtree(folder, ignore_errors=True)
         # DDIM suits few evaluations; the configuration of a run may choose another sampler.
         scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
         unet = copy.deepcopy(networks["unet"])
+        # UNet2DModel has no use for this number; restoring checks omega against it.
+        unet.register_to_config(num_train_timesteps=self.config.max_timestep + 1)
         if self.config.export_precision == "fp16":
             unet.half()
-        DR2Pipeline(unet, scheduler).save_pretrained(folder)
+        files.write_folder(folder, DR2Pipeline(unet, scheduler).save_pretrained)
 
     def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         noises, timesteps = [], []

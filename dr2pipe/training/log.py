@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from torch.utils.tensorboard import SummaryWriter
 
-from dr2pipe import images
+from dr2pipe import files, images
 from dr2pipe.config import to_dict, to_yaml
 from dr2pipe.training.recipe import TrainConfig
 
@@ -19,12 +19,12 @@ class TrainingLog:
     def __init__(self, folder: Path, config: TrainConfig, first_step: int):
         folder.mkdir(parents=True, exist_ok=True)
         self.previews, self.path = folder / "previews", folder / "log.jsonl"
-        images.write_bytes(folder / "run.yaml", to_yaml(to_dict(config)).encode())
+        files.write_bytes(folder / "run.yaml", to_yaml(to_dict(config)).encode())
         # Steps after the checkpoint are done again; their lines would stand there twice.
         self.board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
         lines = self.path.read_text().splitlines() if self.path.exists() else []
         kept = [line for line in lines if _step_of(line) <= first_step]
-        images.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
+        files.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
 
     def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
@@ -36,6 +36,9 @@ class TrainingLog:
         """``pixels``: (H,W,3) uint8 RGB."""
         images.write_png(self.previews / f"step_{step:08d}.png", pixels)
         self.board.add_image("preview", pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        self.board.close()
 
 
 def _step_of(line: str) -> float:

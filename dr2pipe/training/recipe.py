@@ -10,6 +10,8 @@ from typing import Protocol
 import torch
 from omegaconf import MISSING
 
+from dr2pipe.config import ConfigError
+
 
 @dataclass
 class DataConfig:
@@ -67,3 +69,25 @@ class Recipe(Protocol):
 
     def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
         """Write the EMA networks as a native folder that inference loads."""
+
+
+_AT_LEAST_ONE = (
+    "total_steps",
+    "batch_size",
+    "accumulation_steps",
+    "log_every_steps",
+    "preview_every_steps",
+    "save_every_steps",
+    "keep_checkpoints",
+)
+
+
+def check_config(config: TrainConfig) -> None:
+    """Raise ConfigError where a setting that all recipes share is not valid."""
+    if config.schedule not in ("constant", "cosine"):
+        raise ConfigError(f"schedule '{config.schedule}': choose constant or cosine")
+    for name in _AT_LEAST_ONE:
+        if getattr(config, name) < 1:
+            raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
+    if config.precision not in ("no", "bf16", "fp16"):
+        raise ConfigError(f"precision '{config.precision}': choose no, bf16 or fp16")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import math
-import signal
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -24,12 +23,16 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from dr2pipe import images
-from dr2pipe.config import ConfigError, stable_seed
+from dr2pipe.config import stable_seed, to_dict
 from dr2pipe.data.folders import ShuffledBatches
-from dr2pipe.processes import use_cpu
-from dr2pipe.training.checkpoints import load_newest_checkpoint, save_checkpoint
+from dr2pipe.processes import stop_signals_caught, use_cpu
+from dr2pipe.training.checkpoints import (
+    load_newest_checkpoint,
+    save_checkpoint,
+    warn_of_changes,
+)
 from dr2pipe.training.log import TrainingLog
-from dr2pipe.training.recipe import Recipe, TrainConfig
+from dr2pipe.training.recipe import Recipe, TrainConfig, check_config
 
 logger = logging.getLogger(__name__)
 
@@ -40,10 +43,7 @@ class Trainer:
     """Train ``recipe`` on ``dataset`` until ``config.total_steps``; resumes by itself."""
 
     def __init__(self, config: TrainConfig, recipe: Recipe, dataset: Dataset):
-        if config.schedule not in ("constant", "cosine"):
-            raise ConfigError(f"schedule '{config.schedule}': choose constant or cosine")
-        if config.precision not in ("no", "bf16", "fp16"):
-            raise ConfigError(f"precision '{config.precision}': choose no, bf16 or fp16")
+        check_config(config)
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.output = Path(config.output)
         self.accelerator = Accelerator(
@@ -56,6 +56,10 @@ class Trainer:
             name: t.network.to(self.accelerator.device) for name, t in self.trained.items()
         }
         self.networks, self.optimizers, self.emas = {}, {}, {}
+        self.learning_rates = {
+            name: [group["lr"] for group in t.optimizer.param_groups]
+            for name, t in self.trained.items()
+        }
         for name, t in self.trained.items():
             if t.ema:
                 self.emas[name] = EMAModel(t.network.parameters(), decay=config.ema_decay)
@@ -68,9 +72,11 @@ class Trainer:
 
     def run(self) -> int:
         """Train to the end; returns 0, or 130 when SIGINT or SIGTERM ended it (after saving)."""
+        with stop_signals_caught(self._request_stop):
+            return self._train()
+
+    def _train(self) -> int:
         config = self.config
-        for signal_number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(signal_number, self._request_stop)
         main = self.accelerator.is_main_process
         self.log = TrainingLog(self.output, config, self.step) if main else None
         batches = iter(self._loader())
@@ -103,10 +109,12 @@ class Trainer:
             if stop or self.step % config.save_every_steps == 0:
                 self._save()
             if stop:
+                progress.close()
                 logger.warning("stopped at step %d; the same command goes on from here", self.step)
                 return EXIT_INTERRUPTED
         self._save()
-        if main:
+        if self.log is not None:
+            self.log.close()
             with self._ema_weights():
                 self.recipe.export(self.bare, self.output / "final")
         progress.close()
@@ -165,7 +173,7 @@ class Trainer:
 
     # -- stopping, saving, resuming ------------------------------------------------------
 
-    def _request_stop(self, signal_number, frame) -> None:
+    def _request_stop(self) -> None:
         self.stop_requested = True
 
     def _any_process_stops(self) -> bool:
@@ -181,6 +189,7 @@ class Trainer:
             return
         state = {
             "recipe": self.config.recipe,
+            "config": to_dict(self.config),
             "step": self.step,
             "images_per_step": self._images_per_step,
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
@@ -196,18 +205,14 @@ class Trainer:
             return 0
         for name, optimizer in self.optimizers.items():
             optimizer.load_state_dict(state["optimizers"][name])
+            for group, lr in zip(optimizer.param_groups, self.learning_rates[name], strict=True):
+                group["initial_lr"] = lr  # that of the configuration, not of the file
         for name, ema in self.emas.items():
             ema.load_state_dict(state["emas"][name])
             ema.to(self.accelerator.device)
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        if state["images_per_step"] != self._images_per_step:
-            logger.warning(
-                "this run has %d pictures per step, the checkpoint %d: it will not repeat an "
-                "undisturbed run",
-                self._images_per_step,
-                state["images_per_step"],
-            )
+        warn_of_changes(self.config, self._images_per_step, state)
         return state["step"]
 
     # -- logs ----------------------------------------------------------------------------
