@@ -51,7 +51,8 @@ def benchmark(
                 result = restorer(pictures, [stable_seed(i) for i in range(size)])
                 seconds = time.perf_counter() - start
                 results[precision, size] = images.to_uint8(result.restored).astype(int)
-                whole.append(f"{precision:9} {size:5} {size / seconds:15.3f} pictures/s")
+                rate = f"{size / seconds:9.3f} pictures/s, {seconds / size:8.2f} s each"
+                whole.append(f"{precision:9} {size:5} {rate}")
     if full:
         lines += ["whole restorations", *whole, *_differences(results)]
     peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -84,10 +84,10 @@ def crop(pixels: np.ndarray, landmarks: Sequence[Sequence[float]], size: int) ->
 
 
 def degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur, noise and strong JPEG compression of a 64-pixel face."""
-    blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=1.6).astype(float)
-    noisy = blurred + rng.normal(0, 14, pixels.shape)
-    return images.jpeg_roundtrip(np.clip(np.round(noisy), 0, 255).astype(np.uint8), quality=22)
+    """Blur, strong noise and strong JPEG compression of a 64-pixel face."""
+    blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=0.8).astype(float)
+    noisy = blurred + rng.normal(0, 50, pixels.shape)
+    return images.jpeg_roundtrip(np.clip(np.round(noisy), 0, 255).astype(np.uint8), quality=20)
 
 
 def measure(pixels: np.ndarray, original: np.ndarray) -> tuple[float, float]:

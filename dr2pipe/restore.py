@@ -207,10 +207,12 @@ def build_restorer(
     device: torch.device | str = "cpu",
     precision: str = "fp32",
     attention: str = "auto",
-    channels_last: bool = False,
+    channels_last: bool | None = None,
     compile: bool = False,
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
+
+    ``channels_last`` None means in low precision alone, where it is faster.
 
     Raises:
         ConfigError, ValueError: a setting or name that is not valid, or missing weights.
@@ -238,7 +240,7 @@ def build_restorer(
         stage2,
         device=device,
         dtype=PRECISIONS[precision],
-        channels_last=channels_last,
+        channels_last=precision != "fp32" if channels_last is None else channels_last,
         compile=compile,
     )
     return restorer, hashes

@@ -29,7 +29,7 @@ class RestoreConfig:
     batch_size: int = 8  # pictures per process
     precision: str = "fp32"  # fp32 | bf16 | fp16
     attention: str = "auto"  # auto | sdpa | xformers
-    channels_last: bool = False
+    channels_last: bool | None = None  # null: in bf16 and fp16, where it is faster
     compile: bool = False
     save_coarse: bool = False
     save_compare: bool = False  # input | coarse | restored, side by side
