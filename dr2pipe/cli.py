@@ -17,7 +17,7 @@ EXIT_INTERRUPTED = 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     options = _parser().parse_args(arguments)
-    return _report_errors(lambda: options.run(options))
+    return report_errors(lambda: options.run(options))
 
 
 def script(command: str, arguments: Sequence[str] | None = None) -> int:
@@ -27,10 +27,10 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
     options = parser.parse_args(arguments)
-    return _report_errors(lambda: run(options.config, options.overrides))
+    return report_errors(lambda: run(options.config, options.overrides))
 
 
-def _report_errors(run: Callable[[], int]) -> int:
+def report_errors(run: Callable[[], int]) -> int:
     """Exit code of ``run``; what a user can mend is reported in one line."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
@@ -61,7 +61,7 @@ def restore(
     given = [f"{k}=''" for k, v in (("input", source), ("output", output)) if v is not None]
     config = load_config(RestoreConfig, config_path, [*given, *overrides])
     config.input, config.output = source or config.input, output or config.output
-    _quiet_libraries()
+    quiet_libraries()
     summary = restore_folder(config)
     if _is_main_process():
         print(
@@ -118,7 +118,7 @@ def _run_doctor(options: argparse.Namespace) -> int:
     return 0
 
 
-def _quiet_libraries() -> None:
+def quiet_libraries() -> None:
     """Loading bars and notes of diffusers would hide the run's own progress."""
     from diffusers.utils import logging as diffusers_logging
 

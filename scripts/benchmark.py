@@ -1,12 +1,12 @@
 """Time a restore configuration: ``python scripts/benchmark.py CONFIG input=FILE [key=value ...]``."""
 
 import argparse
+import sys
 
-from dr2pipe.benchmark import benchmark
-from dr2pipe.config import load_config
-from dr2pipe.restore_folder import RestoreConfig
+from dr2pipe.cli import quiet_libraries, report_errors
 
-if __name__ == "__main__":
+
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="YAML file of configs/restore")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -14,12 +14,16 @@ if __name__ == "__main__":
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--full", action="store_true", help="whole restorations too")
     options = parser.parse_args()
+    from dr2pipe.benchmark import benchmark
+    from dr2pipe.config import load_config
+    from dr2pipe.restore_folder import RestoreConfig
+
+    quiet_libraries()
     config = load_config(RestoreConfig, options.config, ["output=unused", *options.overrides])
-    print(
-        benchmark(
-            config,
-            precisions=options.precisions,
-            batch_sizes=options.batch_sizes,
-            full=options.full,
-        )
-    )
+    sizes, precisions = options.batch_sizes, options.precisions
+    print(benchmark(config, precisions=precisions, batch_sizes=sizes, full=options.full))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(report_errors(main))

@@ -2,7 +2,16 @@
 
 import sys
 
-from dr2pipe.demo import run_demo
+from dr2pipe.cli import quiet_libraries, report_errors
+
+
+def main() -> int:
+    from dr2pipe.demo import run_demo
+
+    quiet_libraries()
+    print(run_demo(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    return 0
+
 
 if __name__ == "__main__":
-    print(run_demo(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    sys.exit(report_errors(main))
