@@ -334,6 +334,17 @@ def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
     return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
 
 
+def webp_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """(H,W,3) uint8 RGB after WebP compression of ``quality`` 1..100."""
+    data = cv2.imencode(".webp", pixels[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, int(quality)])[1]
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+
+
+def round_to_uint8(pixels: np.ndarray) -> np.ndarray:
+    """Floating-point levels 0..255, any shape, rounded and saturated."""
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
 def side_by_side(columns: list[np.ndarray]) -> np.ndarray:
     """Pictures (H,W,3) uint8 in one row, each brought to the largest height and width."""
     height, width = (max(c.shape[i] for c in columns) for i in (0, 1))
