@@ -1,0 +1,42 @@
+"""Perceptual loss: L1 between the features of a frozen network (Johnson et al. 2016)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+
+
+def perceptual_loss(
+    features: Mapping[str, torch.Tensor],
+    target_features: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float],
+) -> torch.Tensor:
+    """Weighted sum over layers of the L1 distance; target features are constants.
+
+    Raises:
+        KeyError: a weighted layer is missing from the features.
+    """
+    return sum(
+        weight * F.l1_loss(features[layer], target_features[layer].detach())
+        for layer, weight in weights.items()
+    )
+
+
+def gram_matrix(features: torch.Tensor) -> torch.Tensor:
+    """(B,C,H,W) to (B,C,C), divided by C·H·W."""
+    batch, channels, height, width = features.shape
+    flat = features.reshape(batch, channels, height * width)
+    return flat @ flat.transpose(1, 2) / (channels * height * width)
+
+
+def style_loss(
+    features: Mapping[str, torch.Tensor],
+    target_features: Mapping[str, torch.Tensor],
+    weights: Mapping[str, float],
+) -> torch.Tensor:
+    """As :func:`perceptual_loss` on Gram matrices (Gatys et al. 2016)."""
+    grams = {layer: gram_matrix(features[layer]) for layer in weights}
+    targets = {layer: gram_matrix(target_features[layer]) for layer in weights}
+    return perceptual_loss(grams, targets, weights)

@@ -1,0 +1,64 @@
+"""Multi-scale discriminators for enhancers (pix2pixHD, as SPARNetHD uses them)."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm
+
+
+class MultiScaleDiscriminator(ModelMixin, ConfigMixin):
+    """``scales`` equal discriminators; each sees the picture at half the size of the one before.
+
+    Args:
+        width: channels of the first convolution; doubled by every halving up to eight times.
+        halvings: stride-2 convolutions of each discriminator.
+    """
+
+    @register_to_config
+    def __init__(self, scales: int = 3, width: int = 64, halvings: int = 4):
+        super().__init__()
+        self.discriminators = nn.ModuleList(
+            PatchDiscriminator(width, halvings) for _ in range(scales)
+        )
+
+    def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
+        """(B,3,H,W) in [-1,1] to the scores (B,1,h,w) and the feature maps of every scale."""
+        scores, features = [], []
+        for i, discriminator in enumerate(self.discriminators):
+            if i > 0:
+                x = F.interpolate(x, scale_factor=0.5, mode="bicubic", align_corners=False)
+            score, maps = discriminator(x)
+            scores.append(score)
+            features.append(maps)
+        return scores, features
+
+
+class PatchDiscriminator(nn.Module):
+    """Scores overlapping patches; instance norm, leaky ReLU and spectral norm throughout."""
+
+    def __init__(self, width: int, halvings: int):
+        super().__init__()
+        widths = [width, *(min(width << i, width * 8) for i in range(1, halvings + 1))]
+        self.first = spectral_norm(nn.Conv2d(3, width, 3))
+        self.down = nn.ModuleList(
+            spectral_norm(nn.Conv2d(a, b, 3, stride=2, bias=False))
+            for a, b in itertools.pairwise(widths)
+        )
+        self.norms = nn.ModuleList(nn.InstanceNorm2d(w, affine=True) for w in widths[1:])
+        self.score = spectral_norm(nn.Conv2d(widths[-1], 1, 3))
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        maps = [F.leaky_relu(self.first(_reflect(x)), 0.2)]
+        for convolution, norm in zip(self.down, self.norms, strict=True):
+            maps.append(F.leaky_relu(norm(convolution(_reflect(maps[-1]))), 0.2))
+        return self.score(maps[-1]), maps
+
+
+def _reflect(x: torch.Tensor) -> torch.Tensor:
+    return F.pad(x, (1, 1, 1, 1), mode="reflect")
