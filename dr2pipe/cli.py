@@ -21,8 +21,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def script(command: str, arguments: Sequence[str] | None = None) -> int:
-    """What ``scripts/restore.py`` and ``scripts/train.py`` do with CONFIG key=value ..."""
-    run, summary = {"restore": (restore, "Restore"), "train": (train, "Train")}[command]
+    """What ``scripts/restore.py`` and its like do with CONFIG key=value ..."""
+    run, summary = {
+        "restore": (restore, "Restore"),
+        "train": (train, "Train"),
+        "make_coarse": (make_coarse, "Make coarse faces"),
+    }[command]
     parser = argparse.ArgumentParser(description=f"{summary} as a configuration file says.")
     parser.add_argument("config", help="YAML file")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -80,6 +84,22 @@ def train(config_path: str | Path, overrides: Sequence[str]) -> int:
     from dr2pipe.training.recipes import run_recipe
 
     return run_recipe(config_path, overrides)
+
+
+def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Make coarse faces for training an enhancer."""
+    from dr2pipe.config import load_config
+    from dr2pipe.make_coarse import CoarseConfig
+    from dr2pipe.make_coarse import make_coarse as run
+
+    config = load_config(CoarseConfig, config_path, overrides)
+    quiet_libraries()
+    summaries = run(config)
+    if _is_main_process():
+        for number, s in enumerate(summaries):
+            counts = f"{s.restored} made, {s.skipped} already done, {s.failed} failed"
+            print(f"variant {number}: {counts}")
+    return max(summary.exit_code for summary in summaries)
 
 
 def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:

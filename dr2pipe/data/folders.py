@@ -64,7 +64,7 @@ class FaceDataset(Dataset):
         return len(self.names)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        """``image`` (3,S,S) float32 RGB in [-1,1], ``name``, and the ``seed`` of this showing."""
+        """``image`` (3,S,S) float32 RGB in [-1,1], ``name``, ``flipped``, ``seed`` of this showing."""
         index, position = key
         seed = stable_seed(self.seed, "showing", position)
         if self.pixels is not None:
@@ -74,9 +74,21 @@ class FaceDataset(Dataset):
                 image = images.read_image(self.names[index]).resized(self.size)[0]
             except images.PictureError as error:
                 raise images.PictureError(f"{self.names[index]}: {error}") from None
-        if self.flip and seed % 2:
+        flipped = bool(self.flip and seed % 2)
+        if flipped:
             image = image.flip(-1)
-        return {"image": image, "name": self.names[index], "seed": seed}
+        return {"image": image, "name": self.names[index], "seed": seed, "flipped": flipped}
+
+
+def write_pictures(
+    npz: str | Path, folder: str | Path, *, sources: Sequence[int] | None = None
+) -> None:
+    """Write the faces of an ``.npz`` as ``<name>.png``; files that are there already stay."""
+    pixels, names = _read_npz(Path(npz), sources)
+    for face, name in zip(pixels, names, strict=True):
+        path = Path(folder) / f"{Path(name).stem}.png"
+        if not path.exists():
+            images.write_png(path, face)
 
 
 def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[np.ndarray, list[str]]:

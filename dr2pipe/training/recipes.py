@@ -6,13 +6,40 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from dr2pipe.config import ConfigError, load_config, peek
+from dr2pipe.data.coarse import CoarseCache
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.pairs import PairDataset
 from dr2pipe.training.ddpm import DDPMConfig, DDPMRecipe
+from dr2pipe.training.enhancer import EnhancerRecipe, EnhancerTrainConfig
+from dr2pipe.training.recipe import TrainConfig
 from dr2pipe.training.trainer import Trainer
 
-# name: (schema, recipe)
+
+def faces_of(config: TrainConfig) -> FaceDataset:
+    """Clean faces."""
+    data = config.data
+    return FaceDataset(
+        data.path, size=data.size, sources=data.sources, flip=data.flip, seed=config.seed
+    )
+
+
+def pairs_of(config: EnhancerTrainConfig) -> PairDataset:
+    """Clean faces with coarse or degraded versions of them."""
+    pairs = config.pairs
+    return PairDataset(
+        faces_of(config),
+        input_size=pairs.input_size,
+        degradations=pairs.degradations,
+        coarse=None if pairs.coarse is None else CoarseCache(pairs.coarse),
+        coarse_share=pairs.coarse_share,
+        coarse_sigma_px=tuple(pairs.coarse_sigma_px),
+    )
+
+
+# name: (schema, recipe, its data set)
 RECIPES = {
-    "ddpm": (DDPMConfig, DDPMRecipe),
+    "ddpm": (DDPMConfig, DDPMRecipe, faces_of),
+    "enhancer": (EnhancerTrainConfig, EnhancerRecipe, pairs_of),
 }
 
 
@@ -25,10 +52,6 @@ def run_recipe(config_path: str | Path, overrides: Sequence[str]) -> int:
     name = peek(config_path, overrides, "recipe")
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe '{name}'; choose one of {', '.join(RECIPES)}")
-    schema, recipe = RECIPES[name]
+    schema, recipe, dataset_of = RECIPES[name]
     config = load_config(schema, config_path, overrides)
-    data = config.data
-    dataset = FaceDataset(
-        data.path, size=data.size, sources=data.sources, flip=data.flip, seed=config.seed
-    )
-    return Trainer(config, recipe(config), dataset).run()
+    return Trainer(config, recipe(config), dataset_of(config)).run()

@@ -1,0 +1,79 @@
+"""Training pairs for enhancers: cached coarse faces and fresh degradations by given shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from dr2pipe import images
+from dr2pipe.data.coarse import CoarseCache, gaussian_blur
+from dr2pipe.data.folders import FaceDataset
+from dr2pipe.degradations import degrade
+
+
+class PairDataset(Dataset):
+    """A clean face and what is left of it, addressed like :class:`FaceDataset`.
+
+    Args:
+        faces: the clean faces, at the enhancer's output size.
+        input_size: side in pixels at which faces are degraded: that of stage 1.
+        degradations: share of each chain of ``degradations.CHAINS``.
+        coarse: cached coarse faces, see ``scripts/make_coarse.py``.
+        coarse_share: share of coarse faces among the inputs, in [0,1].
+        coarse_sigma_px: range of the blur k_σ on coarse faces (DR2, "y = k_σ * DR2(x)").
+
+    Raises:
+        ValueError: shares that are negative or sum to nothing, coarse faces missing.
+    """
+
+    def __init__(
+        self,
+        faces: FaceDataset,
+        *,
+        input_size: int,
+        degradations: Mapping[str, float],
+        coarse: CoarseCache | None = None,
+        coarse_share: float = 0.0,
+        coarse_sigma_px: tuple[float, float] = (0.0, 1.0),
+    ):
+        if not 0 <= coarse_share <= 1:
+            raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
+        if coarse_share > 0 and coarse is None:
+            raise ValueError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
+        shares = np.array(list(degradations.values()), dtype=float)
+        if coarse_share < 1 and (not len(shares) or (shares < 0).any() or shares.sum() == 0):
+            raise ValueError(f"the shares of the degradations {dict(degradations)} make no mix")
+        if coarse_share > 0:
+            missing = [name for name in faces.names if not coarse.has(name)]
+            if missing:
+                raise ValueError(
+                    f"{len(missing)} faces have no coarse version, the first is {missing[0]}"
+                )
+        self.faces, self.input_size = faces, input_size
+        self.names = list(degradations)
+        self.shares = shares / shares.sum() if len(shares) else shares
+        self.coarse, self.coarse_share = coarse, coarse_share
+        self.coarse_sigma_px = coarse_sigma_px
+
+    def __len__(self) -> int:
+        return len(self.faces)
+
+    def __getitem__(self, key: tuple[int, int]) -> dict:
+        """As the faces', with ``input``: (3,S,S) in [-1,1], S = ``input_size``."""
+        item = self.faces[key]
+        rng = np.random.default_rng(item["seed"])
+        if rng.random() < self.coarse_share:
+            degraded = self.coarse.read(item["name"], rng)
+            if item["flipped"]:
+                degraded = degraded[:, ::-1]
+            degraded = gaussian_blur(degraded, rng.uniform(*self.coarse_sigma_px))
+        else:
+            clean = images.to_uint8(item["image"][None])[0]
+            small = images.resize_pixels(clean, (self.input_size, self.input_size))
+            name = str(rng.choice(self.names, p=self.shares))
+            degraded, _ = degrade(small, name, rng)
+        side = (self.input_size, self.input_size)
+        item["input"] = images.to_tensor(images.resize_pixels(degraded, side))[0]
+        return item
