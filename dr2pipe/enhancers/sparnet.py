@@ -16,7 +16,6 @@ from diffusers.configuration_utils import register_to_config
 from torch import nn
 
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
-_HOURGLASS_CHANNELS = 64
 
 
 class SPARNet(ModelMixin, ConfigMixin):
@@ -31,6 +30,8 @@ class SPARNet(ModelMixin, ConfigMixin):
         norm: ``instance`` (SPARNetHD) or ``batch`` (SPARNet for 128 pixels).
         hourglass_depth: halvings inside the attention of the first encoder block; one less
             in each following block, one more in each decoder block.
+        hourglass_channels: width inside the attention; it runs at full size, so that a
+            narrow one is what makes a small network fast.
 
     The defaults are SPARNetHD for 512 pixels.
     """
@@ -46,6 +47,7 @@ class SPARNet(ModelMixin, ConfigMixin):
         attention: str = "2d",
         norm: str = "instance",
         hourglass_depth: int = 4,
+        hourglass_channels: int = 64,
     ):
         super().__init__()
         if norm not in NORMS:
@@ -54,28 +56,30 @@ class SPARNet(ModelMixin, ConfigMixin):
             raise ValueError(f"unknown attention '{attention}'; choose 2d or 3d")
         if size % (1 << (len(channels) - 1)):
             raise ValueError(f"size={size} cannot be halved {len(channels) - 1} times")
-        per_channel = attention == "3d"
+        shared = {
+            "norm": norm,
+            "per_channel": attention == "3d",
+            "hourglass_channels": hourglass_channels,
+        }
         depth = hourglass_depth
         self.first = SameConv(3, channels[0])
         self.encoder = nn.ModuleList()
         for width_in, width_out in itertools.pairwise(channels):
             self.encoder.append(
-                AttentionBlock(width_in, width_out, norm, depth, per_channel, resample="down")
+                AttentionBlock(width_in, width_out, depth, resample="down", **shared)
             )
             depth = max(depth - 1, 1)
         # The inner blocks see maps of the last encoder block's output size, so its depth.
         depth = max(hourglass_depth - len(self.encoder) + 1, 1)
         self.inner = nn.ModuleList(
-            AttentionBlock(channels[-1], channels[-1], norm, depth, per_channel)
+            AttentionBlock(channels[-1], channels[-1], depth, **shared)
             for _ in range(residual_blocks)
         )
         self.decoder = nn.ModuleList()
         widths = list(reversed(channels))
         for width_in, width_out in itertools.pairwise(widths):
             depth += 1
-            self.decoder.append(
-                AttentionBlock(width_in, width_out, norm, depth, per_channel, resample="up")
-            )
+            self.decoder.append(AttentionBlock(width_in, width_out, depth, resample="up", **shared))
         self.last = SameConv(channels[0], 3)
 
     @property
@@ -128,10 +132,11 @@ class AttentionBlock(nn.Module):
         self,
         width_in: int,
         width_out: int,
-        norm: str,
         hourglass_depth: int,
-        per_channel: bool,
         *,
+        norm: str,
+        per_channel: bool,
+        hourglass_channels: int,
         resample: str | None = None,
     ):
         super().__init__()
@@ -140,8 +145,8 @@ class AttentionBlock(nn.Module):
         self.norm = NORMS[norm](width_in, affine=True)
         self.conv1 = NormedConv(width_in, width_out, norm)
         self.conv2 = NormedConv(width_out, width_out, norm, stride=stride, activate=False)
-        self.attention = Hourglass(width_out, norm, hourglass_depth)
-        self.to_map = SameConv(_HOURGLASS_CHANNELS, width_out if per_channel else 1)
+        self.attention = Hourglass(width_out, hourglass_channels, norm, hourglass_depth)
+        self.to_map = SameConv(hourglass_channels, width_out if per_channel else 1)
         changes = resample is not None or width_in != width_out
         self.shortcut = SameConv(width_in, width_out, stride=stride) if changes else nn.Identity()
 
@@ -157,13 +162,14 @@ class AttentionBlock(nn.Module):
 class Hourglass(nn.Module):
     """``depth`` nested halvings, each added back to a branch of its own size."""
 
-    def __init__(self, width_in: int, norm: str, depth: int):
+    def __init__(self, width_in: int, width: int, norm: str, depth: int):
         super().__init__()
-        width = _HOURGLASS_CHANNELS
         self.same = NormedConv(width_in, width, norm)
         self.down = NormedConv(width_in, width, norm, stride=2)
         self.inner = (
-            Hourglass(width, norm, depth - 1) if depth > 1 else NormedConv(width, width, norm)
+            Hourglass(width, width, norm, depth - 1)
+            if depth > 1
+            else NormedConv(width, width, norm)
         )
         self.after = NormedConv(width, width, norm)
 
