@@ -1,4 +1,7 @@
-"""Recipe: a face DDPM that predicts the noise (Ho et al. 2020, eq. 14).
+"""Recipe: a face DDPM that predicts the noise, with fixed or learned variance.
+
+The loss is the weighted error of ε (Ho et al. 2020, eq. 14; P2 weighting); with a learned
+variance the variational bound is added (improved DDPM, §3.1, L_hybrid).
 
 DR2 enters the chain at ω and never goes above it, so training may be limited to the
 timesteps that will be used (``max_timestep``): a small network then spends nothing on
@@ -13,13 +16,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
-from diffusers import DDPMScheduler, UNet2DModel
+from diffusers import UNet2DModel
 
 from dr2pipe import files
 from dr2pipe.config import ConfigError
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
+from dr2pipe.losses.diffusion import p2_weights, variational_bound
 from dr2pipe.training.recipe import TrainConfig, Trained
 
 
@@ -41,11 +44,14 @@ class DDPMConfig(TrainConfig):
     learning_rate: float = 4e-4
     num_train_timesteps: int = 1000
     max_timestep: int = 999  # the highest timestep trained on, inclusive
+    variance: str = "fixed_small"  # fixed_small | fixed_large | learned_range (6 output channels)
+    p2_k: float = 1.0
+    p2_gamma: float = 0.0  # 0: all timesteps weigh the same; P2 weighting: 0.5 or 1
     export_precision: str = "fp32"  # fp32 | fp16
 
 
 class DDPMRecipe:
-    """ε-prediction with fixed variance on the linear schedule."""
+    """ε-prediction on the linear schedule."""
 
     def __init__(self, config: DDPMConfig):
         if not 0 <= config.max_timestep < config.num_train_timesteps:
@@ -55,17 +61,16 @@ class DDPMRecipe:
         if config.export_precision not in ("fp32", "fp16"):
             raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
         self.config = config
-        self.scheduler = DDPMScheduler(
-            num_train_timesteps=config.num_train_timesteps,
-            beta_start=1e-4,
-            beta_end=0.02,
-            variance_type="fixed_small",
-            timestep_spacing="linspace",
+        self.learns_variance = config.variance == "learned_range"
+        self.scheduler = build_scheduler(
+            "ddpm", variance=config.variance, num_train_timesteps=config.num_train_timesteps
         )
+        self.weights = p2_weights(self.scheduler.alphas_cumprod, config.p2_k, config.p2_gamma)
 
     def build(self) -> dict[str, Trained]:
         torch.manual_seed(self.config.seed)
-        unet = build_unet(self.config.unet, self.config.data.size)
+        channels = 6 if self.learns_variance else 3
+        unet = build_unet(self.config.unet, self.config.data.size, out_channels=channels)
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=self.config.learning_rate, weight_decay=0.0
         )
@@ -76,9 +81,24 @@ class DDPMRecipe:
         noise, timesteps = self._draw(batch["seed"].tolist(), clean.shape[1:])
         noise, timesteps = noise.to(clean.device), timesteps.to(clean.device)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
-        predicted = networks["unet"](noisy, timesteps).sample
-        loss = F.mse_loss(predicted.float(), noise)
-        yield "unet", loss, {}
+        predicted = networks["unet"](noisy, timesteps).sample.float()
+        epsilon = predicted[:, :3]
+        error = (epsilon - noise).square().mean(dim=(1, 2, 3))
+        loss = (self.weights.to(clean.device)[timesteps] * error).mean()
+        scalars = {"unet/epsilon": error.detach().mean()}
+        if self.learns_variance:
+            bound = variational_bound(
+                clean,
+                noisy,
+                timesteps,
+                epsilon.detach(),
+                predicted[:, 3:],
+                self.scheduler.alphas_cumprod,
+            ).mean()
+            # Estimated at one timestep of T, as rescale_learned_sigmas does.
+            loss = loss + bound * (self.config.num_train_timesteps / 1000)
+            scalars["unet/bound"] = bound.detach()
+        yield "unet", loss, scalars
 
     @torch.no_grad()
     def preview(self, networks: dict, batch: dict) -> torch.Tensor:
@@ -87,7 +107,7 @@ class DDPMRecipe:
         noise, _ = self._draw(batch["seed"][:8].tolist(), clean.shape[1:])
         middle = torch.full((len(clean),), self.config.max_timestep // 2, device=clean.device)
         noisy = self.scheduler.add_noise(clean, noise.to(clean.device), middle)
-        predicted = networks["unet"](noisy, middle).sample
+        predicted = networks["unet"](noisy, middle).sample[:, :3]
         keep = self.scheduler.alphas_cumprod.to(clean.device)[middle][:, None, None, None]
         estimate = ((noisy - (1 - keep).sqrt() * predicted) / keep.sqrt()).clamp(-1, 1)
         rows = [torch.cat(list(row), dim=-1) for row in (clean, noisy.clamp(-1, 1), estimate)]
@@ -95,8 +115,11 @@ class DDPMRecipe:
 
     def export(self, networks: dict, folder: Path) -> None:
         """A folder that ``DR2Pipeline.from_pretrained`` loads: unet/, scheduler/, model_index."""
-        # DDIM suits few evaluations; the configuration of a run may choose another sampler.
-        scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
+        # DDIM suits few evaluations; a learned variance wants the sampler that uses it. The
+        # configuration of a run may choose another.
+        scheduler = self.scheduler
+        if not self.learns_variance:
+            scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
         unet = copy.deepcopy(networks["unet"])
         # UNet2DModel has no use for this number; restoring checks omega against it.
         unet.register_to_config(num_train_timesteps=self.config.max_timestep + 1)
@@ -113,8 +136,8 @@ class DDPMRecipe:
         return torch.stack(noises), torch.stack(timesteps)
 
 
-def build_unet(config: UNetConfig, size: int) -> UNet2DModel:
-    """A ``UNet2DModel`` for ``size`` x ``size`` RGB pictures, predicting 3 channels of noise."""
+def build_unet(config: UNetConfig, size: int, *, out_channels: int = 3) -> UNet2DModel:
+    """A ``UNet2DModel`` for ``size`` x ``size`` RGB pictures: ε, or ε and variance (6 channels)."""
     sizes = [size >> level for level in range(len(config.channels))]
     if size % (1 << (len(config.channels) - 1)):
         raise ConfigError(
@@ -128,7 +151,7 @@ def build_unet(config: UNetConfig, size: int) -> UNet2DModel:
     return UNet2DModel(
         sample_size=size,
         in_channels=3,
-        out_channels=3,
+        out_channels=out_channels,
         layers_per_block=config.layers_per_block,
         block_out_channels=tuple(config.channels),
         down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in with_attention),

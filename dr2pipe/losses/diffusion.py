@@ -1,0 +1,97 @@
+"""Losses of denoising diffusion models.
+
+``alphas_cumprod`` is the schedule's ᾱ, (T,); timesteps are integer indices (B,) into it.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+
+def p2_weights(alphas_cumprod: torch.Tensor, k: float, gamma: float) -> torch.Tensor:
+    """1 / (k + SNR)^γ for every timestep (Choi et al., P2 weighting, CVPR 2022, eq. 8).
+
+    γ = 0 gives equal weights (Ho et al. 2020, eq. 14).
+    """
+    return (k + alphas_cumprod / (1 - alphas_cumprod)) ** -gamma
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """q(x_{t-1} | x_t, x_0) for every timestep (Ho et al. 2020, eq. 6 and 7), float64 (T,).
+
+    mean = ``coefficient_clean`` x_0 + ``coefficient_noisy`` x_t; the log variance of the first
+    timestep, whose variance is 0, is replaced by that of the second.
+    """
+
+    coefficient_clean: torch.Tensor
+    coefficient_noisy: torch.Tensor
+    log_variance: torch.Tensor
+    log_beta: torch.Tensor
+
+    @classmethod
+    def of(cls, alphas_cumprod: torch.Tensor) -> Posterior:
+        keep = alphas_cumprod.double()
+        before = torch.cat([torch.ones_like(keep[:1]), keep[:-1]])
+        beta = 1 - keep / before
+        variance = beta * (1 - before) / (1 - keep)
+        variance = torch.cat([variance[1:2], variance[1:]])
+        return cls(
+            beta * before.sqrt() / (1 - keep),
+            (1 - before) * (1 - beta).sqrt() / (1 - keep),
+            variance.log(),
+            beta.log(),
+        )
+
+
+def variational_bound(
+    clean: torch.Tensor,
+    noisy: torch.Tensor,
+    timesteps: torch.Tensor,
+    epsilon: torch.Tensor,
+    variance: torch.Tensor,
+    alphas_cumprod: torch.Tensor,
+) -> torch.Tensor:
+    """The term of the variational bound at ``timesteps``, (B,), in bits per dimension.
+
+    Improved DDPM (Nichol and Dhariwal 2021, §3.1): ``variance`` (B,3,H,W) around [-1,1] is
+    where the log variance lies between the posterior's (-1) and β's (1). Pass a detached
+    ``epsilon``, so that the bound trains the variance alone.
+    """
+
+    def at(table: torch.Tensor) -> torch.Tensor:
+        return table.to(clean.device)[timesteps].to(clean.dtype)[:, None, None, None]
+
+    posterior, keep = Posterior.of(alphas_cumprod), at(alphas_cumprod.double())
+    true_mean = at(posterior.coefficient_clean) * clean + at(posterior.coefficient_noisy) * noisy
+    estimate = ((noisy - (1 - keep).sqrt() * epsilon) / keep.sqrt()).clamp(-1, 1)
+    mean = at(posterior.coefficient_clean) * estimate + at(posterior.coefficient_noisy) * noisy
+    true_log_variance = at(posterior.log_variance)
+    share = (variance + 1) / 2
+    log_variance = share * at(posterior.log_beta) + (1 - share) * true_log_variance
+    divergence = 0.5 * (
+        log_variance
+        - true_log_variance
+        + (true_log_variance - log_variance).exp()
+        + (true_mean - mean).square() * (-log_variance).exp()
+        - 1
+    )
+    likelihood = _discrete_negative_log_likelihood(clean, mean, (0.5 * log_variance).exp())
+    is_first = (timesteps == 0)[:, None, None, None]
+    nats = torch.where(is_first, likelihood, divergence)
+    return nats.mean(dim=(1, 2, 3)) / math.log(2)
+
+
+def _discrete_negative_log_likelihood(
+    clean: torch.Tensor, mean: torch.Tensor, deviation: torch.Tensor
+) -> torch.Tensor:
+    """-log P of 8-bit ``clean`` in [-1,1] under a Gaussian (Ho et al. 2020, eq. 13)."""
+    half_level = 1 / 255
+    upper = torch.special.ndtr((clean + half_level - mean) / deviation)
+    lower = torch.special.ndtr((clean - half_level - mean) / deviation)
+    upper = torch.where(clean > 0.999, 1.0, upper)
+    lower = torch.where(clean < -0.999, 0.0, lower)
+    return -(upper - lower).clamp(min=1e-12).log()
