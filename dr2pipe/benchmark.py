@@ -74,9 +74,8 @@ def _call_seconds(restorer: Restorer, pictures: torch.Tensor) -> tuple[float, fl
     unet_s = 0.0
     if restorer.remover is not None:
         unet_s = _median_seconds(lambda: restorer.remover.unet(x, 500), restorer.device)
-    side = restorer.enhancer.input_size
-    grown = x if side is None else images.resize_tensor(x.float(), side).to(restorer.dtype)
-    return unet_s, _median_seconds(lambda: restorer.enhancer(grown), restorer.device)
+    coarse = x.float()
+    return unet_s, _median_seconds(lambda: restorer.enhance(coarse), restorer.device)
 
 
 @torch.no_grad()

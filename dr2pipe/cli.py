@@ -56,15 +56,14 @@ def restore(
 ) -> int:
     """Restore as a YAML file and ``key=value`` overrides say.
 
-    ``source`` and ``output`` stand for the settings ``input`` and ``output``; unlike
-    overrides they are not read as YAML, so a path may hold any character.
+    ``source`` and ``output`` stand for the settings ``input`` and ``output``.
     """
     from dr2pipe.config import load_config
     from dr2pipe.restore_folder import RestoreConfig, restore_folder
 
-    given = [f"{k}=''" for k, v in (("input", source), ("output", output)) if v is not None]
+    given = {"input": source, "output": output}
+    given = [f"{name}={path}" for name, path in given.items() if path is not None]
     config = load_config(RestoreConfig, config_path, [*given, *overrides])
-    config.input, config.output = source or config.input, output or config.output
     quiet_libraries()
     summary = restore_folder(config)
     if _is_main_process():
@@ -194,7 +193,7 @@ def _add_set(command: argparse.ArgumentParser) -> None:
         action="extend",
         default=[],
         metavar="key=value",
-        help="change settings, for instance dr2.tau=22",
+        help="change settings, for instance dr2.tau=22 precision=bf16; comes after the paths",
     )
 
 

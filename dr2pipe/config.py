@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import json
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -33,7 +34,8 @@ def load_config(
     Args:
         schema: a dataclass type; ``omegaconf.MISSING`` marks values that must be given.
         path: YAML file, or None for the defaults alone.
-        overrides: ``"a.b=value"`` strings; values are parsed as YAML.
+        overrides: ``"a.b=value"`` strings. Where the schema wants text, the value is taken
+            as it stands, so that a path may hold any character; else it is parsed as YAML.
 
     Raises:
         ConfigError: unknown key, wrong type, missing value, unreadable file or override.
@@ -43,7 +45,11 @@ def load_config(
         if path is not None:
             config = OmegaConf.merge(config, _read_yaml(path))
         for override in overrides:
-            config = OmegaConf.merge(config, _parse_override(override))
+            key, text = _split_override(override)
+            if _is_text(schema, key) and text != "null":
+                _set_text(config, key, text)
+            else:
+                config = OmegaConf.merge(config, _parse_override(override))
         return OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, schema, path)) from None
@@ -79,13 +85,11 @@ def stable_seed(*parts: Any) -> int:
 
 
 def resource(folder: str) -> Path:
-    """A folder that ships with the project (``configs`` or ``checkpoints``).
+    """A folder of the checkout (``configs`` or ``checkpoints``), beside the package.
 
-    A wheel carries it inside the package, a checkout beside the package.
+    So presets and the embedded model need an editable installation, ``pip install -e .``.
     """
-    package = Path(__file__).resolve().parent
-    inside, beside = package / folder, package.parent / folder
-    return inside if inside.is_dir() else beside
+    return Path(__file__).resolve().parent.parent / folder
 
 
 def _read_yaml(path: str | Path):
@@ -100,10 +104,29 @@ def _read_yaml(path: str | Path):
     return loaded
 
 
-def _parse_override(override: str):
-    key, equals, _ = override.partition("=")
+def _split_override(override: str) -> tuple[str, str]:
+    key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise ConfigError(f"'{override}' is not of the form key=value")
+    return key.strip(), text
+
+
+def _is_text(schema: type, key: str) -> bool:
+    """Whether the field of a dotted key holds text (``str`` or ``str | None``)."""
+    for name in key.split("."):
+        schema = (
+            typing.get_type_hints(schema).get(name) if dataclasses.is_dataclass(schema) else None
+        )
+    return schema is str or set(typing.get_args(schema)) == {str, type(None)}
+
+
+def _set_text(config, key: str, text: str) -> None:
+    # "${" would begin an interpolation; a backslash makes it stand for itself.
+    OmegaConf.update(config, key, text.replace("${", "\\${"))
+
+
+def _parse_override(override: str):
+    _split_override(override)
     try:
         return OmegaConf.from_dotlist([override])
     except (yaml.YAMLError, OmegaConfBaseException) as error:

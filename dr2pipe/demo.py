@@ -38,9 +38,8 @@ def run_demo(folder: str | Path) -> str:
     config = load_config(
         RestoreConfig,
         resource("configs") / "restore" / "portrait64.yaml",
-        ["input=''", "output=''", "save_coarse=true"],
+        [f"input={folder / 'input'}", f"output={folder / 'output'}", "save_coarse=true"],
     )
-    config.input, config.output = str(folder / "input"), str(folder / "output")
     originals = {name: crop(load(), _LANDMARKS[name], 64) for name, load in _PORTRAITS.items()}
     for name, pixels in originals.items():
         degraded = degrade(pixels, np.random.default_rng(stable_seed(SEED, name)))

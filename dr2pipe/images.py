@@ -101,9 +101,17 @@ def find_images(folder: str | Path, *, exclude: tuple[Path, ...] = ()) -> Iterat
             folders.clear()
             continue
         seen.add(real)
+        if {"run.yaml", "manifest.jsonl"} <= set(names) and Path(parent) != folder:
+            folders.clear()  # the results of an earlier run are no inputs
+            continue
         folders.sort()
-        found += [Path(parent) / name for name in names if name.lower().endswith(EXTENSIONS)]
+        found += [Path(parent) / name for name in names if _is_image_name(name)]
     yield from sorted(found + unreadable, key=lambda path: path.relative_to(folder).parts)
+
+
+def _is_image_name(name: str) -> bool:
+    # macOS keeps a companion "._name" of each file on foreign disks; it is no picture.
+    return name.lower().endswith(EXTENSIONS) and not name.startswith("._")
 
 
 def read_file(path: str | Path, *, max_bytes: int = 1 << 29) -> bytes:
@@ -324,8 +332,8 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
     """(B,3,H,W) in [-1,1] as (B,H,W,3) uint8 RGB: rounded half to even, saturated."""
-    levels = image.detach().double().add(1).mul(127.5).round().clamp(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
+    levels = image.detach().cpu().double().add(1).mul(127.5).round().clamp(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
 def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:

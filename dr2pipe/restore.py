@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTIONS = ("auto", "sdpa", "xformers")
+_BICUBIC_SIZE = ("bicubic", "size")
 _SIZE_WITHOUT_ANY = 512  # side in pixels when neither stage has one of its own
 
 
@@ -174,13 +175,15 @@ class Restorer:
             # Drawn on the CPU, so that every device gives the same picture.
             generators = [torch.Generator().manual_seed(seed) for seed in seeds]
             coarse = self.remover(degraded, generators)
-        enhanced = coarse
+        return coarse.float().clone(), self.enhance(coarse).clone()
+
+    def enhance(self, coarse: torch.Tensor) -> torch.Tensor:
+        """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
         if self.enhancer.input_size is not None:
-            enhanced = images.resize_tensor(coarse, self.enhancer.input_size)
+            coarse = images.resize_tensor(coarse, self.enhancer.input_size)
         if any(True for _ in self.enhancer.parameters()):  # baselines compute in float32
-            enhanced = enhanced.to(self.dtype)
-        restored = self.enhancer(enhanced).float()
-        return coarse.float().clone(), restored.clone()
+            coarse = coarse.to(self.dtype)
+        return self.enhancer(coarse).float()
 
     def _run_in_fp32(self, degraded: torch.Tensor, seeds: list[int]) -> tuple[torch.Tensor, ...]:
         usual, self.dtype = self.dtype, torch.float32
@@ -219,6 +222,10 @@ def build_restorer(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision '{precision}': choose {', '.join(PRECISIONS)}")
+    # Switching to a baseline leaves the weights and options of a preset's network behind.
+    if enhancer.name in ("none", "bicubic"):
+        options = {k: v for k, v in enhancer.options.items() if (enhancer.name, k) == _BICUBIC_SIZE}
+        enhancer = EnhancerConfig(enhancer.name, options=options)
     if enhancer.weights is None and enhancer.name not in ("none", "bicubic"):
         raise ConfigError(f"enhancer '{enhancer.name}' needs enhancer.weights, a native folder")
     hashes: dict[str, str] = {}
@@ -276,7 +283,6 @@ def load_remover(config: DR2Config) -> tuple[Remover, Path]:
         )
     elif config.variance is not None:
         raise ConfigError("dr2.variance belongs to dr2.scheduler=ddpm; give both")
-    check_network(unet, scheduler)
     chain = {
         "omega": omega,
         "tau": config.tau,
@@ -284,12 +290,7 @@ def load_remover(config: DR2Config) -> tuple[Remover, Path]:
         "num_evaluations": config.num_evaluations,
     }
     _, timesteps = start_chain(scheduler, **chain)
-    trained_up_to = unet.config.num_train_timesteps
-    if trained_up_to is not None and timesteps[0] >= trained_up_to:
-        raise ConfigError(
-            f"dr2.omega={omega} is timestep {timesteps[0]}, and {config.model} was trained on "
-            f"timesteps below {trained_up_to}"
-        )
+    check_network(unet, scheduler, first_timestep=timesteps[0])
     return Remover(unet, scheduler, low_pass, **chain), folder
 
 

@@ -13,7 +13,7 @@ from omegaconf import MISSING
 
 import dr2pipe
 from dr2pipe import images
-from dr2pipe.config import to_dict
+from dr2pipe.config import ConfigError, to_dict
 from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
@@ -43,6 +43,8 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     Raises:
         ConfigError, ValueError: an invalid setting; nothing has been written then.
     """
+    if not config.input or not config.output:
+        raise ConfigError("input and output must not be empty")
     restorer, weight_hashes = build_restorer(
         config.dr2,
         config.enhancer,

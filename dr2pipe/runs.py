@@ -168,8 +168,12 @@ class FolderRun:
                 self.records.prepare(self.run_description)
             state.wait_for_everyone()
             self.finished = self.records.finished()
+            self._owners: dict[str, set[str]] = {}
+            for record in self.finished.values():
+                self._owners.setdefault(record.get("output", ""), set()).add(record["path"])
+            jobs = [self._renamed(job) for job in self.jobs]
             self._work(
-                [job for job in self.jobs if _shard(job, state) == state.process_index],
+                [job for job in jobs if _shard(job, state) == state.process_index],
                 show_progress=state.is_main_process,
             )
             every = gather_object([dataclasses.astuple(self.summary)])
@@ -260,6 +264,14 @@ class FolderRun:
             batch = batch[len(part) :]
 
     # -- one picture ---------------------------------------------------------------------
+
+    def _renamed(self, job: Job) -> Job:
+        """The job, with its long name where an earlier run gave the short one to another picture."""
+        result = f"{self.outputs[0]}/{job.output_name}"
+        owners = self._owners.get(result, set())
+        if owners <= {job.relative} or self.finished.get(job.relative, {}).get("output") == result:
+            return job
+        return dataclasses.replace(job, output_name=f"{job.relative}.png")
 
     def _seed(self, job: Job) -> int:
         return stable_seed(self.seed, job.relative)

@@ -40,6 +40,14 @@ def test_restore_command_equals_the_script(pictures, model_folder, tmp_path, cap
     assert "0 restored, 6 already done" in capsys.readouterr().out
 
 
+def test_the_contract_command_works(tmp_path, pictures, capsys):
+    arguments = [str(pictures), str(tmp_path / "out"), "--preset", "portrait64"]
+    assert cli.main(["restore", *arguments, "--set", "dr2.tau=22", "enhancer.name=none"]) == 0
+    assert "6 restored" in capsys.readouterr().out
+    assert cli.main(["restore", "", str(tmp_path / "out2")]) == 2
+    assert "must not be empty" in capsys.readouterr().err
+
+
 def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_path, capsys):
     (tmp_path / "file").touch()
     arguments = ["restore", str(pictures), str(tmp_path / "file"), "--set", *TINY]

@@ -30,6 +30,15 @@ def test_file_then_overrides(tmp_path):
 
 
 @pytest.mark.parametrize(
+    "text", ["2024_01", "007", "1e3", "no", "[x]", "a: b", "${home}", "a=b", "", " # 😀", "'q'"]
+)
+def test_text_is_taken_as_it_stands(text):
+    assert load_config(Outer, None, [f"input={text}"]).input == text
+    assert load_config(Outer, None, ["input=a", f"inner.name={text}"]).inner.name == text
+    assert load_config(Outer, None, ["input=a", "inner.name=null"]).inner.name is None
+
+
+@pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["input=a", "inner.tua=1"], "inner.tua.*did you mean 'tau'.*name, tau"),
@@ -38,7 +47,7 @@ def test_file_then_overrides(tmp_path):
         ([], "'input' must be given"),
         (["input"], "not of the form key=value"),
         (["=3"], "not of the form key=value"),
-        (["input=[1"], "cannot read the override"),
+        (["input=a", "sizes=[1"], "cannot read the override"),
     ],
 )
 def test_errors_name_the_key(overrides, says):

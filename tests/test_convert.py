@@ -57,6 +57,7 @@ def test_unet_variants(variant):
         ({"num_heads": 2}, "num_heads=2"),
         ({"dims": 3}, "dims=3"),
         ({"channel_mult": [0.5, 1, 2]}, r"channel_mult\[0\]=0.5"),
+        ({"attention_resolutions": "many"}, "such as"),
         ({"image_size": 48, "channel_mult": None}, "channel_mult must be given"),
     ],
 )
@@ -223,6 +224,12 @@ def test_sparnet_arguments():
     network = convert_checkpoint(hd, "sparnet", **record["constructor"])
     assert network.config.channels == (102, 204, 408, 512, 512)
     assert network.config.residual_blocks == 9
+
+
+@pytest.mark.parametrize("resolutions", [4, "4", [4], "4,64"])
+def test_attention_resolutions_as_people_write_them(small, resolutions):
+    constructor = small[0] | {"attention_resolutions": resolutions}
+    assert convert_checkpoint(small[1], UNET, **constructor)
 
 
 def test_unknown_kind_and_argument(small):

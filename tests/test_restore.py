@@ -3,7 +3,7 @@ import torch
 from conftest import make_unet
 from diffusers import DDIMScheduler, DDPMPipeline, PNDMScheduler, UNet2DModel
 
-from dr2pipe.config import ConfigError
+from dr2pipe.config import ConfigError, load_config, resource
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer
@@ -16,6 +16,7 @@ from dr2pipe.restore import (
     find_model,
     hash_weights,
 )
+from dr2pipe.restore_folder import RestoreConfig
 
 SPARNET = {"size": 32, "channels": (8, 16), "residual_blocks": 1, "hourglass_depth": 2}
 
@@ -196,6 +197,18 @@ def test_compiled_networks_give_the_same(model_folder):
     plain, _ = build_restorer(settings(model_folder), EnhancerConfig())
     difference = compiled(faces(2), [0, 1]).restored - plain(faces(2), [0, 1]).restored
     assert difference.abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("preset", ["dr2_ffhq_sparnethd", "celebahq256_bicubic", "portrait64"])
+@pytest.mark.parametrize("name", ["none", "bicubic"])
+def test_every_preset_can_switch_to_a_baseline(model_folder, preset, name):
+    path = resource("configs") / "restore" / f"{preset}.yaml"
+    overrides = [f"dr2.model={model_folder}", f"enhancer.name={name}", "input=a", "output=b",
+                 "dr2.variance=null", "dr2.scheduler=ddim"]  # fmt: skip
+    config = load_config(RestoreConfig, path, overrides)
+    restorer, hashes = build_restorer(config.dr2, config.enhancer)
+    assert list(hashes) == ["dr2"]
+    assert restorer(faces(1), [0]).restored.shape[-1] == (16 if name == "none" else 512)
 
 
 def test_find_model(model_folder, tmp_path, monkeypatch):

@@ -73,6 +73,23 @@ def test_result_names(tmp_path):
     assert len(set(names.values())) == len(names)
 
 
+def test_single_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
+    for name, seed in (("a/me.jpg", 1), ("b/me.png", 2)):
+        (tmp_path / name).parent.mkdir()
+        Image.fromarray(make_pixels(seed)).save(tmp_path / name)
+    for name, restored in (("a/me.jpg", 1), ("b/me.png", 1), ("a/me.jpg", 0), ("b/me.png", 0)):
+        summary = folder_run(tmp_path / name, tmp_path / "out", FakeNetwork()).run()
+        assert summary.restored == restored
+    assert sorted(os.listdir(tmp_path / "out" / "restored")) == ["me.png", "me.png.png"]
+
+
+def test_results_of_other_runs_and_companions_are_no_inputs(pictures, model_folder):
+    (pictures / "._face_000.png").write_bytes(b"resource fork")
+    assert restore_folder(config_for(pictures, pictures / "one", model_folder)).restored == 6
+    second = config_for(pictures, pictures / "two", model_folder, "seed=1")
+    assert restore_folder(second).restored == 6
+
+
 def test_no_input_is_a_usage_error(tmp_path):
     with pytest.raises(ConfigError, match="no file or folder"):
         find_jobs(tmp_path / "none", tmp_path)
@@ -88,7 +105,7 @@ def test_the_output_may_lie_inside_the_input(pictures, model_folder):
     inside = pictures / "more" / "out"
     assert restore_folder(config_for(source, inside, model_folder)).restored == 3
     assert restore_folder(config_for(source, inside, model_folder)).skipped == 3
-    assert restore_folder(config_for(inside.parent, inside.parent, model_folder)).restored == 6
+    assert restore_folder(config_for(inside.parent, inside.parent, model_folder)).restored == 3
 
 
 # -- what a run leaves -------------------------------------------------------------------------

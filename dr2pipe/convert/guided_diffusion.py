@@ -55,10 +55,12 @@ def convert_guided_diffusion_unet(
         ValueError: an option that ``UNet2DModel`` cannot express, named.
         CheckpointError: missing, left-over or misshapen keys.
     """
+    attention_resolutions = _numbers(attention_resolutions, "attention_resolutions")
     if channel_mult is None:
         if image_size not in _DEFAULT_CHANNEL_MULT:
             raise ValueError(f"channel_mult must be given for image_size={image_size}")
         channel_mult = _DEFAULT_CHANNEL_MULT[image_size]
+    channel_mult = _numbers(channel_mult, "channel_mult")
     attends = [2**level in attention_resolutions for level in range(len(channel_mult))]
     if dims != 2:
         raise ValueError(f"dims={dims} cannot be expressed by UNet2DModel; only 2 can")
@@ -127,6 +129,15 @@ def convert_guided_diffusion_unet(
                     out.squeeze(-1) if part == "weight" else out
                 )
     return load_exactly(unet, weights | left_over, kind=_KIND, original_names=names)
+
+
+def _numbers(value: Sequence[float] | float | str, name: str) -> list[float]:
+    """Numbers given as a list, as one number, or as the reference's "16,8"."""
+    parts = value.split(",") if isinstance(value, str) else value
+    try:
+        return [float(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
+    except (TypeError, ValueError):
+        raise ValueError(f"{name}={value!r} must be numbers, such as [16,8] or 16,8") from None
 
 
 def _head_channels(

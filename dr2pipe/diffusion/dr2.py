@@ -38,7 +38,7 @@ def remove_degradation(
     scheduler, timesteps = start_chain(
         scheduler, omega=omega, tau=tau, num_steps=num_steps, num_evaluations=num_evaluations
     )
-    variance_is_learned = check_network(unet, scheduler)
+    variance_is_learned = check_network(unet, scheduler, first_timestep=timesteps[0])
     x = _diffuse(scheduler, degraded, timesteps[0], generator)
     for step, t in enumerate(timesteps):
         output = unet(x.to(unet.dtype), t).sample.float()
@@ -68,11 +68,12 @@ def _clamped(estimate: torch.Tensor) -> torch.Tensor:
     return torch.where(estimate.isfinite(), estimate.clamp(-1, 1), torch.nan)
 
 
-def check_network(unet: UNet2DModel, scheduler: SchedulerMixin) -> bool:
+def check_network(unet: UNet2DModel, scheduler: SchedulerMixin, *, first_timestep: int) -> bool:
     """Whether the scheduler samples with a variance that the network predicts.
 
     Raises:
-        ValueError: the network is no unconditional RGB DDPM, or lacks the variance.
+        ValueError: the network is no unconditional RGB DDPM, lacks the variance, or was not
+            trained at ``first_timestep``.
     """
     config = unet.config
     if config.in_channels != 3 or config.out_channels not in (3, 6):
@@ -82,6 +83,12 @@ def check_network(unet: UNet2DModel, scheduler: SchedulerMixin) -> bool:
         )
     if unet.class_embedding is not None:
         raise ValueError("the network is class-conditional; DR2 needs an unconditional one")
+    # Our recipe notes there how far a network was trained; UNet2DModel has no use for it.
+    if config.num_train_timesteps is not None and first_timestep >= config.num_train_timesteps:
+        raise ValueError(
+            f"omega is timestep {first_timestep}, and the network was trained on timesteps "
+            f"below {config.num_train_timesteps}; choose a smaller omega"
+        )
     if not isinstance(scheduler, DDPMScheduler):
         return False
     if scheduler.config.variance_type not in ("learned", "learned_range"):

@@ -123,7 +123,7 @@ def _apply_separable(x: torch.Tensor, build: Callable, parameter: float) -> torc
 def _on_device(
     build: Callable, length: int, parameter: float, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    return build(length, parameter).to(device, dtype)
+    return build(length, parameter).to(dtype).to(device)  # not every device has float64
 
 
 def _down_up_matrix(length: int, factor: int) -> torch.Tensor:

@@ -95,14 +95,14 @@ def check_chain(omega: int, tau: int, num_steps: int, num_evaluations: int | Non
     if not tau <= omega < num_steps:
         raise ValueError(
             f"omega={omega} must lie in {tau}..{num_steps - 1}: not below tau={tau}, and "
-            f"below num_steps={num_steps}"
+            f"below num_steps={num_steps}; where a preset fixes omega, set it too"
         )
     if num_evaluations is not None:
         most, least = omega - tau + 1, min(2, omega - tau + 1)
         if not least <= num_evaluations <= most:
             raise ValueError(
                 f"num_evaluations={num_evaluations} must lie in {least}..{most} "
-                f"for omega={omega} and tau={tau}"
+                f"for omega={omega} and tau={tau}, or be null for all of them"
             )
 
 

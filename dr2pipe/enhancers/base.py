@@ -63,8 +63,8 @@ class BicubicEnhancer(_WithoutWeights):
     @register_to_config
     def __init__(self, size: int = 512):
         super().__init__()
-        if size < 1:
-            raise ValueError(f"size={size} must be positive")
+        if not isinstance(size, int) or size < 1:
+            raise ValueError(f"size={size!r} must be a positive whole number")
 
     @property
     def output_size(self) -> int:
