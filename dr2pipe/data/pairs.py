@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from dr2pipe import images
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
-from dr2pipe.degradations import degrade
+from dr2pipe.degradations import CHAINS, degrade
 
 
 class PairDataset(Dataset):
@@ -42,6 +42,9 @@ class PairDataset(Dataset):
             raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
         if coarse_share > 0 and coarse is None:
             raise ValueError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
+        unknown = [name for name in degradations if name not in CHAINS]
+        if unknown:
+            raise ValueError(f"unknown degradation '{unknown[0]}'; choose from {', '.join(CHAINS)}")
         shares = np.array(list(degradations.values()), dtype=float)
         if coarse_share < 1 and (not len(shares) or (shares < 0).any() or shares.sum() == 0):
             raise ValueError(f"the shares of the degradations {dict(degradations)} make no mix")

@@ -1,0 +1,197 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pictures, run_command
+from PIL import Image
+
+from dr2pipe.config import ConfigError, load_config
+from dr2pipe.data.coarse import CoarseCache
+from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.pairs import PairDataset
+from dr2pipe.enhancers import build_enhancer
+from dr2pipe.make_coarse import CoarseConfig, draw_settings, make_coarse
+from dr2pipe.training.recipes import run_recipe
+
+CONFIG = """
+recipe: enhancer
+data: {size: 32}
+pairs: {input_size: 16, degradations: {mild: 0.5, heavy: 0.5}}
+enhancer:
+  name: sparnet
+  options: {size: 32, channels: [8, 16], residual_blocks: 1, hourglass_depth: 1, hourglass_channels: 8}
+discriminator: {scales: 2, width: 8, halvings: 2}
+learning_rate: 2.0e-3
+total_steps: 12
+batch_size: 4
+log_every_steps: 2
+preview_every_steps: 6
+save_every_steps: 6
+ema_decay: 0.9
+"""
+
+
+@pytest.fixture
+def clean(tmp_path):
+    return make_pictures(tmp_path / "clean", 6, height=32, width=32)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return tmp_path / "tiny.yaml"
+
+
+def coarse_config(clean, output, model_folder, *overrides):
+    settings = [
+        f"input={clean}", f"output={output}", f"dr2.model={model_folder}", "variants=3",
+        "dr2.scheduler=ddim", "dr2.num_evaluations=2", "factors=[2,4]", "taus=[2,4]",
+        "omegas=[8,10]", *overrides,
+    ]  # fmt: skip
+    return load_config(CoarseConfig, None, settings)
+
+
+def log_of(run):
+    return [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+
+
+def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
+    config = coarse_config(clean, tmp_path / "coarse", model_folder, "degradations={heavy: 0.5}")
+    assert [s.restored for s in make_coarse(config)] == [6, 6, 6]
+    assert [s.skipped for s in make_coarse(config)] == [6, 6, 6]
+    drawn = [draw_settings(config, variant) for variant in range(30)]
+    assert {d.factor for d in drawn} == {2, 4}
+    assert {d.tau for d in drawn} == {2, 4}
+    assert {d.omega for d in drawn} == {8, 10}
+    cache = CoarseCache(tmp_path / "coarse")
+    assert cache.has("somewhere/face_003.png")
+    assert not cache.has("face_009.png")
+    seen = {cache.read("face_000.png", np.random.default_rng(i)).tobytes() for i in range(20)}
+    assert len(seen) == 3
+    lines = (tmp_path / "coarse/variant_00/manifest.jsonl").read_text()
+    assert "degraded by heavy first" in lines
+
+
+def test_coarse_faces_of_an_npz(model_folder, tmp_path):
+    pixels = np.zeros((4, 32, 32, 3), np.uint8)
+    files = np.array([f"f{i}.jpg" for i in range(4)])
+    np.savez(tmp_path / "faces.npz", images=pixels, files=files, source=np.array([0, 1, 1, 1]))
+    config = coarse_config(tmp_path / "faces.npz", tmp_path / "c", model_folder, "sources=[1]")
+    assert [s.restored for s in make_coarse(config)] == [3, 3, 3]
+    assert sorted(p.name for p in (tmp_path / "c/clean").iterdir()) == [
+        "f1.png",
+        "f2.png",
+        "f3.png",
+    ]
+
+
+def test_pairs_mix_coarse_and_degraded_and_flip_together(clean, model_folder, tmp_path):
+    folder = tmp_path / "coarse/variant_00/restored"
+    for i in range(6):  # coarse faces that can be told: red on the left, blue on the right
+        folder.mkdir(parents=True, exist_ok=True)
+        pixels = np.zeros((16, 16, 3), np.uint8)
+        pixels[:, :8, 0] = pixels[:, 8:, 2] = 255
+        Image.fromarray(pixels).save(folder / f"face_{i:03d}.png")
+    dataset = PairDataset(
+        FaceDataset(clean, size=32), input_size=16, degradations={"mild": 1.0},
+        coarse=CoarseCache(tmp_path / "coarse"), coarse_share=0.5, coarse_sigma_px=(0.0, 0.0),
+    )  # fmt: skip
+    coarse = 0
+    for position in range(200):
+        item = dataset[(position % 6, position)]
+        again = dataset[(position % 6, position)]
+        assert torch.equal(item["input"], again["input"])
+        assert item["input"].shape == (3, 16, 16)
+        corner = item["input"][:, 0, 0].tolist()
+        if corner in ([1, -1, -1], [-1, -1, 1]):
+            coarse += 1
+            assert item["flipped"] == (corner == [-1, -1, 1])
+    assert 70 < coarse < 130
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ({"coarse_share": 2.0}, r"must lie in \[0, 1\]"),
+        ({"coarse_share": 0.5}, "needs pairs.coarse"),
+        ({"degradations": {}}, "make no mix"),
+        ({"degradations": {"mild": -1.0}}, "make no mix"),
+    ],
+)
+def test_bad_shares(clean, options, says):
+    with pytest.raises(ValueError, match=says):
+        PairDataset(
+            FaceDataset(clean, size=32),
+            **{"input_size": 16, "degradations": {"mild": 1.0}} | options,
+        )
+
+
+def test_missing_coarse_faces_are_an_error(clean, tmp_path):
+    with pytest.raises(ValueError, match="no coarse faces"):
+        CoarseCache(tmp_path)
+    (tmp_path / "coarse/variant_00/restored").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"6 faces have no coarse version.*face_000"):
+        PairDataset(
+            FaceDataset(clean, size=32), input_size=16, degradations={},
+            coarse=CoarseCache(tmp_path / "coarse"), coarse_share=1.0,
+        )  # fmt: skip
+
+
+def test_plain_l1_training_learns_and_exports(config_file, clean, tmp_path):
+    run = tmp_path / "run"
+    settings = [f"data.path={clean}", f"output={run}", "total_steps=60", "export_precision=fp16"]
+    assert run_recipe(config_file, settings) == 0
+    losses = [r["enhancer/loss"] for r in log_of(run)]
+    assert np.mean(losses[-3:]) < 0.7 * np.mean(losses[:2])
+    enhancer = build_enhancer("sparnet", run / "final")
+    assert enhancer(torch.zeros(1, 3, 32, 32)).isfinite().all()
+    assert (run / "previews").is_dir()
+
+
+def test_adversarial_training_moves_both_networks(config_file, clean, tmp_path):
+    run = tmp_path / "run"
+    settings = ["loss.gan=1.0", "loss.feature_matching=10.0", "loss.pixel=100.0"]
+    assert run_recipe(config_file, [f"data.path={clean}", f"output={run}", *settings]) == 0
+    records = log_of(run)
+    names = {"enhancer/gan", "enhancer/feature_matching", "enhancer/pixel", "discriminator/loss"}
+    assert names <= records[0].keys()
+    assert all(np.isfinite(list(r.values())).all() for r in records)
+    assert all(r["discriminator/grad_norm"] > 0 for r in records)
+    assert records[0]["discriminator/loss"] != records[-1]["discriminator/loss"]
+    state = torch.load(run / "checkpoints/step_00000012/training_state.pt", weights_only=True)
+    assert set(state["emas"]) == {"enhancer"}
+    assert set(state["optimizers"]) == {"enhancer", "discriminator"}
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("enhancer.name=gan", "unknown enhancer 'gan'"),
+        ("data.size=16", "set enhancer.options.size"),
+        ("loss.perceptual=1.0", r"vgg19-dcbb9e9d\.pth"),
+        ("pairs.degradations={fog: 1.0}", "unknown degradation 'fog'"),
+    ],
+)
+def test_errors_come_before_the_first_step(config_file, clean, tmp_path, setting, says):
+    with pytest.raises((ValueError, ConfigError), match=says):
+        run_recipe(config_file, [f"data.path={clean}", f"output={tmp_path / 'run'}", setting])
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_commands(clean, config_file, model_folder, tmp_path):
+    (tmp_path / "coarse.yaml").write_text(
+        f"variants: 1\ntaus: [2]\nomegas: [8]\ndr2: {{model: {model_folder}, scheduler: ddim}}\n"
+    )
+    made = run_command(
+        "scripts/make_coarse.py", tmp_path / "coarse.yaml", f"input={clean}",
+        f"output={tmp_path / 'coarse'}",
+    )  # fmt: skip
+    assert made.returncode == 0, made.stderr
+    assert "variant 0: 6 made" in made.stdout
+    trained = run_command(
+        "scripts/train.py", config_file, f"data.path={clean}", f"output={tmp_path / 'run'}",
+        f"pairs.coarse={tmp_path / 'coarse'}", "pairs.coarse_share=0.7", "total_steps=4",
+    )  # fmt: skip
+    assert trained.returncode == 0, trained.stderr
+    assert (tmp_path / "run" / "final" / "config.json").is_file()
