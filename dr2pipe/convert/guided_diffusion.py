@@ -104,30 +104,36 @@ def convert_guided_diffusion_unet(
         flip_sin_to_cos=True,  # the embedding holds cosines first
         freq_shift=0,
     )
+    return _load(unet, state_dict, head_channels, use_new_attention_order)
+
+
+def _load(
+    unet: UNet2DModel,
+    state_dict: dict[str, torch.Tensor],
+    head_channels: int | None,
+    new_attention_order: bool,
+) -> UNet2DModel:
     names = dict(_key_pairs(unet))
-    weights = {}
     left_over = dict(state_dict)
-    for native, foreign in names.items():
-        if foreign in left_over:
-            weights[native] = left_over.pop(foreign)
+    weights = {n: left_over.pop(f) for n, f in names.items() if f in left_over}
     for attention, foreign in _attention_pairs(unet):
         for part in ("weight", "bias"):
-            fused = left_over.pop(f"{foreign}.qkv.{part}", None)
-            out = left_over.pop(f"{foreign}.proj_out.{part}", None)
-            names |= {f"{attention}.to_{x}.{part}": f"{foreign}.qkv.{part}" for x in "qkv"}
-            names[f"{attention}.to_out.0.{part}"] = f"{foreign}.proj_out.{part}"
-            if fused is not None:
-                parts = _split_qkv(fused, head_channels, use_new_attention_order)
-                if parts is None:  # misshapen: reported with everything else
-                    left_over[f"{foreign}.qkv.{part}"] = fused
-                    continue
-                weights |= {
-                    f"{attention}.to_{x}.{part}": p for x, p in zip("qkv", parts, strict=True)
-                }
-            if out is not None:
+            fused_key, out_key = f"{foreign}.qkv.{part}", f"{foreign}.proj_out.{part}"
+            names |= {f"{attention}.to_{x}.{part}": fused_key for x in "qkv"}
+            names[f"{attention}.to_out.0.{part}"] = out_key
+            if out_key in left_over:
+                out = left_over.pop(out_key)
                 weights[f"{attention}.to_out.0.{part}"] = (
                     out.squeeze(-1) if part == "weight" else out
                 )
+            if fused_key not in left_over:
+                continue
+            parts = _split_qkv(left_over[fused_key], head_channels, new_attention_order)
+            if parts is not None:  # else misshapen: reported with everything else left over
+                del left_over[fused_key]
+                weights |= {
+                    f"{attention}.to_{x}.{part}": p for x, p in zip("qkv", parts, strict=True)
+                }
     return load_exactly(unet, weights | left_over, kind=_KIND, original_names=names)
 
 
