@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 ATTENTIONS = ("auto", "sdpa", "xformers")
-_BICUBIC_SIZE = ("bicubic", "size")
+_BASELINE_OPTIONS = {"none": (), "bicubic": ("size",)}  # enhancers without weights
 _SIZE_WITHOUT_ANY = 512  # side in pixels when neither stage has one of its own
 
 
@@ -222,11 +222,12 @@ def build_restorer(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision '{precision}': choose {', '.join(PRECISIONS)}")
-    # Switching to a baseline leaves the weights and options of a preset's network behind.
-    if enhancer.name in ("none", "bicubic"):
-        options = {k: v for k, v in enhancer.options.items() if (enhancer.name, k) == _BICUBIC_SIZE}
+    if enhancer.name in _BASELINE_OPTIONS:
+        # Switching to a baseline leaves the weights and options of a preset's network behind.
+        takes = _BASELINE_OPTIONS[enhancer.name]
+        options = {name: enhancer.options[name] for name in takes if name in enhancer.options}
         enhancer = EnhancerConfig(enhancer.name, options=options)
-    if enhancer.weights is None and enhancer.name not in ("none", "bicubic"):
+    elif enhancer.weights is None:
         raise ConfigError(f"enhancer '{enhancer.name}' needs enhancer.weights, a native folder")
     hashes: dict[str, str] = {}
     remover = None
