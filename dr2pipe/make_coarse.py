@@ -15,7 +15,7 @@ from omegaconf import MISSING
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_seed, to_dict
 from dr2pipe.data.folders import write_pictures
-from dr2pipe.degradations import degrade
+from dr2pipe.degradations import check_degradation, degrade
 from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
@@ -49,6 +49,8 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
         raise ConfigError("variants must be at least 1, and factors, taus, omegas not empty")
     if sum(config.degradations.values()) > 1:
         raise ConfigError("the shares of degradations sum to more than 1")
+    for name in config.degradations:
+        check_degradation(name)
     drawn = [draw_settings(config, variant) for variant in range(config.variants)]
     restorers = [
         build_restorer(

@@ -2,12 +2,13 @@ import numpy as np
 import pytest
 from conftest import make_pixels
 
-from dr2pipe.degradations import CHAINS, UNSEEN, degrade
-from dr2pipe.degradations.blind import BlindRanges, degrade_blind, jitter_colours
+from dr2pipe.config import ConfigError
+from dr2pipe.degradations import UNSEEN, chain_names, degrade
+from dr2pipe.degradations.blind import BlindRanges, degrade_blind, jitter_colours, load_ranges
 from dr2pipe.degradations.kernels import blur, disk_kernel, gaussian_kernel, motion_kernel
 
 FACE = make_pixels(0, 64, 64)
-EVERY = [(name, None) for name in CHAINS] + [(name, s) for name in UNSEEN for s in (1, 3, 5)]
+EVERY = [(name, None) for name in chain_names()] + [(name, s) for name in UNSEEN for s in (1, 3, 5)]
 
 
 @pytest.mark.parametrize(("name", "severity"), EVERY)
@@ -43,9 +44,9 @@ def test_severity_means_distance_from_the_original(name):
 
 
 @pytest.mark.parametrize("size", [(48, 48), (64, 96), (33, 57)])
-@pytest.mark.parametrize("name", [*CHAINS, *UNSEEN])
+@pytest.mark.parametrize("name", [*chain_names(), *UNSEEN])
 def test_any_size(name, size):
-    severity = None if name in CHAINS else 5
+    severity = 5 if name in UNSEEN else None
     face = make_pixels(1, *size)
     assert degrade(face, name, np.random.default_rng(0), severity=severity)[0].shape == face.shape
 
@@ -63,16 +64,17 @@ def test_the_published_ranges_are_kept():
 
 
 def test_probabilities_do_not_change_the_other_draws():
-    plain, _ = degrade_blind(FACE, np.random.default_rng(0), BlindRanges())
-    _, first = degrade_blind(FACE, np.random.default_rng(0), BlindRanges())
-    grey, second = degrade_blind(FACE, np.random.default_rng(0), BlindRanges(grey_probability=1.0))
+    ranges = ([1.0, 4.0], [1.0, 4.0], [0.0, 10.0], [60, 90])
+    with_grey = BlindRanges(*ranges, grey_probability=1.0)
+    plain, first = degrade_blind(FACE, np.random.default_rng(0), BlindRanges(*ranges))
+    grey, second = degrade_blind(FACE, np.random.default_rng(0), with_grey)
     assert {k: second[k] for k in first} == first
     assert (grey == grey[..., :1]).all()
     assert (plain != grey).any()
 
 
 def test_nothing_to_draw_changes_nothing_but_the_codec():
-    ranges = BlindRanges((0, 0), (1, 1), (0, 0), (100, 100))
+    ranges = BlindRanges([0, 0], [1, 1], [0, 0], [100, 100])
     degraded, _ = degrade_blind(FACE, np.random.default_rng(0), ranges)
     assert np.abs(degraded.astype(int) - FACE).mean() < 3
 
@@ -117,9 +119,36 @@ def test_gaussian_kernel_has_its_deviations():
         ("rain", None, r"severity of 1\.\.5, not None"),
         ("rain", 6, "not 6"),
         ("mild", 2, "takes no severity"),
-        ("snow", 1, "unknown degradation 'snow'; chains: gfpgan"),
+        ("snow", 1, "unknown degradation 'snow'; chains: .*gfpgan.*unseen families: .*rain"),
     ],
 )
 def test_errors(name, severity, says):
     with pytest.raises(ValueError, match=says):
         degrade(FACE, name, np.random.default_rng(0), severity=severity)
+
+
+VALID = "sigma_px: [1, 2]\nshrink: [1, 2]\nnoise: [0, 5]\njpeg_quality: [60, 90]\n"
+
+
+def test_ranges_from_a_file(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(VALID)
+    _, drawn = degrade(FACE, str(path), np.random.default_rng(0))
+    assert 60 <= drawn["jpeg_quality"] <= 90
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (VALID.replace("[1, 2]", "[2, 1]"), "sigma_px"),
+        (VALID.replace("[60, 90]", "[60, 101]"), "100 or below"),
+        (VALID + "grey_probability: 2\n", r"grey_probability=2\.0 must lie in"),
+        (VALID + "blur: 3\n", "unknown key 'blur'"),
+        ("noise: [0, 1]\n", "'sigma_px' must be given"),
+    ],
+)
+def test_bad_ranges_are_refused(tmp_path, text, says):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=says):
+        load_ranges(path)

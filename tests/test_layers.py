@@ -15,7 +15,7 @@ ALLOWED = {
     "processes": set(),
     "diffusion": {"images", "config"},
     "features": set(),
-    "degradations": {"images"},
+    "degradations": {"images", "config"},
     "enhancers": {"images", "config"},
     "losses": {"features"},
     "data": {"degradations", "diffusion", "images", "config"},

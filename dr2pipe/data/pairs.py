@@ -10,7 +10,7 @@ from torch.utils.data import Dataset
 from dr2pipe import images
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
-from dr2pipe.degradations import CHAINS, degrade
+from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 
 class PairDataset(Dataset):
@@ -19,7 +19,7 @@ class PairDataset(Dataset):
     Args:
         faces: the clean faces, at the enhancer's output size.
         input_size: side in pixels at which faces are degraded: that of stage 1.
-        degradations: share of each chain of ``degradations.CHAINS``.
+        degradations: share of each chain, see ``degradations.degrade``.
         coarse: cached coarse faces, see ``scripts/make_coarse.py``.
         coarse_share: share of coarse faces among the inputs, in [0,1].
         coarse_sigma_px: range of the blur k_σ on coarse faces (DR2, "y = k_σ * DR2(x)").
@@ -42,9 +42,10 @@ class PairDataset(Dataset):
             raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
         if coarse_share > 0 and coarse is None:
             raise ValueError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
-        unknown = [name for name in degradations if name not in CHAINS]
-        if unknown:
-            raise ValueError(f"unknown degradation '{unknown[0]}'; choose from {', '.join(CHAINS)}")
+        for name in degradations:
+            if name in UNSEEN:
+                raise ValueError(f"'{name}' is kept for evaluation; training must not see it")
+            check_degradation(name)
         shares = np.array(list(degradations.values()), dtype=float)
         if coarse_share < 1 and (not len(shares) or (shares < 0).any() or shares.sum() == 0):
             raise ValueError(f"the shares of the degradations {dict(degradations)} make no mix")

@@ -10,10 +10,27 @@ from typing import Any
 
 import numpy as np
 
-from dr2pipe.degradations.blind import CHAINS, degrade_with_chain
+from dr2pipe.config import ConfigError
+from dr2pipe.degradations.blind import chain_names, find_chain
 from dr2pipe.degradations.unseen import SEVERITIES, UNSEEN, degrade_unseen
 
-__all__ = ["CHAINS", "SEVERITIES", "UNSEEN", "degrade"]
+__all__ = ["SEVERITIES", "UNSEEN", "chain_names", "check_degradation", "degrade"]
+
+
+def check_degradation(name: str, severity: int | None = None) -> None:
+    """Raise ValueError for a name or severity that :func:`degrade` would refuse."""
+    if name in UNSEEN:
+        if severity not in SEVERITIES:
+            raise ValueError(f"'{name}' takes a severity of 1..5, not {severity}")
+        return
+    try:
+        find_chain(name)
+    except ConfigError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{error}; unseen families: {', '.join(UNSEEN)}") from None
+    if severity is not None:
+        raise ValueError(f"'{name}' draws its strength itself and takes no severity")
 
 
 def degrade(
@@ -23,21 +40,14 @@ def degrade(
 
     Args:
         pixels: (H,W,3) uint8 RGB.
-        name: a chain of ``CHAINS`` (no severity) or a family of ``UNSEEN``.
+        name: a chain of ``chain_names()`` or the path of a YAML file with ranges (no
+            severity), or a family of ``UNSEEN``.
         severity: 1..5, of the unseen families.
 
     Raises:
         ValueError: unknown name, or a severity that is missing, misplaced or out of range.
     """
-    if name in CHAINS:
-        if severity is not None:
-            raise ValueError(f"'{name}' draws its strength itself and takes no severity")
-        return degrade_with_chain(pixels, rng, CHAINS[name])
+    check_degradation(name, severity)
     if name in UNSEEN:
-        if severity not in SEVERITIES:
-            raise ValueError(f"'{name}' takes a severity of 1..5, not {severity}")
         return degrade_unseen(pixels, name, severity, rng)
-    raise ValueError(
-        f"unknown degradation '{name}'; chains: {', '.join(CHAINS)}; "
-        f"unseen families: {', '.join(UNSEEN)}"
-    )
+    return find_chain(name)(pixels, rng)

@@ -7,15 +7,19 @@ for 512-pixel faces and scaled to the picture at hand: a blur of 10 pixels at 51
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+from omegaconf import MISSING
 
 from dr2pipe import images
+from dr2pipe.config import ConfigError, load_config, resource
 from dr2pipe.degradations.kernels import blur, gaussian_kernel, motion_kernel
 
 _REFERENCE_SIDE_PX = 512
@@ -25,12 +29,11 @@ _INTERPOLATIONS = {
     "cubic": cv2.INTER_CUBIC,
     "area": cv2.INTER_AREA,
 }
-Range = tuple[float, float]
 
 
-@dataclass(frozen=True)
+@dataclass
 class BlindRanges:
-    """Ranges of the GFP-GAN family; each value is drawn uniformly.
+    """Ranges of the GFP-GAN family, ``configs/degradations``; each value is drawn uniformly.
 
     Attributes:
         sigma_px: standard deviation of the blur on a 512-pixel face; half the kernels are
@@ -44,10 +47,10 @@ class BlindRanges:
         jitter_probability: of random brightness, contrast, saturation and hue.
     """
 
-    sigma_px: Range = (0.1, 10.0)
-    shrink: Range = (0.8, 8.0)
-    noise: Range = (0.0, 20.0)
-    jpeg_quality: Range = (60, 100)
+    sigma_px: list[float] = MISSING
+    shrink: list[float] = MISSING
+    noise: list[float] = MISSING
+    jpeg_quality: list[int] = MISSING
     colour_shift: float = 20.0
     colour_shift_probability: float = 0.0
     grey_probability: float = 0.0
@@ -66,7 +69,7 @@ def degrade_blind(
     angle = 0.0 if isotropic else rng.uniform(-math.pi, math.pi)
     shrink = rng.uniform(*ranges.shrink)
     noise = rng.uniform(*ranges.noise)
-    quality = int(rng.integers(int(ranges.jpeg_quality[0]), int(ranges.jpeg_quality[1]) + 1))
+    quality = int(rng.integers(ranges.jpeg_quality[0], ranges.jpeg_quality[1] + 1))
     size = max(3, 2 * math.ceil(3 * max(sigma_x, sigma_y)) + 1)
     kernel = gaussian_kernel(size, max(sigma_x, 1e-3), max(sigma_y, 1e-3), angle)
     reduction = max(shrink * scale, 1.0)
@@ -186,24 +189,52 @@ def _rounded(drawn: dict[str, Any]) -> dict[str, Any]:
 
 Chain = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, dict[str, Any]]]
 
-# "gfpgan" holds the published training ranges, "severe" the harsher ones of DifFace; mild,
-# medium and heavy are the three fixed strengths of our own tables.
-CHAINS: dict[str, BlindRanges | Chain] = {
-    "gfpgan": BlindRanges(
-        colour_shift_probability=0.3, grey_probability=0.01, jitter_probability=0.3
-    ),
-    "severe": BlindRanges(sigma_px=(0.1, 15.0), shrink=(0.8, 32.0), jpeg_quality=(30, 100)),
-    "sparnet": degrade_sparnet,
-    "mild": BlindRanges((1, 4), (1, 8), (0, 10), (60, 90)),
-    "medium": BlindRanges((4, 10), (8, 16), (5, 20), (40, 70)),
-    "heavy": BlindRanges((8, 16), (12, 24), (15, 35), (20, 50)),
-}
+# Chains with code of their own; those that differ in their ranges alone are YAML files.
+_CODED_CHAINS: dict[str, Chain] = {"sparnet": degrade_sparnet}
 
 
-def degrade_with_chain(
-    pixels: np.ndarray, rng: np.random.Generator, chain: BlindRanges | Chain
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Apply ranges or a chain with ranges of its own."""
-    if isinstance(chain, BlindRanges):
-        return degrade_blind(pixels, rng, chain)
-    return chain(pixels, rng)
+def chain_names() -> list[str]:
+    """The chains that come with the package."""
+    return [*_CODED_CHAINS, *sorted(p.stem for p in _ranges_folder().glob("*.yaml"))]
+
+
+@functools.cache
+def find_chain(name: str) -> Chain:
+    """A chain by its name, or by the path of a YAML file with :class:`BlindRanges`.
+
+    Raises:
+        ConfigError: a file that does not hold valid ranges.
+        ValueError: no such chain.
+    """
+    if name in _CODED_CHAINS:
+        return _CODED_CHAINS[name]
+    path = Path(name) if name.endswith((".yaml", ".yml")) else _ranges_folder() / f"{name}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"unknown degradation '{name}'; chains: {', '.join(chain_names())}, or a YAML file"
+        )
+    return functools.partial(degrade_blind, ranges=load_ranges(path))
+
+
+def load_ranges(path: str | Path) -> BlindRanges:
+    """The ranges of a YAML file.
+
+    Raises:
+        ConfigError: unknown or missing keys, wrong types, impossible values.
+    """
+    ranges = load_config(BlindRanges, path)
+    lowest = {"sigma_px": 0, "shrink": 0.1, "noise": 0, "jpeg_quality": 1}
+    for key, least in lowest.items():
+        values = getattr(ranges, key)
+        if len(values) != 2 or not least <= values[0] <= values[1]:
+            raise ConfigError(f"{path}: {key}={values} must be [low, high] with low >= {least}")
+    if ranges.jpeg_quality[1] > 100:
+        raise ConfigError(f"{path}: jpeg_quality={ranges.jpeg_quality} must end at 100 or below")
+    for key, value in vars(ranges).items():
+        if key.endswith("_probability") and not 0 <= value <= 1:
+            raise ConfigError(f"{path}: {key}={value} must lie in [0, 1]")
+    return ranges
+
+
+def _ranges_folder() -> Path:
+    return resource("configs") / "degradations"
