@@ -26,6 +26,7 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
         "restore": (restore, "Restore"),
         "train": (train, "Train"),
         "make_coarse": (make_coarse, "Make coarse faces"),
+        "evaluate": (evaluate, "Evaluate"),
     }[command]
     parser = argparse.ArgumentParser(description=f"{summary} as a configuration file says.")
     parser.add_argument("config", help="YAML file")
@@ -101,6 +102,19 @@ def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     return max(summary.exit_code for summary in summaries)
 
 
+def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Study a restorer on degraded copies of clean faces; prints the table."""
+    from dr2pipe.config import load_config
+    from dr2pipe.evaluate import EvaluateConfig
+    from dr2pipe.evaluate import evaluate as run
+
+    config = load_config(EvaluateConfig, config_path, overrides)
+    quiet_libraries()
+    print(run(config))
+    print(f"every value, the pictures and the settings: {config.output}")
+    return 0
+
+
 def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
     """Write a foreign checkpoint as a native folder."""
     from omegaconf import OmegaConf
@@ -173,6 +187,11 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("config", help="YAML file, see configs/train")
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.set_defaults(run=lambda o: train(o.config, o.overrides))
+
+    command = commands.add_parser("evaluate", help="study a restorer on degraded clean faces")
+    command.add_argument("config", help="YAML file, see configs/evaluate")
+    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.set_defaults(run=lambda o: evaluate(o.config, o.overrides))
 
     command = commands.add_parser("convert", help="turn an official checkpoint into a folder")
     command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")

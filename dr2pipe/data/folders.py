@@ -52,6 +52,8 @@ class FaceDataset(Dataset):
                     f"{path} holds {side} pictures, the config asks for {size}x{size}x3"
                 )
         else:
+            if not path.is_dir():
+                raise ValueError(f"no folder of pictures at {path}")
             if sources is not None:
                 raise ValueError(
                     "data.sources selects inside an .npz file; a folder has no sources"

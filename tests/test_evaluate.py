@@ -1,0 +1,95 @@
+import csv
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, make_pictures, run_command
+from PIL import Image
+
+from dr2pipe.config import ConfigError, load_config
+from dr2pipe.evaluate import METHODS, EvaluateConfig, evaluate
+
+
+@pytest.fixture
+def clean(tmp_path):
+    return make_pictures(tmp_path / "clean", 5, height=32, width=32)
+
+
+def overrides(clean, output, model_folder, *more):
+    return [
+        f"input={clean}", f"output={output}", "size=32", "degraded_size=16",
+        "degradations=[mild,heavy,speckle:4,rain:2]", "metrics=[psnr,ssim]", "batch_size=2",
+        f"dr2.model={model_folder}", "enhancer.name=bicubic", "enhancer.options.size=32",
+        "baseline.name=bicubic", "baseline.options.size=32", *TINY, *more,
+    ]  # fmt: skip
+
+
+def rows_of(folder):
+    return list(csv.DictReader((folder / "results.csv").open()))
+
+
+def test_every_version_of_every_face_is_measured(clean, model_folder, tmp_path):
+    config = load_config(EvaluateConfig, None, overrides(clean, tmp_path / "o", model_folder))
+    table = evaluate(config)
+    rows = rows_of(tmp_path / "o")
+    assert len(rows) == 4 * 5 * len(METHODS)
+    assert {r["degradation"] for r in rows} == {"mild", "heavy", "speckle 4", "rain 2"}
+    mild = [float(r["psnr"]) for r in rows if (r["degradation"], r["method"]) == ("mild", "input")]
+    assert f"| mild | {np.mean(mild):.2f} |" in table
+    unseen = [
+        float(r["psnr"])
+        for r in rows
+        if r["degradation"] in ("speckle 4", "rain 2") and r["method"] == "coarse"
+    ]
+    line = next(x for x in table.splitlines() if x.startswith("| mean of unseen families"))
+    assert line.split("|")[3].strip() == f"{np.mean(unseen):.2f}"
+    # Both enhancers are bicubic here: what they make of the input is the enlarged input.
+    by_method = {
+        m: [r["psnr"] for r in rows if r["method"] == m and r["degradation"] == "heavy"]
+        for m in METHODS
+    }
+    assert np.allclose(
+        np.array(by_method["baseline"], float), np.array(by_method["input"], float), atol=0.1
+    )
+    assert by_method["coarse"] != by_method["input"]
+    with Image.open(tmp_path / "o/sheets/speckle_4.png") as sheet:
+        assert sheet.size == (7 * 34 - 2, 5 * 34 - 2)
+
+
+def test_the_same_numbers_for_any_batch_size(clean, model_folder, tmp_path):
+    for size in (1, 4):
+        given = overrides(clean, tmp_path / str(size), model_folder, f"batch_size={size}")
+        evaluate(load_config(EvaluateConfig, None, given))
+    for a, b in zip(rows_of(tmp_path / "1"), rows_of(tmp_path / "4"), strict=True):
+        assert all(a[key] == b[key] for key in ("degradation", "method", "picture"))
+        assert float(a["psnr"]) == pytest.approx(float(b["psnr"]), abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("degradations=[snow]", "unknown degradation 'snow'"),
+        ("degradations=[rain]", r"severity of 1\.\.5, not None"),
+        ("degradations=['rain:9']", r"severity of 1\.\.5, not 9"),
+        ("degradations=[]", "at least one"),
+        ("metrics=[beauty]", "unknown metric 'beauty'"),
+        ("input=/nowhere", "/nowhere"),
+        ("baseline.name=sparnet", "needs enhancer.weights"),
+    ],
+)
+def test_errors_come_before_any_work(clean, model_folder, tmp_path, override, says):
+    given = overrides(clean, tmp_path / "o", model_folder, override)
+    with pytest.raises((ConfigError, ValueError), match=says):
+        evaluate(load_config(EvaluateConfig, None, given))
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_command_prints_the_table(clean, model_folder, tmp_path):
+    given = overrides(clean, tmp_path / "o", model_folder, "limit=2", "degradations=[mild]")
+    result = run_command(
+        "scripts/evaluate.py", ROOT / "configs/evaluate/portrait64.yaml", *given, "baseline.weights=null",
+        "enhancer.weights=null",
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "psnr, mean of 2 faces" in result.stdout
+    assert (tmp_path / "o/run.yaml").is_file()
+    assert (tmp_path / "o/table.md").read_text() in result.stdout
