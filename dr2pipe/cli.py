@@ -102,6 +102,30 @@ def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     return max(summary.exit_code for summary in summaries)
 
 
+def _run_degrade(options: argparse.Namespace) -> int:
+    from dr2pipe.degrade_folder import DegradeConfig, degrade_folder, write_sheet
+
+    if options.sheet:
+        write_sheet(options.input, options.output, seed=options.seed)
+        print(f"every unseen family at severities 1..5 -> {options.output}")
+        return 0
+    if options.degradation is None:
+        raise ValueError("name a degradation with --with, or ask for a --sheet")
+    config = DegradeConfig(
+        options.input,
+        options.output,
+        options.degradation,
+        severity=options.severity,
+        size=options.size,
+        seed=options.seed,
+    )
+    summary = degrade_folder(config)
+    if _is_main_process():
+        counts = f"{summary.restored} degraded, {summary.skipped} already done"
+        print(f"{counts}, {summary.failed} failed -> {config.output}")
+    return summary.exit_code
+
+
 def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
     """Study a restorer on degraded copies of clean faces; prints the table."""
     from dr2pipe.config import load_config
@@ -182,6 +206,22 @@ def _parser() -> argparse.ArgumentParser:
     choice.add_argument("--config", help="YAML file of your own")
     _add_set(command)
     command.set_defaults(run=_run_restore)
+
+    command = commands.add_parser("degrade", help="degraded copies of a folder, with a csv")
+    command.add_argument("input", help="picture or folder (recursive)")
+    command.add_argument("output", help="folder for the results; with --sheet a PNG file")
+    what = command.add_mutually_exclusive_group()
+    what.add_argument(
+        "--with",
+        dest="degradation",
+        metavar="NAME",
+        help="chain of configs/degradations, a YAML file like those, sparnet, or an unseen family",
+    )
+    what.add_argument("--sheet", action="store_true", help="one face under all unseen families")
+    command.add_argument("--severity", type=int, help="1..5, of an unseen family")
+    command.add_argument("--size", type=int, help="side in pixels to bring pictures to first")
+    command.add_argument("--seed", type=int, default=0)
+    command.set_defaults(run=_run_degrade)
 
     command = commands.add_parser("train", help="train a recipe")
     command.add_argument("config", help="YAML file, see configs/train")

@@ -108,14 +108,15 @@ def _coarse_of(
     restorer: Restorer, degradations: dict[str, float]
 ) -> Callable[[torch.Tensor, list[int]], BatchResult]:
     def process(pictures: torch.Tensor, seeds: list[int]) -> BatchResult:
-        pixels, notes = [], []
+        pixels, drawn = [], []
         for picture, seed in zip(images.to_uint8(pictures), seeds, strict=True):
             rng = np.random.default_rng(seed)
             name = _drawn_chain(degradations, rng)
-            notes.append([f"degraded by {name} first"] if name else [])
+            drawn.append({"degraded_by": name})
             pixels.append(degrade(picture, name, rng)[0] if name else picture)
         coarse = restorer(images.to_tensor(np.stack(pixels)), seeds).coarse
-        return BatchResult([{"restored": p} for p in images.to_uint8(coarse)], notes)
+        made = [{"restored": p} for p in images.to_uint8(coarse)]
+        return BatchResult(made, [[]] * len(made), drawn)
 
     return process
 

@@ -54,10 +54,11 @@ class Loaded:
 
 @dataclass
 class BatchResult:
-    """Per picture: pixels (H,W,3) uint8 by output subfolder, and warnings."""
+    """Per picture: pixels (H,W,3) uint8 by output subfolder, warnings, and what was drawn for it."""
 
     pixels: list[dict[str, np.ndarray]]
     warnings: list[list[str]]
+    drawn: list[dict[str, Any]] | None = None
 
 
 # (B,3,S,S) in [-1,1] and one seed per picture to their results.
@@ -95,7 +96,7 @@ def find_jobs(source: str | Path, output: str | Path) -> list[Job]:
     if source.is_dir():
         # The output may lie inside the input, or be the same folder; results are no inputs.
         inside = () if output.resolve() == source.resolve() else (output,)
-        results = tuple(output / name for name in ("restored", "coarse", "compare"))
+        results = tuple(output / name for name in ("restored", "coarse", "compare", "degraded"))
         paths = list(images.find_images(source, exclude=inside + results))
         relatives = [path.relative_to(source).as_posix() for path in paths]
     elif os.path.lexists(source):
@@ -120,8 +121,9 @@ class FolderRun:
     """Take every picture of ``source`` through ``process`` into ``output``.
 
     Args:
-        size: side in pixels that ``process`` takes.
-        output_size: side in pixels of its results (the alpha channel is brought to it).
+        size: side in pixels that ``process`` takes; None leaves every picture as it is, which
+            asks for ``batch_size`` 1.
+        output_size: side in pixels of its results (the alpha channel is brought to it), or None.
         settings: everything that decides a result besides the picture; its hash tells which
             finished pictures are still valid, and the pictures carry it as text.
         outputs: subfolders written for every picture, the main one first.
@@ -134,8 +136,8 @@ class FolderRun:
         output: str | Path,
         *,
         process: ProcessBatch,
-        size: int,
-        output_size: int,
+        size: int | None,
+        output_size: int | None,
         settings: dict[str, Any],
         outputs: Sequence[str],
         seed: int,
@@ -195,8 +197,8 @@ class FolderRun:
             ThreadPoolExecutor(1) as writer,
         ):
             for batch in self._batches(self._load_ahead(jobs, loaders)):
-                for loaded, pixels, seconds, warnings in self._process(batch):
-                    writing.append(writer.submit(self._write, loaded, pixels, seconds, warnings))
+                for done in self._process(batch):
+                    writing.append(writer.submit(self._write, *done))
                 while len(writing) > 2 * self.batch_size:  # bounds what waits in memory
                     writing.popleft().result()
                 if self.stop_requested:
@@ -235,7 +237,9 @@ class FolderRun:
         if batch:
             yield batch
 
-    def _process(self, batch: list[Loaded]) -> Iterator[tuple]:
+    def _process(
+        self, batch: list[Loaded]
+    ) -> Iterator[tuple[Loaded, dict[str, np.ndarray], dict[str, Any]]]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
         size = len(batch)
         while batch:
@@ -259,8 +263,14 @@ class FolderRun:
                     if torch.cuda.is_available():
                         torch.cuda.empty_cache()
                 continue
-            seconds = (time.perf_counter() - start) / len(part)
-            yield from zip(part, result.pixels, [seconds] * len(part), result.warnings, strict=True)
+            seconds = round((time.perf_counter() - start) / len(part), 4)
+            drawn = result.drawn or [{}] * len(part)
+            for i, loaded in enumerate(part):
+                warnings = loaded.warnings + result.warnings[i]
+                record = {"seconds": seconds, "warnings": warnings}
+                if drawn[i]:
+                    record["drawn"] = drawn[i]
+                yield loaded, result.pixels[i], record
             batch = batch[len(part) :]
 
     # -- one picture ---------------------------------------------------------------------
@@ -286,8 +296,10 @@ class FolderRun:
                 self._count("skipped")
                 return None
             picture = images.decode_image(data, max_pixels=self.max_pixels)
-            image = picture.resized(self.size)
-            if picture.alpha is not None:
+            image = images.to_tensor(picture.pixels)
+            if self.size is not None:
+                image = picture.resized(self.size)
+            if picture.alpha is not None and self.output_size is not None:
                 side = (self.output_size, self.output_size)
                 picture.alpha = images.resize_pixels(picture.alpha, side)
             warnings = picture.warnings
@@ -308,13 +320,7 @@ class FolderRun:
             and all((self.output / name / job.output_name).is_file() for name in self.outputs)
         )
 
-    def _write(
-        self,
-        loaded: Loaded,
-        pixels: dict[str, np.ndarray],
-        seconds: float,
-        warnings: list[str],
-    ) -> None:
+    def _write(self, loaded: Loaded, pixels: dict[str, np.ndarray], record: dict[str, Any]) -> None:
         job, picture = loaded.job, loaded.picture
         text = {"dr2pipe": json.dumps(self.png_text | {"seed": self._seed(job)})}
         try:
@@ -336,14 +342,13 @@ class FolderRun:
                     "settings": self.settings_hash,
                     "output": f"{self.outputs[0]}/{job.output_name}",
                     "seed": self._seed(job),
-                    "seconds": round(seconds, 4),
-                    "warnings": loaded.warnings + warnings,
+                    **record,
                 }
             )
         except Exception as error:  # a full disk, a name too long: recorded, the run goes on
             self._fail(job, error)
             return
-        if loaded.warnings + warnings:
+        if record["warnings"]:
             with self._summary_lock:
                 self.summary.warned += 1
         self._count("restored")

@@ -70,7 +70,7 @@ def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
     seen = {cache.read("face_000.png", np.random.default_rng(i)).tobytes() for i in range(20)}
     assert len(seen) == 3
     lines = (tmp_path / "coarse/variant_00/manifest.jsonl").read_text()
-    assert "degraded by heavy first" in lines
+    assert '"degraded_by": "heavy"' in lines
 
 
 def test_coarse_faces_of_an_npz(model_folder, tmp_path):

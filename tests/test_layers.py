@@ -45,6 +45,7 @@ ALLOWED = {
         "processes",
         "config",
     },
+    "degrade_folder": {"runs", "degradations", "images", "files", "processes", "config"},
     "metrics": {"features", "images"},
     "evaluate": {
         "restore",
@@ -62,6 +63,7 @@ ALLOWED = {
         "processes",
         "restore_folder",
         "make_coarse",
+        "degrade_folder",
         "evaluate",
         "training",
         "convert",

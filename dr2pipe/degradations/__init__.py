@@ -11,10 +11,17 @@ from typing import Any
 import numpy as np
 
 from dr2pipe.config import ConfigError
-from dr2pipe.degradations.blind import chain_names, find_chain
+from dr2pipe.degradations.blind import chain_names, describe_chain, find_chain
 from dr2pipe.degradations.unseen import SEVERITIES, UNSEEN, degrade_unseen
 
-__all__ = ["SEVERITIES", "UNSEEN", "chain_names", "check_degradation", "degrade"]
+__all__ = [
+    "SEVERITIES",
+    "UNSEEN",
+    "chain_names",
+    "check_degradation",
+    "degrade",
+    "describe_chain",
+]
 
 
 def check_degradation(name: str, severity: int | None = None) -> None:

@@ -7,6 +7,7 @@ for 512-pixel faces and scaled to the picture at hand: a blur of 10 pixels at 51
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable
@@ -208,12 +209,18 @@ def find_chain(name: str) -> Chain:
     """
     if name in _CODED_CHAINS:
         return _CODED_CHAINS[name]
-    path = Path(name) if name.endswith((".yaml", ".yml")) else _ranges_folder() / f"{name}.yaml"
+    path = _ranges_file(name)
     if not path.is_file():
         raise ValueError(
             f"unknown degradation '{name}'; chains: {', '.join(chain_names())}, or a YAML file"
         )
     return functools.partial(degrade_blind, ranges=load_ranges(path))
+
+
+def describe_chain(name: str) -> dict[str, Any] | None:
+    """The ranges behind a name, for the records of a run; None where it has no YAML file."""
+    path = _ranges_file(name)
+    return dataclasses.asdict(load_ranges(path)) if path.is_file() else None
 
 
 def load_ranges(path: str | Path) -> BlindRanges:
@@ -234,6 +241,10 @@ def load_ranges(path: str | Path) -> BlindRanges:
         if key.endswith("_probability") and not 0 <= value <= 1:
             raise ConfigError(f"{path}: {key}={value} must lie in [0, 1]")
     return ranges
+
+
+def _ranges_file(name: str) -> Path:
+    return Path(name) if name.endswith((".yaml", ".yml")) else _ranges_folder() / f"{name}.yaml"
 
 
 def _ranges_folder() -> Path:
