@@ -20,7 +20,7 @@ from dr2pipe.processes import process_state
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
 
 PARAMETERS = "parameters.csv"
-_SHEET_SIDE_PX = 128
+_SHEET_SIDE_PX = 96
 
 
 @dataclass

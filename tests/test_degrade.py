@@ -76,7 +76,7 @@ def test_sheet_of_the_unseen_families(mixed, tmp_path):
     face = str(mixed / "face_000.png")
     assert main(["degrade", face, str(tmp_path / "sheet.png"), "--sheet"]) == 0
     with Image.open(tmp_path / "sheet.png") as sheet:
-        assert sheet.size == (12 * 130 - 2, 9 * 130 - 2)
+        assert sheet.size == (12 * 98 - 2, 9 * 98 - 2)
 
 
 @pytest.mark.parametrize(
