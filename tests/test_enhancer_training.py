@@ -1,18 +1,22 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
-from conftest import make_pictures, run_command
+from conftest import ROOT, make_pictures, run_command
 from PIL import Image
 
-from dr2pipe.config import ConfigError, load_config
+from dr2pipe.config import ConfigError, load_config, peek
 from dr2pipe.data.coarse import CoarseCache
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.make_coarse import CoarseConfig, draw_settings, make_coarse
-from dr2pipe.training.recipes import run_recipe
+from dr2pipe.training.ddpm import DDPMConfig, build_unet
+from dr2pipe.training.enhancer import EnhancerTrainConfig
+from dr2pipe.training.recipe import check_config
+from dr2pipe.training.recipes import RECIPES, run_recipe
 
 CONFIG = """
 recipe: enhancer
@@ -195,3 +199,50 @@ def test_the_commands(clean, config_file, model_folder, tmp_path):
     )  # fmt: skip
     assert trained.returncode == 0, trained.stderr
     assert (tmp_path / "run" / "final" / "config.json").is_file()
+
+
+def test_spectral_norm_trains_resumes_and_leaves_plain_weights(clean, config_file, tmp_path):
+    given = [
+        f"data.path={clean}", "enhancer.spectral_norm=true", "enhancer.initial_std=0.02",
+        "total_steps=8", "save_every_steps=4", "ema_decay=0.0",
+    ]  # fmt: skip
+    assert run_recipe(config_file, [*given, f"output={tmp_path / 'a'}"]) == 0
+    exported = build_enhancer("sparnet", tmp_path / "a/final")
+    assert not any("parametrizations" in name for name in exported.state_dict())
+    # Divided by its largest singular value, a weight has one of about 1.
+    weight = exported.inner[0].conv1.conv.conv.weight
+    largest = torch.linalg.matrix_norm(weight.detach().flatten(1), 2)
+    assert float(largest) == pytest.approx(1, abs=0.2)
+    shutil.rmtree(tmp_path / "a/checkpoints/step_00000008")
+    shutil.rmtree(tmp_path / "a/final")
+    assert run_recipe(config_file, [*given, f"output={tmp_path / 'a'}"]) == 0
+    again = build_enhancer("sparnet", tmp_path / "a/final").state_dict()
+    assert all(torch.equal(value, again[name]) for name, value in exported.state_dict().items())
+    with pytest.raises(ConfigError, match="spectral_norm"):
+        run_recipe(config_file, [f"data.path={clean}", f"output={tmp_path / 'a'}", "total_steps=9"])
+
+
+def test_published_sizes():
+    """The configs of published settings make the published networks (parameter counts)."""
+    given = ["data.path=x"]
+    ddpm = load_config(DDPMConfig, ROOT / "configs/train/ddpm_ffhq256.yaml", given)
+    enhancer = load_config(
+        EnhancerTrainConfig,
+        ROOT / "configs/train/enhancer_sparnethd512.yaml",
+        [*given, "loss.vgg19=x"],
+    )
+    with torch.device("meta"):
+        unet = build_unet(ddpm.unet, ddpm.data.size, out_channels=6)
+        sparnet = build_enhancer("sparnet", **enhancer.enhancer.options)
+    assert sum(p.numel() for p in unet.parameters()) == 93_563_910
+    assert sum(p.numel() for p in sparnet.parameters()) == 85_793_412
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "configs/train").glob("*.yaml")), ids=lambda p: p.stem
+)
+def test_every_training_config_fits_its_schema(path):
+    schema = RECIPES[peek(path, [], "recipe")][0]
+    given = ["data.path=x"] + (["loss.vgg19=x"] if "sparnethd" in path.stem else [])
+    config = load_config(schema, path, given)
+    check_config(config)

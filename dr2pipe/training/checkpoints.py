@@ -71,7 +71,8 @@ def load_newest_checkpoint(
     for name, network in networks.items():
         saved = json.loads((folder / name / "config.json").read_text())
         wanted = json.loads(network.to_json_string())
-        differing = [k for k in wanted if k[0] != "_" and wanted[k] != saved.get(k)]
+        keys = sorted({k for k in (*wanted, *saved) if k[0] != "_"})
+        differing = [k for k in keys if wanted.get(k) != saved.get(k)]
         if differing:
             raise ConfigError(
                 f"{folder}/{name} was trained with another {', '.join(differing)}; "

@@ -36,6 +36,8 @@ class UNetConfig:
     attention_head_channels: int = 32
     norm_groups: int = 8
     dropout: float = 0.0
+    scale_shift: bool = False  # the timestep scales and shifts features, as in ADM, not only shifts
+    resample_in_blocks: bool = False  # sizes change inside residual blocks, as in ADM
 
 
 @dataclass
@@ -148,17 +150,24 @@ def build_unet(config: UNetConfig, size: int, *, out_channels: int = 3) -> UNet2
     if unknown:
         raise ConfigError(f"unet.attention_sizes {unknown} are none of the feature sizes {sizes}")
     with_attention = [s in config.attention_sizes for s in sizes]
+    resampling_block = "Resnet{}sampleBlock2D" if config.resample_in_blocks else "{}Block2D"
+    down, up = (
+        [f"Attn{way}Block2D" if a else resampling_block.format(way) for a in with_attention]
+        for way in ("Down", "Up")
+    )
     return UNet2DModel(
         sample_size=size,
         in_channels=3,
         out_channels=out_channels,
         layers_per_block=config.layers_per_block,
         block_out_channels=tuple(config.channels),
-        down_block_types=tuple("AttnDownBlock2D" if a else "DownBlock2D" for a in with_attention),
-        up_block_types=tuple(
-            "AttnUpBlock2D" if a else "UpBlock2D" for a in reversed(with_attention)
-        ),
+        down_block_types=tuple(down),
+        up_block_types=tuple(reversed(up)),
         norm_num_groups=config.norm_groups,
+        attn_norm_num_groups=config.norm_groups,
+        downsample_type="resnet" if config.resample_in_blocks else "conv",
+        upsample_type="resnet" if config.resample_in_blocks else "conv",
+        resnet_time_scale_shift="scale_shift" if config.scale_shift else "default",
         attention_head_dim=config.attention_head_channels,
         dropout=config.dropout,
     )

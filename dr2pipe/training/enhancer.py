@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
 
 from dr2pipe import files, images
 from dr2pipe.config import ConfigError
@@ -40,6 +42,8 @@ class PairsConfig:
 class NetworkConfig:
     name: str = "sparnet"
     options: dict[str, Any] = field(default_factory=dict)
+    spectral_norm: bool = False  # of every convolution while training; exported weights are plain
+    initial_std: float | None = None  # of convolution weights; null: torch's own initialisation
 
 
 @dataclass
@@ -98,6 +102,7 @@ class EnhancerRecipe:
         config = self.config
         torch.manual_seed(config.seed)
         enhancer = build_enhancer(config.enhancer.name, **config.enhancer.options).train()
+        _prepare_convolutions(enhancer, config.enhancer)
         if enhancer.output_size not in (None, config.data.size):
             raise ConfigError(
                 f"the enhancer makes {enhancer.output_size}-pixel faces, data.size is "
@@ -155,9 +160,14 @@ class EnhancerRecipe:
 
     def export(self, networks: dict, folder: Path) -> None:
         """A folder that ``build_enhancer`` loads."""
-        network = networks["enhancer"]
+        trained = copy.deepcopy(networks["enhancer"]).eval()
+        if self.config.enhancer.spectral_norm:
+            for module in _convolutions(trained):
+                parametrize.remove_parametrizations(module, "weight")
+        network = build_enhancer(self.config.enhancer.name, **self.config.enhancer.options)
+        network.load_state_dict(trained.state_dict())
         if self.config.export_precision == "fp16":
-            network = copy.deepcopy(network).half()
+            network.half()
         files.write_folder(folder, network.save_pretrained)
 
     def _grown(self, picture: torch.Tensor) -> torch.Tensor:
@@ -165,3 +175,19 @@ class EnhancerRecipe:
         return (
             picture if self.input_size is None else images.resize_tensor(picture, self.input_size)
         )
+
+
+def _prepare_convolutions(network: torch.nn.Module, config: NetworkConfig) -> None:
+    for module in _convolutions(network):
+        if config.initial_std is not None:
+            torch.nn.init.normal_(module.weight, std=config.initial_std)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+        if config.spectral_norm:
+            spectral_norm(module)
+    if config.spectral_norm:  # a checkpoint without it must not be taken for one of this network
+        network.register_to_config(spectral_norm=True)
+
+
+def _convolutions(network: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    return [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]
