@@ -57,6 +57,7 @@ ALLOWED = {
         "processes",
         "config",
     },
+    "model_card": {"restore", "diffusion", "images", "files", "config"},
     "doctor": {"restore", "processes"},
     "cli": {
         "config",

@@ -1,0 +1,124 @@
+"""Numbers and pictures for a model card: what training cost, its loss curve, free samples."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dr2pipe import files, images
+from dr2pipe.config import stable_seed
+from dr2pipe.diffusion.dr2 import remove_degradation
+from dr2pipe.restore import DR2Config, load_remover
+
+_SAMPLING_STEPS = 50
+
+
+def read_log(run: str | Path) -> list[dict[str, float]]:
+    """The lines of a training run's ``log.jsonl``.
+
+    Raises:
+        ValueError: there is none, or it is empty.
+    """
+    path = Path(run) / "log.jsonl"
+    if not path.is_file() or not path.read_text().strip():
+        raise ValueError(f"no training log at {path}")
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def summarise(log: list[dict[str, float]], images_per_step: int) -> str:
+    """Steps, pictures, speed and time of a run, a line each."""
+    steps = np.array([line["step"] for line in log])
+    speeds = np.array([line["images_per_second"] for line in log])
+    pictures = np.diff(steps, prepend=0) * images_per_step
+    seconds = pictures / speeds
+    waited = np.array([line["data_wait_share"] for line in log])
+    lines = [
+        f"steps {steps[-1]}, pictures {pictures.sum()}, {seconds.sum() / 60:.0f} minutes",
+        f"pictures/s {np.median(speeds):.1f} at the median",
+        f"waiting for data {100 * (waited * seconds).sum() / seconds.sum():.1f} % of the time",
+    ]
+    for name in _losses(log):
+        last = [line[name] for line in log if line["step"] > 0.9 * steps[-1]]
+        lines.append(f"{name} {np.mean(last):.4f}, mean of the last tenth of the steps")
+    return "\n".join(lines)
+
+
+def plot_losses(logs: dict[str, list[dict[str, float]]]) -> bytes:
+    """The losses of one or more runs over their steps, as a PNG file."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    for title, log in logs.items():
+        for name in _losses(log):
+            axes.plot([x["step"] for x in log], [x[name] for x in log], label=f"{title} {name}")
+    axes.set(xlabel="optimizer step", ylabel="loss", yscale="log")
+    axes.grid(alpha=0.3, which="both")
+    axes.legend()
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=110)
+    pyplot.close(figure)
+    return buffer.getvalue()
+
+
+def sample_faces(model: str, count: int = 16, *, seed: int = 0) -> np.ndarray:
+    """Faces that a DDPM makes of noise alone, (count,S,S,3) uint8.
+
+    DR2 with a filter that keeps nothing is ordinary sampling. It starts at the highest
+    timestep the model was trained on: above that it knows nothing.
+    """
+    config = DR2Config(
+        model=model, scheduler="ddim", low_pass="none", omega=1, tau=0, num_steps=1000
+    )
+    remover, _ = load_remover(config)
+    trained_up_to = int(remover.unet.config.get("num_train_timesteps") or 1000) - 1
+    noiseless = torch.zeros(count, 3, remover.size, remover.size)
+    generators = [
+        torch.Generator().manual_seed(stable_seed(seed, "sample", i)) for i in range(count)
+    ]
+    faces = remove_degradation(
+        remover.unet.eval(),
+        remover.scheduler,
+        torch.zeros_like,
+        noiseless,
+        omega=trained_up_to,
+        tau=0,
+        num_steps=1000,
+        num_evaluations=_SAMPLING_STEPS,
+        generator=generators,
+    )
+    return images.to_uint8(faces)
+
+
+def write_samples(model: str, path: str | Path) -> None:
+    """Sixteen samples in four rows, each face at twice its size."""
+    faces = sample_faces(model)
+    side = 2 * faces.shape[1]
+    faces = [images.resize_pixels(face, (side, side)) for face in faces]
+    rows = [faces[i : i + 4] for i in range(0, len(faces), 4)]
+    images.write_png(path, images.contact_sheet(rows))
+
+
+def write_losses(runs: list[str], path: str | Path) -> str:
+    """Plot the logs of training runs into ``path``; returns their summaries."""
+    from omegaconf import OmegaConf
+
+    logs = {Path(run).name: read_log(run) for run in runs}
+    files.write_bytes(path, plot_losses(logs))
+    summaries = []
+    for run in runs:
+        config = OmegaConf.load(Path(run) / "run.yaml")
+        per_step = config.batch_size * config.accumulation_steps
+        title = Path(run).name
+        summaries.append(f"{title} (one process)\n{summarise(logs[title], per_step)}")
+    return "\n\n".join(summaries)
+
+
+def _losses(log: list[dict[str, float]]) -> list[str]:
+    return [name for name in log[-1] if name.endswith("/loss")]
