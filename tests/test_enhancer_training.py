@@ -6,6 +6,7 @@ import pytest
 import torch
 from conftest import ROOT, make_pictures, run_command
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from dr2pipe.config import ConfigError, load_config, peek
 from dr2pipe.data.coarse import CoarseCache
@@ -246,3 +247,17 @@ def test_every_training_config_fits_its_schema(path):
     given = ["data.path=x"] + (["loss.vgg19=x"] if "sparnethd" in path.stem else [])
     config = load_config(schema, path, given)
     check_config(config)
+
+
+def test_pairs_are_the_same_in_any_order_and_from_any_number_of_workers(clean):
+    pairs = PairDataset(
+        FaceDataset(clean, size=32), input_size=16, degradations={"gfpgan": 1.0, "sparnet": 1.0}
+    )
+    keys = [(position % 6, position) for position in range(12)]
+    expected = {key: pairs[key]["input"] for key in keys}
+    for workers, order in ((0, keys[::-1]), (1, keys), (3, keys[::2] + keys[1::2])):
+        batches = [order[:5], order[5:]]
+        loader = DataLoader(pairs, batch_sampler=batches, num_workers=workers)
+        for batch, pictures in zip(batches, loader, strict=True):
+            for key, picture in zip(batch, pictures["input"], strict=True):
+                assert torch.equal(picture, expected[key])
