@@ -119,6 +119,8 @@ def test_pairs_mix_coarse_and_degraded_and_flip_together(clean, model_folder, tm
     ("options", "says"),
     [
         ({"coarse_share": 2.0}, r"must lie in \[0, 1\]"),
+        ({"recolour": -0.1}, "recolour=-0.1 must lie in"),
+        ({"degradations": {"rain": 1.0}}, "kept for evaluation"),
         ({"coarse_share": 0.5}, "needs pairs.coarse"),
         ({"degradations": {}}, "make no mix"),
         ({"degradations": {"mild": -1.0}}, "make no mix"),
@@ -261,3 +263,20 @@ def test_pairs_are_the_same_in_any_order_and_from_any_number_of_workers(clean):
         for batch, pictures in zip(batches, loader, strict=True):
             for key, picture in zip(batch, pictures["input"], strict=True):
                 assert torch.equal(picture, expected[key])
+
+
+def test_recolouring_changes_both_pictures_alike(clean):
+    def pairs(recolour):
+        faces = FaceDataset(clean, size=32)
+        return PairDataset(faces, input_size=16, degradations={"mild": 1.0}, recolour=recolour)
+
+    shifts = []
+    for position in range(20):
+        plain, coloured = (pairs(r)[(position % 6, position)] for r in (0.0, 0.3))
+        assert coloured["image"].abs().max() <= 1
+        moved = [(coloured[k] - plain[k]).mean(dim=(1, 2)) for k in ("image", "input")]
+        assert torch.allclose(*moved, atol=0.1)
+        shifts.append(moved[0])
+    shifts = torch.stack(shifts)
+    assert (shifts.std(dim=0) > 0.05).all()
+    assert (shifts.max(dim=1).values - shifts.min(dim=1).values).max() > 0.05  # a tint

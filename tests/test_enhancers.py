@@ -66,3 +66,12 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="do not give size"):
         build_enhancer("bicubic", tmp_path / "b", size=4)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["size"] == 8
+
+
+def test_sparnet_that_adds_its_input_begins_as_the_identity():
+    torch.manual_seed(0)
+    x = torch.rand(2, 3, 32, 32) * 2 - 1
+    options = {"size": 32, "channels": [8, 16], "residual_blocks": 1, "hourglass_depth": 1}
+    network = build_enhancer("sparnet", **options, add_input=True)
+    assert torch.equal(network(x), x)
+    assert not torch.equal(build_enhancer("sparnet", **options)(x), x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from dr2pipe import images
@@ -23,6 +24,8 @@ class PairDataset(Dataset):
         coarse: cached coarse faces, see ``scripts/make_coarse.py``.
         coarse_share: share of coarse faces among the inputs, in [0,1].
         coarse_sigma_px: range of the blur k_σ on coarse faces (DR2, "y = k_σ * DR2(x)").
+        recolour: strength 0..1 of random changes of brightness, contrast and tint that input
+            and clean face share, so that faces of one studio teach nothing about colours.
 
     Raises:
         ValueError: shares that are negative or sum to nothing, coarse faces missing.
@@ -37,9 +40,12 @@ class PairDataset(Dataset):
         coarse: CoarseCache | None = None,
         coarse_share: float = 0.0,
         coarse_sigma_px: tuple[float, float] = (0.0, 1.0),
+        recolour: float = 0.0,
     ):
         if not 0 <= coarse_share <= 1:
             raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
+        if not 0 <= recolour <= 1:
+            raise ValueError(f"recolour={recolour} must lie in [0, 1]")
         if coarse_share > 0 and coarse is None:
             raise ValueError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
         for name in degradations:
@@ -59,7 +65,7 @@ class PairDataset(Dataset):
         self.names = list(degradations)
         self.shares = shares / shares.sum() if len(shares) else shares
         self.coarse, self.coarse_share = coarse, coarse_share
-        self.coarse_sigma_px = coarse_sigma_px
+        self.coarse_sigma_px, self.recolour = coarse_sigma_px, recolour
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -80,4 +86,15 @@ class PairDataset(Dataset):
             degraded, _ = degrade(small, name, rng)
         side = (self.input_size, self.input_size)
         item["input"] = images.to_tensor(images.resize_pixels(degraded, side))[0]
+        if self.recolour > 0:
+            gain, shift = _draw_colours(self.recolour, rng)
+            for name in ("image", "input"):
+                item[name] = (item[name] * gain + shift).clamp(-1, 1)
         return item
+
+
+def _draw_colours(strength: float, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """Gain and shift (3,1,1) of pictures in [-1,1]; channels differ half as much as pictures."""
+    gain = (1 + strength * rng.uniform(-1, 1)) * (1 + strength / 2 * rng.uniform(-1, 1, size=3))
+    shift = strength * rng.uniform(-1, 1) + strength / 2 * rng.uniform(-1, 1, size=3)
+    return tuple(torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (gain, shift))

@@ -32,6 +32,8 @@ class SPARNet(ModelMixin, ConfigMixin):
             in each following block, one more in each decoder block.
         hourglass_channels: width inside the attention; it runs at full size, so that a
             narrow one is what makes a small network fast.
+        add_input: the network makes a correction that is added to the picture. Instance norms
+            forget brightness and colour; learning to carry them through takes many faces.
 
     The defaults are SPARNetHD for 512 pixels.
     """
@@ -48,6 +50,7 @@ class SPARNet(ModelMixin, ConfigMixin):
         norm: str = "instance",
         hourglass_depth: int = 4,
         hourglass_channels: int = 64,
+        add_input: bool = False,
     ):
         super().__init__()
         if norm not in NORMS:
@@ -81,6 +84,9 @@ class SPARNet(ModelMixin, ConfigMixin):
             depth += 1
             self.decoder.append(AttentionBlock(width_in, width_out, depth, resample="up", **shared))
         self.last = SameConv(channels[0], 3)
+        if add_input:  # training begins with the picture as it is
+            nn.init.zeros_(self.last.conv.weight)
+            nn.init.zeros_(self.last.conv.bias)
 
     @property
     def input_size(self) -> int:
@@ -92,10 +98,11 @@ class SPARNet(ModelMixin, ConfigMixin):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1] to (B,3,H,W), not clamped."""
-        x = self.first(x)
+        features = self.first(x)
         for block in (*self.encoder, *self.inner, *self.decoder):
-            x = block(x)
-        return self.last(x)
+            features = block(features)
+        made = self.last(features)
+        return x + made if self.config.add_input else made
 
 
 class SameConv(nn.Module):

@@ -33,6 +33,7 @@ def pairs_of(config: EnhancerTrainConfig) -> PairDataset:
         coarse=None if pairs.coarse is None else CoarseCache(pairs.coarse),
         coarse_share=pairs.coarse_share,
         coarse_sigma_px=tuple(pairs.coarse_sigma_px),
+        recolour=pairs.recolour,
     )
 
 
