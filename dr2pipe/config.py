@@ -36,6 +36,7 @@ def load_config(
         path: YAML file, or None for the defaults alone.
         overrides: ``"a.b=value"`` strings. Where the schema wants text, the value is taken
             as it stands, so that a path may hold any character; else it is parsed as YAML.
+            ``key={...}`` of a mapping (the shares of a mix) replaces it as a whole.
 
     Raises:
         ConfigError: unknown key, wrong type, missing value, unreadable file or override.
@@ -48,6 +49,8 @@ def load_config(
             key, text = _split_override(override)
             if _is_text(schema, key) and text != "null":
                 _set_text(config, key, text)
+            elif _is_mapping(schema, key) and OmegaConf.is_dict(_value_of(override)):
+                OmegaConf.update(config, key, _value_of(override), merge=False)
             else:
                 config = OmegaConf.merge(config, _parse_override(override))
         return OmegaConf.to_object(config)
@@ -113,11 +116,26 @@ def _split_override(override: str) -> tuple[str, str]:
 
 def _is_text(schema: type, key: str) -> bool:
     """Whether the field of a dotted key holds text (``str`` or ``str | None``)."""
+    kind = _type_of(schema, key)
+    return kind is str or set(typing.get_args(kind)) == {str, type(None)}
+
+
+def _is_mapping(schema: type, key: str) -> bool:
+    """Whether the field of a dotted key is a ``dict``."""
+    return typing.get_origin(_type_of(schema, key)) is dict
+
+
+def _type_of(schema: type, key: str) -> Any:
+    """The declared type of a dotted key; None where there is no such field."""
     for name in key.split("."):
         schema = (
             typing.get_type_hints(schema).get(name) if dataclasses.is_dataclass(schema) else None
         )
-    return schema is str or set(typing.get_args(schema)) == {str, type(None)}
+    return schema
+
+
+def _value_of(override: str) -> Any:
+    return OmegaConf.select(_parse_override(override), _split_override(override)[0])
 
 
 def _set_text(config, key: str, text: str) -> None:

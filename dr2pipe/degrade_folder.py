@@ -82,7 +82,14 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
     )
     summary = run.run()
     if process_state().is_main_process:
-        table = _csv_of(run.records.finished(), settings)
+        # Of an earlier run with other settings, lines may stand in the same manifest.
+        valid = {job.relative for job in run.jobs}
+        records = [
+            record
+            for path, record in sorted(run.records.finished().items())
+            if path in valid and record["settings"] == run.settings_hash
+        ]
+        table = _csv_of(records, settings)
         files.write_bytes(Path(config.output) / PARAMETERS, table.encode())
     return summary
 
@@ -104,8 +111,7 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
     images.write_png(output, images.contact_sheet(sheet))
 
 
-def _csv_of(finished: dict[str, dict[str, Any]], settings: dict[str, Any]) -> str:
-    records = [finished[path] for path in sorted(finished)]
+def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     drawn = [record.get("drawn", {}) for record in records]
     columns = list(dict.fromkeys(key for values in drawn for key in values))
     columns = [c for c in columns if c not in ("family", "severity")]

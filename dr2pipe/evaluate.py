@@ -17,10 +17,11 @@ import torch
 from omegaconf import MISSING
 from tqdm import tqdm
 
+import dr2pipe
 from dr2pipe import files, images
 from dr2pipe.config import ConfigError, stable_seed, to_dict, to_yaml
 from dr2pipe.data.folders import FaceDataset
-from dr2pipe.degradations import UNSEEN, check_degradation, degrade
+from dr2pipe.degradations import UNSEEN, check_degradation, degrade, describe_chain
 from dr2pipe.metrics import check_metrics, measure
 from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
@@ -90,10 +91,19 @@ def evaluate(config: EvaluateConfig) -> str:
     """
     if process_state().num_processes > 1:
         raise ConfigError("evaluate runs on one process")
-    check_metrics(config.metrics)
+    for name in ("size", "degraded_size", "batch_size", "limit"):
+        value = getattr(config, name)
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}={value} must be at least 1")
+    if not config.metrics:
+        raise ConfigError("metrics must name at least one")
+    check_metrics(config.metrics, config.size)
     degradations = [parse_degradation(text) for text in config.degradations]
     if not degradations:
         raise ConfigError("degradations must name at least one")
+    labels = [degradation.label for degradation in degradations]
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"degradations must differ in their names: {', '.join(labels)}")
     faces = FaceDataset(config.input, size=config.size, sources=config.sources, flip=False)
     count = min(len(faces), config.limit or len(faces))
     shared = {"device": process_state().device, "precision": config.precision}
@@ -102,7 +112,9 @@ def evaluate(config: EvaluateConfig) -> str:
     output = Path(config.output)
     described = {
         "config": to_dict(config),
+        "ranges": {d.name: describe_chain(d.name) for d in degradations},
         "weights_sha256": hashes | {"baseline": baseline_hashes.get("enhancer")},
+        "versions": {"dr2pipe": dr2pipe.__version__, "torch": str(torch.__version__)},
     }
     files.write_bytes(output / "run.yaml", to_yaml(described).encode())
     rows: list[Row] = []
@@ -138,7 +150,7 @@ def _batches(
     """Names, every method's pictures (B,3,size,size), and the originals."""
     for first in range(0, count, config.batch_size):
         items = [faces[i, i] for i in range(first, min(first + config.batch_size, count))]
-        names = [Path(item["name"]).name for item in items]
+        names = [_relative(item["name"], config.input) for item in items]
         seeds = [stable_seed(config.seed, degradation.label, name) for name in names]
         originals = torch.stack([item["image"] for item in items])
         degraded = []
@@ -162,6 +174,12 @@ def _batches(
             for method, v in versions.items()
         }
         yield names, compared, originals
+
+
+def _relative(name: str, source: str) -> str:
+    """The name of a face below ``source``, or as it is where that is an .npz file."""
+    path = Path(name)
+    return path.relative_to(source).as_posix() if path.is_relative_to(source) else name
 
 
 def _measured(

@@ -15,7 +15,7 @@ from omegaconf import MISSING
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_seed, to_dict
 from dr2pipe.data.folders import write_pictures
-from dr2pipe.degradations import check_degradation, degrade
+from dr2pipe.degradations import check_degradation, degrade, describe_chain
 from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
@@ -72,6 +72,7 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
         recorded: dict[str, Any] = {
             "dr2": dataclasses.asdict(settings) | {"omega": restorer.remover.omega},
             "degradations": config.degradations,
+            "ranges": {name: describe_chain(name) for name in config.degradations},
             "seed": [config.seed, variant],
             "weights_sha256": hashes,
         }

@@ -83,7 +83,9 @@ class RunSummary:
         return EXIT_SOME_FAILED if self.restored + self.skipped else EXIT_NONE_SUCCEEDED
 
 
-def find_jobs(source: str | Path, output: str | Path) -> list[Job]:
+def find_jobs(
+    source: str | Path, output: str | Path, outputs: Sequence[str] = ("restored",)
+) -> list[Job]:
     """The pictures of a file or folder with the names of their results.
 
     A result is named after its picture with ``.png``; where two would collide, the input's
@@ -96,7 +98,9 @@ def find_jobs(source: str | Path, output: str | Path) -> list[Job]:
     if source.is_dir():
         # The output may lie inside the input, or be the same folder; results are no inputs.
         inside = () if output.resolve() == source.resolve() else (output,)
-        results = tuple(output / name for name in ("restored", "coarse", "compare", "degraded"))
+        names = {"restored", "coarse", "compare", *outputs}
+        results = [output / name for name in sorted(names)]
+        results = tuple(path for path in results if path.resolve() != source.resolve())
         paths = list(images.find_images(source, exclude=inside + results))
         relatives = [path.relative_to(source).as_posix() for path in paths]
     elif os.path.lexists(source):
@@ -149,7 +153,7 @@ class FolderRun:
     ):
         if batch_size < 1 or loader_threads < 1:
             raise ConfigError("batch_size and loader_threads must be at least 1")
-        self.jobs = find_jobs(source, output)
+        self.jobs = find_jobs(source, output, outputs)
         self.output = Path(output)
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)

@@ -8,6 +8,7 @@ from PIL import Image
 
 from dr2pipe.cli import main
 from dr2pipe.degrade_folder import DegradeConfig, degrade_folder
+from dr2pipe.runs import find_jobs
 
 
 def pixels_of(folder):
@@ -26,14 +27,14 @@ def mixed(tmp_path):
 
 
 def test_copies_keep_their_size_and_parameters_are_listed(mixed, tmp_path):
-    assert main(["degrade", str(mixed), str(tmp_path / "o"), "--with", "heavy"]) == 0
+    assert main(["degrade", str(mixed), str(tmp_path / "o"), "--with", "severe"]) == 0
     pictures = pixels_of(tmp_path / "o")
     assert len(pictures) == 5
     assert pictures["wide.png"].shape == (30, 50, 3)
     rows = rows_of(tmp_path / "o")
     assert [r["path"] for r in rows] == sorted(r["path"] for r in rows)
     assert len({r["sigma_x_px"] for r in rows}) == 5
-    assert all(20 <= int(r["jpeg_quality"]) <= 50 and r["degradation"] == "heavy" for r in rows)
+    assert all(20 <= int(r["jpeg_quality"]) <= 50 and r["degradation"] == "severe" for r in rows)
 
 
 def test_a_picture_depends_on_seed_and_path_alone(mixed, tmp_path):
@@ -62,6 +63,21 @@ def test_goes_on_and_does_again_what_changed(mixed, tmp_path):
     assert counts(degradation="mild", size=24) == (5, 0)
     assert {p.shape for p in pixels_of(tmp_path / "o").values()} == {(24, 24, 3)}
     assert counts(degradation=str(ranges)) == (5, 0)
+
+
+def test_the_csv_tells_of_this_degradation_alone(mixed, tmp_path):
+    degrade_folder(DegradeConfig(str(mixed), str(tmp_path / "o"), "mild"))
+    (mixed / "face_000.png").write_bytes(b"rubbish")
+    degrade_folder(DegradeConfig(str(mixed), str(tmp_path / "o"), "severe"))
+    rows = rows_of(tmp_path / "o")
+    assert len(rows) == 4
+    assert all(int(r["jpeg_quality"]) <= 50 for r in rows)
+
+
+def test_degraded_copies_may_be_the_input_of_a_run_beside_them(mixed, tmp_path):
+    degrade_folder(DegradeConfig(str(mixed), str(tmp_path / "o"), "mild"))
+    again = DegradeConfig(str(tmp_path / "o/degraded"), str(tmp_path / "o"), "rain", severity=1)
+    assert len(find_jobs(again.input, again.output, ["restored"])) == 5
 
 
 def test_an_unreadable_picture_is_recorded(mixed, tmp_path):

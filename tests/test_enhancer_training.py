@@ -22,7 +22,7 @@ from dr2pipe.training.recipes import RECIPES, run_recipe
 CONFIG = """
 recipe: enhancer
 data: {size: 32}
-pairs: {input_size: 16, degradations: {mild: 0.5, heavy: 0.5}}
+pairs: {input_size: 16, degradations: {mild: 0.5, severe: 0.5}}
 enhancer:
   name: sparnet
   options: {size: 32, channels: [8, 16], residual_blocks: 1, hourglass_depth: 1, hourglass_channels: 8}
@@ -62,7 +62,7 @@ def log_of(run):
 
 
 def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
-    config = coarse_config(clean, tmp_path / "coarse", model_folder, "degradations={heavy: 0.5}")
+    config = coarse_config(clean, tmp_path / "coarse", model_folder, "degradations={severe: 0.5}")
     assert [s.restored for s in make_coarse(config)] == [6, 6, 6]
     assert [s.skipped for s in make_coarse(config)] == [6, 6, 6]
     drawn = [draw_settings(config, variant) for variant in range(30)]
@@ -75,7 +75,7 @@ def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
     seen = {cache.read("face_000.png", np.random.default_rng(i)).tobytes() for i in range(20)}
     assert len(seen) == 3
     lines = (tmp_path / "coarse/variant_00/manifest.jsonl").read_text()
-    assert '"degraded_by": "heavy"' in lines
+    assert '"degraded_by": "severe"' in lines
 
 
 def test_coarse_faces_of_an_npz(model_folder, tmp_path):
@@ -249,6 +249,8 @@ def test_every_training_config_fits_its_schema(path):
     given = ["data.path=x"] + (["loss.vgg19=x"] if "sparnethd" in path.stem else [])
     config = load_config(schema, path, given)
     check_config(config)
+    if hasattr(config, "pairs"):  # nothing is mixed in that the file does not name
+        assert config.pairs.degradations == peek(path, [], "pairs")["degradations"]
 
 
 def test_pairs_are_the_same_in_any_order_and_from_any_number_of_workers(clean):
@@ -280,3 +282,19 @@ def test_recolouring_changes_both_pictures_alike(clean):
     shifts = torch.stack(shifts)
     assert (shifts.std(dim=0) > 0.05).all()
     assert (shifts.max(dim=1).values - shifts.min(dim=1).values).max() > 0.05  # a tint
+
+
+def test_a_mix_given_on_the_command_line_is_the_whole_mix(config_file):
+    given = ["data.path=x", "output=y", "pairs.degradations={gfpgan: 1.0}"]
+    config = load_config(EnhancerTrainConfig, config_file, given)
+    assert config.pairs.degradations == {"gfpgan": 1.0}
+    one = load_config(
+        EnhancerTrainConfig, config_file, ["data.path=x", "output=y", "pairs.degradations.mild=0.9"]
+    )
+    assert one.pairs.degradations == {"mild": 0.9, "severe": 0.5}
+
+
+def test_a_zero_convolution_takes_no_spectral_norm(clean, config_file, tmp_path):
+    given = [f"data.path={clean}", f"output={tmp_path / 'a'}", "enhancer.options.add_input=true"]
+    with pytest.raises(ConfigError, match="add_input begins with"):
+        run_recipe(config_file, [*given, "enhancer.spectral_norm=true"])

@@ -17,7 +17,7 @@ def clean(tmp_path):
 def overrides(clean, output, model_folder, *more):
     return [
         f"input={clean}", f"output={output}", "size=32", "degraded_size=16",
-        "degradations=[mild,heavy,speckle:4,rain:2]", "metrics=[psnr,ssim]", "batch_size=2",
+        "degradations=[mild,severe,speckle:4,rain:2]", "metrics=[psnr,ssim]", "batch_size=2",
         f"dr2.model={model_folder}", "enhancer.name=bicubic", "enhancer.options.size=32",
         "baseline.name=bicubic", "baseline.options.size=32", *TINY, *more,
     ]  # fmt: skip
@@ -32,7 +32,7 @@ def test_every_version_of_every_face_is_measured(clean, model_folder, tmp_path):
     table = evaluate(config)
     rows = rows_of(tmp_path / "o")
     assert len(rows) == 4 * 5 * len(METHODS)
-    assert {r["degradation"] for r in rows} == {"mild", "heavy", "speckle 4", "rain 2"}
+    assert {r["degradation"] for r in rows} == {"mild", "severe", "speckle 4", "rain 2"}
     mild = [float(r["psnr"]) for r in rows if (r["degradation"], r["method"]) == ("mild", "input")]
     assert f"| mild | {np.mean(mild):.2f} |" in table
     unseen = [
@@ -44,7 +44,7 @@ def test_every_version_of_every_face_is_measured(clean, model_folder, tmp_path):
     assert line.split("|")[3].strip() == f"{np.mean(unseen):.2f}"
     # Both enhancers are bicubic here: what they make of the input is the enlarged input.
     by_method = {
-        m: [r["psnr"] for r in rows if r["method"] == m and r["degradation"] == "heavy"]
+        m: [r["psnr"] for r in rows if r["method"] == m and r["degradation"] == "severe"]
         for m in METHODS
     }
     assert np.allclose(
@@ -71,7 +71,12 @@ def test_the_same_numbers_for_any_batch_size(clean, model_folder, tmp_path):
         ("degradations=[rain]", r"severity of 1\.\.5, not None"),
         ("degradations=['rain:9']", r"severity of 1\.\.5, not 9"),
         ("degradations=[]", "at least one"),
+        ("degradations=[mild,mild]", "must differ"),
         ("metrics=[beauty]", "unknown metric 'beauty'"),
+        ("metrics=[ms_ssim]", "112 pixels or more, not 32"),
+        ("metrics=[]", "metrics must name"),
+        ("limit=0", "limit=0 must be at least 1"),
+        ("batch_size=0", "batch_size=0"),
         ("input=/nowhere", "/nowhere"),
         ("baseline.name=sparnet", "needs enhancer.weights"),
     ],

@@ -17,7 +17,7 @@ from torchmetrics.functional.image import (
 
 _LEVELS = 255.0
 _WINDOW_PX = 11
-_MS_SSIM_LEAST_SIDE_PX = 112
+_LEAST_SIDES_PX = {"ssim": _WINDOW_PX, "ms_ssim": 112}
 _LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio range: 16..235 from [0,1]
 
 
@@ -56,9 +56,7 @@ def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
     Raises:
         ValueError: a picture below 112 pixels, whose smallest copy is narrower than that filling.
     """
-    side = min(original.shape[-2:])
-    if side < _MS_SSIM_LEAST_SIDE_PX:
-        raise ValueError(f"ms_ssim needs pictures of 112 pixels or more, not {side}")
+    check_metrics(["ms_ssim"], min(original.shape[-2:]))
     # kernel_size is not the window, which σ decides; it only sets what torchmetrics lets pass.
     values = [
         multiscale_structural_similarity_index_measure(
@@ -93,11 +91,14 @@ def measure(
     return {name: METRICS[name](restored, original).tolist() for name in names}
 
 
-def check_metrics(names: list[str]) -> None:
-    """Raise ValueError, naming the valid ones, for a name that is not in ``METRICS``."""
+def check_metrics(names: list[str], size: int | None = None) -> None:
+    """Raise ValueError for a name not in ``METRICS``, or one that ``size`` pixels are too few for."""
     for name in names:
         if name not in METRICS:
             raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
+        least = _LEAST_SIDES_PX.get(name, 1)
+        if size is not None and size < least:
+            raise ValueError(f"{name} needs pictures of {least} pixels or more, not {size}")
 
 
 def _rounded(image: torch.Tensor) -> torch.Tensor:

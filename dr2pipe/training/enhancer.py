@@ -26,13 +26,23 @@ from dr2pipe.losses.reconstruction import pixel_loss
 from dr2pipe.training.gan import MultiScaleDiscriminator
 from dr2pipe.training.recipe import TrainConfig, Trained
 
+# SPARNet's; the reference stores the first four after their ReLU.
+_PERCEPTUAL_LAYERS = {
+    "relu1_2": 1.0,
+    "relu2_2": 1.0,
+    "relu3_4": 1.0,
+    "relu4_4": 1.0,
+    "conv5_4": 1.0,
+}
+
 
 @dataclass
 class PairsConfig:
     """What the enhancer gets to see; see :class:`dr2pipe.data.pairs.PairDataset`."""
 
     input_size: int = 64
-    degradations: dict[str, float] = field(default_factory=lambda: {"gfpgan": 1.0})
+    # No default: entries of a YAML file would be added to it.
+    degradations: dict[str, float] = field(default_factory=dict)
     coarse: str | None = None
     coarse_share: float = 0.0
     coarse_sigma_px: list[float] = field(default_factory=lambda: [0.0, 1.0])
@@ -56,15 +66,7 @@ class LossConfig:
     feature_matching: float = 0.0
     perceptual: float = 0.0
     vgg19: str | None = None  # path of torchvision's weights, for the perceptual loss
-    perceptual_layers: dict[str, float] = field(
-        default_factory=lambda: {
-            "relu1_2": 1.0,
-            "relu2_2": 1.0,
-            "relu3_4": 1.0,
-            "relu4_4": 1.0,
-            "conv5_4": 1.0,
-        }
-    )
+    perceptual_layers: dict[str, float] = field(default_factory=dict)  # empty: the published five
 
 
 @dataclass
@@ -96,12 +98,19 @@ class EnhancerRecipe:
         self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
         self.vgg = None
         if config.loss.perceptual > 0:
-            layers = list(config.loss.perceptual_layers)
-            self.vgg = load_vgg(config.loss.vgg19, "vgg19", layers)
+            self.perceptual_layers = config.loss.perceptual_layers or _PERCEPTUAL_LAYERS
+            self.vgg = load_vgg(config.loss.vgg19, "vgg19", list(self.perceptual_layers))
 
     def build(self) -> dict[str, Trained]:
         config = self.config
         torch.manual_seed(config.seed)
+        if config.enhancer.options.get("add_input") and (
+            config.enhancer.spectral_norm or config.enhancer.initial_std is not None
+        ):
+            raise ConfigError(
+                "add_input begins with a last convolution of zeros, which enhancer.spectral_norm "
+                "and enhancer.initial_std cannot have"
+            )
         enhancer = build_enhancer(config.enhancer.name, **config.enhancer.options).train()
         _prepare_convolutions(enhancer, config.enhancer)
         if enhancer.output_size not in (None, config.data.size):
@@ -135,7 +144,7 @@ class EnhancerRecipe:
         if self.vgg is not None:
             vgg = self.vgg.to(target.device)
             terms["perceptual"] = perceptual_loss(
-                vgg(restored), vgg(target), weights.perceptual_layers
+                vgg(restored), vgg(target), self.perceptual_layers
             )
         if self.adversarial:
             discriminator = networks["discriminator"].requires_grad_(False)
