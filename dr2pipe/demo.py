@@ -7,18 +7,14 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import torch
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from dr2pipe import images
 from dr2pipe.config import load_config, resource, stable_seed
+from dr2pipe.metrics import measure
 from dr2pipe.restore_folder import RestoreConfig, restore_folder
 
 SEED = 0
-_SHOWN_SIZE_PX = 256
+_ORIGINAL_SIZE_PX, _DEGRADED_SIZE_PX, _SHOWN_SIZE_PX = 128, 64, 256
 
 # Five points of an aligned face (eyes, nose tip, mouth corners; x, y) as shares of its side:
 # where the FFHQ alignment puts them on average.
@@ -40,9 +36,12 @@ def run_demo(folder: str | Path) -> str:
         resource("configs") / "restore" / "portrait64.yaml",
         [f"input={folder / 'input'}", f"output={folder / 'output'}", "save_coarse=true"],
     )
-    originals = {name: crop(load(), _LANDMARKS[name], 64) for name, load in _PORTRAITS.items()}
+    originals = {
+        name: crop(load(), _LANDMARKS[name], _ORIGINAL_SIZE_PX) for name, load in _PORTRAITS.items()
+    }
     for name, pixels in originals.items():
-        degraded = degrade(pixels, np.random.default_rng(stable_seed(SEED, name)))
+        small = _resized(pixels, _DEGRADED_SIZE_PX)
+        degraded = degrade(small, np.random.default_rng(stable_seed(SEED, name)))
         images.write_png(folder / "original" / f"{name}.png", pixels)
         images.write_png(folder / "input" / f"{name}.png", degraded)
     summary = restore_folder(config)
@@ -56,9 +55,12 @@ def run_demo(folder: str | Path) -> str:
             "restored": _read(folder / "output" / "restored" / f"{name}.png"),
         }
         for stage, pixels in stages.items():
-            psnr, ssim = measure(pixels, original)
-            lines.append(f"{name:16} {stage:10} {psnr:8.2f} {ssim:6.3f}")
-        shown = [_enlarged(pixels) for pixels in (*stages.values(), original)]
+            compared = _resized(pixels, _ORIGINAL_SIZE_PX)
+            values = measure(
+                images.to_tensor(compared), images.to_tensor(original), ["psnr", "ssim"]
+            )
+            lines.append(f"{name:16} {stage:10} {values['psnr'][0]:8.2f} {values['ssim'][0]:6.3f}")
+        shown = [_resized(pixels, _SHOWN_SIZE_PX) for pixels in (*stages.values(), original)]
         images.write_png(folder / "compare" / f"{name}.png", images.side_by_side(shown))
     lines.append(f"pictures (degraded | coarse | restored | original): {folder / 'compare'}")
     return "\n".join(lines)
@@ -85,19 +87,8 @@ def crop(pixels: np.ndarray, landmarks: Sequence[Sequence[float]], size: int) ->
 def degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur, strong noise and strong JPEG compression of a 64-pixel face."""
     blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=0.8).astype(float)
-    noisy = blurred + rng.normal(0, 50, pixels.shape)
-    return images.jpeg_roundtrip(np.clip(np.round(noisy), 0, 255).astype(np.uint8), quality=20)
-
-
-def measure(pixels: np.ndarray, original: np.ndarray) -> tuple[float, float]:
-    """PSNR in dB and SSIM in [0,1] between 8-bit pictures; the first is brought to the second's size."""
-    a, b = (
-        torch.from_numpy(p.copy()).permute(2, 0, 1)[None].float()
-        for p in (images.resize_pixels(pixels, original.shape[:2]), original)
-    )
-    psnr = peak_signal_noise_ratio(a, b, data_range=255.0)
-    ssim = structural_similarity_index_measure(a, b, data_range=255.0)
-    return float(psnr), float(ssim)
+    noisy = images.round_to_uint8(blurred + rng.normal(0, 50, pixels.shape))
+    return images.jpeg_roundtrip(noisy, quality=20)
 
 
 def _grace_hopper() -> np.ndarray:
@@ -124,5 +115,5 @@ def _read(path: Path) -> np.ndarray:
     return images.read_image(path).pixels
 
 
-def _enlarged(pixels: np.ndarray) -> np.ndarray:
-    return images.resize_pixels(pixels, (_SHOWN_SIZE_PX, _SHOWN_SIZE_PX))
+def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
+    return images.resize_pixels(pixels, (side, side))

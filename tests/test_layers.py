@@ -71,7 +71,7 @@ ALLOWED = {
         "doctor",
     },
     "benchmark": {"restore_folder", "restore", "images", "processes", "config"},
-    "demo": {"restore_folder", "degradations", "metrics", "images", "config"},
+    "demo": {"restore_folder", "metrics", "images", "config"},
     "__init__": set(),
 }
 
