@@ -43,7 +43,7 @@ def report_errors(run: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     # ValueError covers ConfigError, CheckpointError and FolderInUseError.
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"dr2pipe: error: {error}", file=sys.stderr)
         return EXIT_USAGE
 

@@ -169,6 +169,11 @@ def _batches(
             "DR2 + baseline": baseline.enhance(result.coarse),
             "DR2 + enhancer": result.restored,
         }
+        for method, pictures in versions.items():
+            if not pictures.isfinite().all():
+                raise FloatingPointError(
+                    f"'{method}' of {degradation.label} is not finite; try precision=fp32"
+                )
         compared = {
             method: images.resize_tensor(v.cpu().clamp(-1, 1), config.size)
             for method, v in versions.items()

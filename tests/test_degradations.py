@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from conftest import make_pixels
@@ -135,6 +137,15 @@ def test_ranges_from_a_file(tmp_path):
     path.write_text(VALID)
     _, drawn = degrade(FACE, str(path), np.random.default_rng(0))
     assert 60 <= drawn["jpeg_quality"] <= 90
+
+
+def test_an_edited_file_counts(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_text(VALID)
+    degrade(FACE, str(path), np.random.default_rng(0))
+    path.write_text(VALID.replace("[60, 90]", "[10, 12]"))
+    os.utime(path, ns=(1, 1))
+    assert degrade(FACE, str(path), np.random.default_rng(0))[1]["jpeg_quality"] <= 12
 
 
 @pytest.mark.parametrize(

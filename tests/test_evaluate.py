@@ -2,11 +2,17 @@ import csv
 
 import numpy as np
 import pytest
+import torch
 from conftest import ROOT, TINY, make_pictures, run_command
 from PIL import Image
 
-from dr2pipe.config import ConfigError, load_config
+from dr2pipe import images
+from dr2pipe.config import ConfigError, load_config, stable_seed
+from dr2pipe.degradations import degrade
+from dr2pipe.enhancers import build_enhancer
 from dr2pipe.evaluate import METHODS, EvaluateConfig, evaluate
+from dr2pipe.metrics import measure
+from dr2pipe.restore import build_restorer
 
 
 @pytest.fixture
@@ -53,6 +59,46 @@ def test_every_version_of_every_face_is_measured(clean, model_folder, tmp_path):
     assert by_method["coarse"] != by_method["input"]
     with Image.open(tmp_path / "o/sheets/speckle_4.png") as sheet:
         assert sheet.size == (7 * 34 - 2, 5 * 34 - 2)
+
+
+def test_each_method_is_what_its_name_says(clean, model_folder, tmp_path):
+    torch.manual_seed(0)
+    network = build_enhancer(
+        "sparnet", size=32, channels=[8, 16], residual_blocks=1, hourglass_depth=1
+    )
+    network.save_pretrained(tmp_path / "spar")
+    config = load_config(
+        EvaluateConfig,
+        None,
+        overrides(
+            clean, tmp_path / "o", model_folder, "degradations=[mild]", "limit=1",
+            "enhancer.name=sparnet", "enhancer.options={}", f"enhancer.weights={tmp_path / 'spar'}",
+        ),
+    )  # fmt: skip
+    evaluate(config)
+    found = {r["method"]: float(r["psnr"]) for r in rows_of(tmp_path / "o")}
+    original = images.read_image(clean / "face_000.png").pixels
+    seed = stable_seed(0, "mild", "face_000.png")
+    small, _ = degrade(
+        images.resize_pixels(original, (16, 16)), "mild", np.random.default_rng(seed)
+    )
+    restorer, _ = build_restorer(config.dr2, config.enhancer)
+    degraded = images.to_tensor(small)
+    coarse = restorer(degraded, [seed]).coarse
+    bicubic = build_enhancer("bicubic", size=32)
+    made = {
+        "input": degraded,
+        "coarse": coarse,
+        "baseline": bicubic(degraded),
+        "enhancer": network.eval()(images.resize_tensor(degraded, 32)),
+        "DR2 + baseline": bicubic(coarse),
+        "DR2 + enhancer": network(images.resize_tensor(coarse, 32)),
+    }
+    for method, picture in made.items():
+        enlarged = images.resize_tensor(picture.detach().clamp(-1, 1), 32)
+        expected = measure(enlarged, images.to_tensor(original), ["psnr"])["psnr"][0]
+        assert found[method] == pytest.approx(expected, abs=0.01), method
+    assert abs(found["enhancer"] - found["baseline"]) > 0.1
 
 
 def test_the_same_numbers_for_any_batch_size(clean, model_folder, tmp_path):

@@ -199,7 +199,6 @@ def chain_names() -> list[str]:
     return [*_CODED_CHAINS, *sorted(p.stem for p in _ranges_folder().glob("*.yaml"))]
 
 
-@functools.cache
 def find_chain(name: str) -> Chain:
     """A chain by its name, or by the path of a YAML file with :class:`BlindRanges`.
 
@@ -214,7 +213,8 @@ def find_chain(name: str) -> Chain:
         raise ValueError(
             f"unknown degradation '{name}'; chains: {', '.join(chain_names())}, or a YAML file"
         )
-    return functools.partial(degrade_blind, ranges=load_ranges(path))
+    ranges = _cached_ranges(path, path.stat().st_mtime_ns)
+    return functools.partial(degrade_blind, ranges=ranges)
 
 
 def describe_chain(name: str) -> dict[str, Any] | None:
@@ -241,6 +241,12 @@ def load_ranges(path: str | Path) -> BlindRanges:
         if key.endswith("_probability") and not 0 <= value <= 1:
             raise ConfigError(f"{path}: {key}={value} must lie in [0, 1]")
     return ranges
+
+
+@functools.cache
+def _cached_ranges(path: Path, changed_ns: int) -> BlindRanges:
+    """Chains are looked up for every picture; an edited file counts as a new one."""
+    return load_ranges(path)
 
 
 def _ranges_file(name: str) -> Path:
