@@ -300,8 +300,9 @@ class FolderRun:
                 self._count("skipped")
                 return None
             picture = images.decode_image(data, max_pixels=self.max_pixels)
-            image = images.to_tensor(picture.pixels)
-            if self.size is not None:
+            if self.size is None:
+                image = images.to_tensor(picture.pixels)
+            else:
                 image = picture.resized(self.size)
             if picture.alpha is not None and self.output_size is not None:
                 side = (self.output_size, self.output_size)
