@@ -18,6 +18,7 @@ from dr2pipe.config import stable_seed
 from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
 from dr2pipe.processes import process_state
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
+from dr2pipe.sheets import contact_sheet
 
 PARAMETERS = "parameters.csv"
 _SHEET_SIDE_PX = 96
@@ -108,7 +109,7 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
     half = (len(rows) + 1) // 2  # two halves beside each other, to fit a screen
     beside = [*rows[half:], []][:half]
     sheet = [left + right for left, right in zip(rows[:half], beside, strict=True)]
-    images.write_png(output, images.contact_sheet(sheet))
+    images.write_png(output, contact_sheet(sheet))
 
 
 def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:

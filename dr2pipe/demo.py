@@ -12,6 +12,7 @@ from dr2pipe import images
 from dr2pipe.config import load_config, resource, stable_seed
 from dr2pipe.metrics import measure
 from dr2pipe.restore_folder import RestoreConfig, restore_folder
+from dr2pipe.sheets import side_by_side
 
 SEED = 0
 _ORIGINAL_SIZE_PX, _DEGRADED_SIZE_PX, _SHOWN_SIZE_PX = 128, 64, 256
@@ -61,7 +62,7 @@ def run_demo(folder: str | Path) -> str:
             )
             lines.append(f"{name:16} {stage:10} {values['psnr'][0]:8.2f} {values['ssim'][0]:6.3f}")
         shown = [_resized(pixels, _SHOWN_SIZE_PX) for pixels in (*stages.values(), original)]
-        images.write_png(folder / "compare" / f"{name}.png", images.side_by_side(shown))
+        images.write_png(folder / "compare" / f"{name}.png", side_by_side(shown))
     lines.append(f"pictures (degraded | coarse | restored | original): {folder / 'compare'}")
     return "\n".join(lines)
 

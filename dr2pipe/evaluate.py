@@ -25,6 +25,7 @@ from dr2pipe.degradations import UNSEEN, check_degradation, degrade, describe_ch
 from dr2pipe.metrics import check_metrics, measure
 from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
+from dr2pipe.sheets import contact_sheet
 
 METHODS = ("input", "coarse", "baseline", "enhancer", "DR2 + baseline", "DR2 + enhancer")
 _DECIMALS = {"psnr": 2, "psnr_luma": 2}  # three for all others
@@ -129,7 +130,7 @@ def evaluate(config: EvaluateConfig) -> str:
             shown += [list(face) for face in zip(*pictures, strict=True)]
             progress.update(len(names))
         sheet = output / "sheets" / f"{degradation.label.replace(' ', '_')}.png"
-        images.write_png(sheet, images.contact_sheet(shown[:_FACES_ON_A_SHEET]))
+        images.write_png(sheet, contact_sheet(shown[:_FACES_ON_A_SHEET]))
     progress.close()
     places = {label: i for i, label in enumerate([*METHODS, *(d.label for d in degradations)])}
     rows.sort(key=lambda row: (places[row.degradation], places[row.method], row.picture))

@@ -147,6 +147,17 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return decode_image(read_file(path), max_pixels=max_pixels)
 
 
+def check_header(path: str | Path) -> None:
+    """Raise PictureError where the header alone shows that a file is no usable picture."""
+    try:
+        with Image.open(path) as image:
+            _check_shape(*image.size, MAX_PIXELS)
+    except PictureError:
+        raise
+    except Exception:
+        decode_image(read_file(path))  # says what is wrong
+
+
 def hash_bytes(data: bytes) -> str:
     """sha256 of a file's bytes, as hex digits."""
     return hashlib.sha256(data).hexdigest()
@@ -154,13 +165,10 @@ def hash_bytes(data: bytes) -> str:
 
 def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     """As :func:`read_image`, from the bytes of a file."""
-    too_large = f"more than the {max_pixels / 1e6:.0f} million pixels allowed (max_pixels)"
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            if width * height > max_pixels:
-                raise PictureError(f"the header says {width}x{height} pixels, {too_large}")
-            _check_shape(width, height)
+            _check_shape(width, height, max_pixels)
             large = width * height > _LARGE_PIXELS
             with _LARGE_DECODE if large else nullcontext():
                 picture = _decode(image, data)
@@ -183,7 +191,10 @@ def decode_image(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return picture
 
 
-def _check_shape(width: int, height: int) -> None:
+def _check_shape(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        allowed = f"more than the {max_pixels / 1e6:.0f} million pixels allowed (max_pixels)"
+        raise PictureError(f"the header says {width}x{height} pixels, {allowed}")
     if min(width, height) < MIN_SIDE_PX:
         raise PictureError(f"{width}x{height} pixels are too few (at least {MIN_SIDE_PX} a side)")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -351,25 +362,6 @@ def webp_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
 def round_to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Floating-point levels 0..255, any shape, rounded and saturated."""
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
-
-
-def side_by_side(columns: list[np.ndarray]) -> np.ndarray:
-    """Pictures (H,W,3) uint8 in one row, each brought to the largest height and width."""
-    height, width = (max(c.shape[i] for c in columns) for i in (0, 1))
-    return np.concatenate([resize_pixels(c, (height, width)) for c in columns], axis=1)
-
-
-def contact_sheet(rows: list[list[np.ndarray]], *, gap: int = 2) -> np.ndarray:
-    """Rows of equally large pictures (H,W,3) uint8 on white, ``gap`` pixels between them."""
-    height, width = rows[0][0].shape[:2]
-    columns = max(len(row) for row in rows)
-    shape = (len(rows) * (height + gap) - gap, columns * (width + gap) - gap, 3)
-    sheet = np.full(shape, 255, np.uint8)
-    for i, row in enumerate(rows):
-        for j, picture in enumerate(row):
-            top, left = i * (height + gap), j * (width + gap)
-            sheet[top : top + height, left : left + width] = picture
-    return sheet
 
 
 # -- writing ---------------------------------------------------------------------------------

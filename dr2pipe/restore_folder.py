@@ -17,6 +17,7 @@ from dr2pipe.config import ConfigError, to_dict
 from dr2pipe.processes import process_state
 from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
+from dr2pipe.sheets import side_by_side
 
 
 @dataclass
@@ -98,7 +99,7 @@ def restore_batch(
     for index in range(len(pictures)):
         made = {"restored": restored[index], "coarse": coarse[index]}
         if "compare" in outputs:
-            made["compare"] = images.side_by_side([degraded[index], coarse[index], restored[index]])
+            made["compare"] = side_by_side([degraded[index], coarse[index], restored[index]])
         pixels.append({name: made[name] for name in outputs})
     note = "not finite in low precision, restored again in float32"
     return BatchResult(pixels, [[note] if retried else [] for retried in result.in_fp32])

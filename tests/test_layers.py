@@ -13,6 +13,7 @@ ALLOWED = {
     "files": set(),
     "images": {"files"},
     "processes": set(),
+    "sheets": {"images"},
     "diffusion": {"images", "config"},
     "features": set(),
     "degradations": {"images", "config"},
@@ -35,7 +36,7 @@ ALLOWED = {
     },
     "run_records": {"files", "config"},
     "runs": {"run_records", "images", "processes", "config"},
-    "restore_folder": {"runs", "restore", "images", "processes", "config"},
+    "restore_folder": {"sheets", "runs", "restore", "images", "processes", "config"},
     "make_coarse": {
         "runs",
         "restore",
@@ -45,9 +46,10 @@ ALLOWED = {
         "processes",
         "config",
     },
-    "degrade_folder": {"runs", "degradations", "images", "files", "processes", "config"},
+    "degrade_folder": {"sheets", "runs", "degradations", "images", "files", "processes", "config"},
     "metrics": {"features", "images"},
     "evaluate": {
+        "sheets",
         "restore",
         "data",
         "degradations",
@@ -57,10 +59,11 @@ ALLOWED = {
         "processes",
         "config",
     },
-    "model_card": {"restore", "diffusion", "images", "files", "config"},
+    "model_card": {"sheets", "restore", "diffusion", "images", "files", "config"},
     "doctor": {"restore", "processes"},
     "cli": {
         "config",
+        "runs",
         "processes",
         "restore_folder",
         "make_coarse",
@@ -71,7 +74,7 @@ ALLOWED = {
         "doctor",
     },
     "benchmark": {"restore_folder", "restore", "images", "processes", "config"},
-    "demo": {"restore_folder", "metrics", "images", "config"},
+    "demo": {"sheets", "restore_folder", "metrics", "images", "config"},
     "__init__": set(),
 }
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT, make_pictures, make_pixels, run_command
+from PIL import Image
 from safetensors.torch import load_file
 
 from dr2pipe.config import ConfigError, load_config
@@ -230,9 +231,22 @@ def test_folders_of_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no training pictures"):
         FaceDataset(tmp_path / "empty", size=16)
-    (tmp_path / "in" / "zz.png").write_bytes(b"x")
-    with pytest.raises(ValueError, match=r"zz\.png: not an image"):
+    whole = (tmp_path / "in" / "face_000.png").read_bytes()
+    (tmp_path / "in" / "zz.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ValueError, match=r"zz\.png: truncated"):
         FaceDataset(tmp_path / "in", size=16)[(3, 0)]
+
+
+def test_files_that_are_no_pictures_are_found_before_training(tmp_path):
+    folder = tmp_path / "faces"
+    folder.mkdir()
+    Image.fromarray(make_pixels(0, 16, 16)).save(folder / "good.png")
+    Image.fromarray(make_pixels(0, 4, 4)).save(folder / "tiny.png")
+    (folder / "letter.jpg").write_text("no picture")
+    with pytest.raises(ValueError, match="2 of 3 files") as raised:
+        FaceDataset(folder, size=16)
+    assert "letter.jpg: not an image file" in str(raised.value)
+    assert "tiny.png: 4x4 pixels are too few" in str(raised.value)
 
 
 def test_every_pass_shows_every_face_once_and_half_are_flipped(data):

@@ -29,7 +29,8 @@ class FaceDataset(Dataset):
         seed: base seed.
 
     Raises:
-        ValueError: nothing found, wrong size, or ``sources`` where there are none.
+        ValueError: nothing found, files whose header shows that they are no pictures, wrong
+            size, or ``sources`` where there are none.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class FaceDataset(Dataset):
                     "data.sources selects inside an .npz file; a folder has no sources"
                 )
             self.names = [str(p) for p in images.find_images(path)]
+            _check_headers(self.names)
         if not self.names:
             raise ValueError(f"no training pictures in {path}")
 
@@ -80,6 +82,21 @@ class FaceDataset(Dataset):
         if flipped:
             image = image.flip(-1)
         return {"image": image, "name": self.names[index], "seed": seed, "flipped": flipped}
+
+
+def _check_headers(paths: list[str]) -> None:
+    """Raise ValueError for files that are no pictures, before hours of training meet them."""
+    broken = []
+    for path in paths:
+        try:
+            images.check_header(path)
+        except images.PictureError as error:
+            broken.append(f"{path}: {error}")
+    if broken:
+        raise ValueError(
+            f"{len(broken)} of {len(paths)} files cannot be read; remove or replace them\n"
+            + "\n".join(broken[:20])
+        )
 
 
 def write_pictures(
