@@ -7,8 +7,12 @@ import logging
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from dr2pipe import __version__
+
+if TYPE_CHECKING:
+    from dr2pipe.runs import RunSummary
 
 EXIT_USAGE = 2
 EXIT_INTERRUPTED = 130
@@ -74,9 +78,13 @@ def restore(
         )
         if summary.warned:
             print(f"{summary.warned} with a warning, see {Path(config.output) / 'manifest.jsonl'}")
-        if summary.failed:
-            print(f"the reasons are in {Path(config.output) / 'failures.jsonl'}")
+        _say_failures(summary, config.output)
     return summary.exit_code
+
+
+def _say_failures(summary: RunSummary, output: str) -> None:
+    if summary.failed:
+        print(f"the reasons are in {Path(output) / 'failures.jsonl'}")
 
 
 def train(config_path: str | Path, overrides: Sequence[str]) -> int:
@@ -106,6 +114,8 @@ def _run_degrade(options: argparse.Namespace) -> int:
     from dr2pipe.degrade_folder import DegradeConfig, degrade_folder, write_sheet
 
     if options.sheet:
+        if options.severity is not None or options.size is not None:
+            raise ValueError("--sheet shows all severities at one size: no --severity, no --size")
         write_sheet(options.input, options.output, seed=options.seed)
         print(f"every unseen family at severities 1..5 -> {options.output}")
         return 0
@@ -123,6 +133,7 @@ def _run_degrade(options: argparse.Namespace) -> int:
     if _is_main_process():
         counts = f"{summary.restored} degraded, {summary.skipped} already done"
         print(f"{counts}, {summary.failed} failed -> {config.output}")
+        _say_failures(summary, config.output)
     return summary.exit_code
 
 

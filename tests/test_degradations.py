@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -43,6 +44,27 @@ def test_severity_means_distance_from_the_original(name):
     distances = [distance(s) for s in (1, 3, 5)]
     assert distances == sorted(distances)
     assert distances[2] > 1.5 * distances[0]
+
+
+@pytest.mark.parametrize("name", sorted(UNSEEN))
+def test_the_unseen_families_say_what_they_used(name):
+    mild, severe = (degrade(FACE, name, np.random.default_rng(0), severity=s)[1] for s in (1, 5))
+    assert json.loads(json.dumps(mild)) == mild  # plain numbers
+    assert set(mild) == set(severe) > {"family", "severity"}
+    strengths = [k for k in mild if k not in ("family", "severity") and mild[k] != severe[k]]
+    assert strengths
+
+
+def test_what_a_family_draws_is_recorded():
+    angles = [
+        degrade(FACE, "motion_blur", np.random.default_rng(i), severity=3)[1]["angle_rad"]
+        for i in range(2)
+    ]
+    assert angles[0] != angles[1]
+    length = degrade(FACE, "motion_blur", np.random.default_rng(0), severity=5)[1]["length_px"]
+    expected = blur(FACE.astype(np.float32), motion_kernel(length, angles[0]))
+    made, _ = degrade(FACE, "motion_blur", np.random.default_rng(0), severity=5)
+    assert np.abs(made - expected).max() <= 0.5
 
 
 @pytest.mark.parametrize("size", [(48, 48), (64, 96), (33, 57)])

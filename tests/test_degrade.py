@@ -80,9 +80,10 @@ def test_degraded_copies_may_be_the_input_of_a_run_beside_them(mixed, tmp_path):
     assert len(find_jobs(again.input, again.output, ["restored"])) == 5
 
 
-def test_an_unreadable_picture_is_recorded(mixed, tmp_path):
+def test_an_unreadable_picture_is_recorded(mixed, tmp_path, capsys):
     (mixed / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\nrubbish")
     assert main(["degrade", str(mixed), str(tmp_path / "o"), "--with", "mild"]) == 3
+    assert "failures.jsonl" in capsys.readouterr().out
     failure = json.loads((tmp_path / "o/failures.jsonl").read_text())
     assert failure["path"] == "broken.png"
     assert len(rows_of(tmp_path / "o")) == 5
@@ -102,6 +103,9 @@ def test_sheet_of_the_unseen_families(mixed, tmp_path):
         (["--with", "rain"], "severity of 1..5, not None"),
         (["--with", "mild", "--severity", "2"], "takes no severity"),
         (["--with", "mild", "--size", "0"], "size=0"),
+        (["--sheet", "--size", "64"], "no --size"),
+        (["--sheet", "--severity", "0"], "no --severity"),
+        (["--sheet"], "folder"),
         ([], "--with"),
     ],
 )

@@ -2,7 +2,8 @@
 
 For studies of robustness. Lengths are given as shares of the picture's side, so that a
 severity looks alike at every size. Every function takes (H,W,3) float32 in 0..255 and returns
-the same, not yet rounded.
+the same, not yet rounded, and its parameters for this picture. What is drawn for every pixel
+(noise, displacements) is left out of them: the seed tells it.
 """
 
 from __future__ import annotations
@@ -18,96 +19,106 @@ from dr2pipe import images
 from dr2pipe.degradations.kernels import blur, disk_kernel, motion_kernel
 
 SEVERITIES = (1, 2, 3, 4, 5)
-Family = Callable[[np.ndarray, int, np.random.Generator], np.ndarray]
+Made = tuple[np.ndarray, dict[str, Any]]
+Family = Callable[[np.ndarray, int, np.random.Generator], Made]
 
 
 def degrade_unseen(
     pixels: np.ndarray, name: str, severity: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Apply the family ``name`` of ``UNSEEN`` to (H,W,3) uint8 RGB."""
-    degraded = UNSEEN[name](pixels.astype(np.float32), severity, rng)
-    return images.round_to_uint8(degraded), {"family": name, "severity": severity}
+    degraded, drawn = UNSEEN[name](pixels.astype(np.float32), severity, rng)
+    return images.round_to_uint8(degraded), {"family": name, "severity": severity, **drawn}
 
 
-def motion_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def motion_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     length = _side(image) * (0.03, 0.05, 0.08, 0.12, 0.17)[severity - 1]
-    return blur(image, motion_kernel(max(length, 1.5), rng.uniform(0, math.pi)))
+    length, angle = max(length, 1.5), rng.uniform(0, math.pi)
+    return blur(image, motion_kernel(length, angle)), {"length_px": length, "angle_rad": angle}
 
 
-def defocus(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def defocus(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     radius = _side(image) * (0.012, 0.02, 0.032, 0.046, 0.065)[severity - 1]
-    return blur(image, disk_kernel(radius))
+    return blur(image, disk_kernel(radius)), {"radius_px": radius}
 
 
-def salt_and_pepper(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def salt_and_pepper(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     share = (0.02, 0.05, 0.1, 0.17, 0.27)[severity - 1]
     chance = rng.random(image.shape[:2])
     image = image.copy()
     image[chance < share / 2] = 0
     image[chance > 1 - share / 2] = 255
-    return image
+    return image, {"share": share}
 
 
-def poisson_noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def poisson_noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     photons = (80, 35, 16, 8, 4)[severity - 1]  # per pixel at full brightness
-    return (rng.poisson(image / 255 * photons) * (255 / photons)).astype(np.float32)
+    degraded = rng.poisson(image / 255 * photons) * (255 / photons)
+    return degraded.astype(np.float32), {"photons": photons}
 
 
-def speckle(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def speckle(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     strength = (0.1, 0.18, 0.28, 0.4, 0.55)[severity - 1]
-    return image * (1 + strength * rng.standard_normal(image.shape).astype(np.float32))
+    noise = rng.standard_normal(image.shape).astype(np.float32)
+    return image * (1 + strength * noise), {"strength": strength}
 
 
-def pixelation(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def pixelation(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     height, width = image.shape[:2]
     cells = (40, 28, 20, 15, 11)[severity - 1]
     small = cv2.resize(image, (min(cells, width), min(cells, height)), interpolation=cv2.INTER_AREA)
-    return cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    degraded = cv2.resize(small, (width, height), interpolation=cv2.INTER_NEAREST)
+    return degraded, {"cells": cells}
 
 
-def webp(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def webp(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """The real codec, on a smaller copy: at these sizes it is gentle at full size."""
     height, width = image.shape[:2]
     shrink = (1.0, 1.3, 1.7, 2.2, 3.0)[severity - 1]
     small = images.resize_pixels(
         images.round_to_uint8(image), (round(height / shrink), round(width / shrink))
     )
-    small = images.webp_roundtrip(small, (20, 12, 8, 4, 1)[severity - 1])
-    return images.resize_pixels(small, (height, width)).astype(np.float32)
+    quality = (20, 12, 8, 4, 1)[severity - 1]
+    degraded = images.resize_pixels(images.webp_roundtrip(small, quality), (height, width))
+    return degraded.astype(np.float32), {"shrink": shrink, "quality": quality}
 
 
-def median(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    window = round(_side(image) * (0.03, 0.05, 0.075, 0.105, 0.14)[severity - 1]) | 1
-    return cv2.medianBlur(images.round_to_uint8(image), max(window, 3)).astype(np.float32)
+def median(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+    window = max(round(_side(image) * (0.03, 0.05, 0.075, 0.105, 0.14)[severity - 1]) | 1, 3)
+    degraded = cv2.medianBlur(images.round_to_uint8(image), window)
+    return degraded.astype(np.float32), {"window_px": window}
 
 
-def low_bit_depth(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def low_bit_depth(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     levels = (12, 8, 5, 4, 3)[severity - 1]
-    return np.round(image / 255 * (levels - 1)) * (255 / (levels - 1))
+    return np.round(image / 255 * (levels - 1)) * (255 / (levels - 1)), {"levels": levels}
 
 
-def haze(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def haze(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """A faded photo: little contrast left over a light, slightly tinted veil."""
     kept = (0.75, 0.6, 0.45, 0.32, 0.22)[severity - 1]
     veil = 200 + rng.uniform(-15, 15, size=3).astype(np.float32)
-    return image * kept + veil * (1 - kept)
+    degraded = image * kept + veil * (1 - kept)
+    return degraded, {"kept": kept, "veil": [round(float(level), 2) for level in veil]}
 
 
-def over_exposure(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
-    return image * (1.25, 1.5, 1.8, 2.2, 2.7)[severity - 1] + 10
+def over_exposure(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+    gain = (1.25, 1.5, 1.8, 2.2, 2.7)[severity - 1]
+    return image * gain + 10, {"gain": gain}
 
 
-def low_light(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def low_light(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """Under-exposed, with the noise that such pictures have."""
     kept = (0.6, 0.45, 0.33, 0.24, 0.16)[severity - 1]
     noise = (2, 3, 4, 6, 8)[severity - 1]
-    return image * kept + rng.normal(0, noise, image.shape).astype(np.float32)
+    degraded = image * kept + rng.normal(0, noise, image.shape).astype(np.float32)
+    return degraded, {"kept": kept, "noise": noise}
 
 
-def rain(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def rain(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """Bright, slanted streaks."""
     side = _side(image)
-    count = int((15, 30, 55, 90, 140)[severity - 1])
+    count = (15, 30, 55, 90, 140)[severity - 1]
     layer = np.zeros(image.shape[:2], np.float32)
     angle = math.pi / 2 + rng.uniform(-0.35, 0.35)
     for x, y in rng.uniform(0, 1, size=(count, 2)) * image.shape[1::-1]:
@@ -115,14 +126,15 @@ def rain(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarr
         end = (x + length * math.cos(angle), y + length * math.sin(angle))
         _line(layer, (x, y), end, rng.uniform(0.35, 0.8), max(1, round(side / 150)))
     layer = cv2.GaussianBlur(layer, (0, 0), max(side / 400, 0.3))[..., None]
-    return image * (1 - layer) + 235 * layer
+    return image * (1 - layer) + 235 * layer, {"streaks": count, "angle_rad": angle}
 
 
-def scratches(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def scratches(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """Light and dark cracks, as on an old print."""
     side = _side(image)
     image = image.copy()
-    for _ in range((2, 4, 7, 11, 16)[severity - 1]):
+    count = (2, 4, 7, 11, 16)[severity - 1]
+    for _ in range(count):
         point = rng.uniform(0, side, size=2)
         angle = rng.uniform(0, 2 * math.pi)
         colour = 240.0 if rng.random() < 0.7 else 25.0
@@ -133,19 +145,19 @@ def scratches(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.
             following = point + step * np.array([math.cos(angle), math.sin(angle)])
             _line(image, tuple(point), tuple(following), (colour,) * 3, thickness)
             point = following
-    return image
+    return image, {"scratches": count}
 
 
-def interlacing(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def interlacing(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """Every second row comes from a moment later: shifted sideways."""
     shift = max(1, round(_side(image) * (0.015, 0.03, 0.05, 0.075, 0.11)[severity - 1]))
-    shifted = np.roll(image, shift if rng.random() < 0.5 else -shift, axis=1)
+    shift = shift if rng.random() < 0.5 else -shift
     image = image.copy()
-    image[1::2] = shifted[1::2]
-    return image
+    image[1::2] = np.roll(image, shift, axis=1)[1::2]
+    return image, {"shift_px": shift}
 
 
-def halftone(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def halftone(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """A print's screen: dots whose size stands for darkness, mixed into the picture."""
     cell = max(_side(image) * (0.02, 0.025, 0.032, 0.042, 0.055)[severity - 1], 2.0)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
@@ -157,21 +169,22 @@ def halftone(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.n
         threshold = 127.5 + 60 * screen
         degraded[..., channel] = 255 / (1 + np.exp((threshold - image[..., channel]) / 18))
     share = (0.45, 0.6, 0.75, 0.88, 1.0)[severity - 1]
-    return image * (1 - share) + degraded * share
+    return image * (1 - share) + degraded * share, {"cell_px": cell, "share": share}
 
 
-def film_grain(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def film_grain(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """Coarse noise, strongest in the middle tones, the same in all channels."""
     side = _side(image)
     grain = rng.standard_normal(image.shape[:2]).astype(np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), max(side / 180, 0.5))
     grain /= grain.std()
     luma = image.mean(axis=2) / 255
-    amount = (12, 20, 30, 42, 58)[severity - 1] * (0.4 + 2.4 * luma * (1 - luma))
-    return image + (grain * amount)[..., None]
+    strength = (12, 20, 30, 42, 58)[severity - 1]
+    amount = strength * (0.4 + 2.4 * luma * (1 - luma))
+    return image + (grain * amount)[..., None], {"strength": strength}
 
 
-def atmospheric_warp(image: np.ndarray, severity: int, rng: np.random.Generator) -> np.ndarray:
+def atmospheric_warp(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     """Turbulence: a smooth random displacement and a little blur."""
     side = _side(image)
     height, width = image.shape[:2]
@@ -185,7 +198,8 @@ def atmospheric_warp(image: np.ndarray, severity: int, rng: np.random.Generator)
     warped = cv2.remap(
         image, x + fields[0], y + fields[1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101
     )
-    return cv2.GaussianBlur(warped, (0, 0), max(side * 0.002 * severity, 0.1))
+    sigma = max(side * 0.002 * severity, 0.1)
+    return cv2.GaussianBlur(warped, (0, 0), sigma), {"largest_px": largest, "sigma_px": sigma}
 
 
 UNSEEN: dict[str, Family] = {
