@@ -13,6 +13,7 @@ from dr2pipe import files, images
 from dr2pipe.config import stable_seed
 from dr2pipe.diffusion.dr2 import remove_degradation
 from dr2pipe.restore import DR2Config, load_remover
+from dr2pipe.sheets import contact_sheet
 
 _SAMPLING_STEPS = 50
 
@@ -29,11 +30,11 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def summarise(log: list[dict[str, float]], images_per_step: int) -> str:
+def summarise(log: list[dict[str, float]]) -> str:
     """Steps, pictures, speed and time of a run, a line each."""
     steps = np.array([line["step"] for line in log])
     speeds = np.array([line["images_per_second"] for line in log])
-    pictures = np.diff(steps, prepend=0) * images_per_step
+    pictures = np.array([int(line["pictures"]) for line in log])  # of all processes
     seconds = pictures / speeds
     waited = np.array([line["data_wait_share"] for line in log])
     lines = [
@@ -102,22 +103,20 @@ def write_samples(model: str, path: str | Path) -> None:
     side = 2 * faces.shape[1]
     faces = [images.resize_pixels(face, (side, side)) for face in faces]
     rows = [faces[i : i + 4] for i in range(0, len(faces), 4)]
-    images.write_png(path, images.contact_sheet(rows))
+    images.write_png(path, contact_sheet(rows))
 
 
 def write_losses(runs: list[str], path: str | Path) -> str:
     """Plot the logs of training runs into ``path``; returns their summaries."""
-    from omegaconf import OmegaConf
-
-    logs = {Path(run).name: read_log(run) for run in runs}
+    logs = {_title(run, runs): read_log(run) for run in runs}
     files.write_bytes(path, plot_losses(logs))
-    summaries = []
-    for run in runs:
-        config = OmegaConf.load(Path(run) / "run.yaml")
-        per_step = config.batch_size * config.accumulation_steps
-        title = Path(run).name
-        summaries.append(f"{title} (one process)\n{summarise(logs[title], per_step)}")
-    return "\n\n".join(summaries)
+    return "\n\n".join(f"{title}\n{summarise(log)}" for title, log in logs.items())
+
+
+def _title(run: str, runs: list[str]) -> str:
+    """The folder's name, or the whole path where names repeat."""
+    names = [Path(other).name for other in runs]
+    return run if names.count(Path(run).name) > 1 else Path(run).name
 
 
 def _losses(log: list[dict[str, float]]) -> list[str]:

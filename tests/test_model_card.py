@@ -9,10 +9,15 @@ from dr2pipe.model_card import read_log, sample_faces, summarise
 
 def make_run(folder, name, steps):
     run = folder / name
-    run.mkdir()
-    (run / "run.yaml").write_text("batch_size: 4\naccumulation_steps: 2\n")
+    run.mkdir(parents=True)
     lines = [
-        {"step": s, "net/loss": 1 / s, "images_per_second": 8.0, "data_wait_share": 0.02}
+        {
+            "step": s,
+            "net/loss": 1 / s,
+            "pictures": 80,
+            "images_per_second": 8.0,
+            "data_wait_share": 0.02,
+        }
         for s in steps
     ]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -20,17 +25,18 @@ def make_run(folder, name, steps):
 
 
 def test_summary_of_a_run(tmp_path):
-    summary = summarise(read_log(make_run(tmp_path, "a", range(10, 101, 10))), images_per_step=8)
+    summary = summarise(read_log(make_run(tmp_path, "a", range(10, 101, 10))))
     assert "steps 100, pictures 800, 2 minutes" in summary  # 800 / 8 s
     assert "waiting for data 2.0 % of the time" in summary
     assert "net/loss 0.0100, mean of the last tenth" in summary
 
 
 def test_losses_as_a_command(tmp_path):
-    runs = [make_run(tmp_path, name, (5, 10)) for name in "ab"]
+    runs = [make_run(tmp_path / name, "same", (5, 10)) for name in "ab"]
     result = run_command("scripts/model_card.py", "losses", tmp_path / "l.png", *runs)
     assert result.returncode == 0, result.stderr
-    assert result.stdout.count("pictures 80") == 2
+    assert result.stdout.count("pictures 160") == 2
+    assert all(str(run) in result.stdout for run in runs)
     with Image.open(tmp_path / "l.png") as picture:
         assert picture.width > 500
 

@@ -225,7 +225,8 @@ class Trainer:
         if self.log is None:
             return
         scalars = dict(zip(names, means, strict=True))
-        scalars["images_per_second"] = self.config.log_every_steps * self._images_per_step / seconds
+        pictures = self.config.log_every_steps * self._images_per_step
+        scalars |= {"pictures": pictures, "images_per_second": pictures / seconds}
         scalars["data_wait_share"] = waited / seconds
         self.log.add_scalars(self.step, scalars)
         losses = {n: f"{v:.4f}" for n, v in scalars.items() if n.endswith("/loss")}
