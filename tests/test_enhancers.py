@@ -58,7 +58,7 @@ def test_errors(tmp_path):
         build_enhancer("sparnet", norm="layer")
     with pytest.raises(ValueError, match="unknown attention"):
         build_enhancer("sparnet", attention="4d")
-    with pytest.raises(ValueError, match="cannot be halved"):
+    with pytest.raises(ValueError, match="halved 4 times"):
         build_enhancer("sparnet", size=100)
     build_enhancer("bicubic", size=8).save_pretrained(tmp_path / "b")
     with pytest.raises(ValueError, match="holds a BicubicEnhancer, not the enhancer 'sparnet'"):
@@ -66,6 +66,17 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="do not give size"):
         build_enhancer("bicubic", tmp_path / "b", size=4)
     assert json.loads((tmp_path / "b" / "config.json").read_text())["size"] == 8
+
+
+def test_sparnet_on_patches_works_at_a_part_of_the_size():
+    options = {"size": 32, "channels": [8, 16], "residual_blocks": 1, "hourglass_depth": 1}
+    network = build_enhancer("sparnet", **options, patch=4)
+    seen = []
+    network.encoder[0].register_forward_pre_hook(lambda _, given: seen.append(given[0].shape))
+    assert network(torch.zeros(2, 3, 32, 32)).shape == (2, 3, 32, 32)
+    assert seen == [(2, 8, 8, 8)]
+    with pytest.raises(ValueError, match="patches of 4"):
+        build_enhancer("sparnet", **options | {"size": 36}, patch=4)
 
 
 def test_sparnet_that_adds_its_input_begins_as_the_identity():
