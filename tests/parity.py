@@ -40,6 +40,18 @@ def make_input(name, shape, kind="image"):
     return tensor(np.clip(np.float32(0.5) * z, -1, 1) if kind == "image" else z)
 
 
+def make_model(record):
+    """State dict of one of the ``models`` of a fixture of Panini-Net or EXE-GAN."""
+    kinds = {
+        key: {"kind": "abs" if r.get("abs") else "normal", **r}
+        for key, r in record["keys"].items()
+        if not r.get("keep")
+    }
+    kept = {key: torch.tensor(value) for key, value in record["kept_values"].items()}
+    made = make_weights(kinds) | kept
+    return {key: made[key] for key in record["keys"]}
+
+
 def make_weights(keys):
     """State dict from the records {key: {shape, kind, a, b, ...}} of a fixture."""
     weights = {}

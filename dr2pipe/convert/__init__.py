@@ -8,15 +8,24 @@ from pathlib import Path
 
 import torch
 
+from dr2pipe.convert.gfpgan import convert_gfpgan_clean, convert_gfpgan_original
 from dr2pipe.convert.guided_diffusion import convert_guided_diffusion_unet
 from dr2pipe.convert.sparnet import convert_sparnet
 from dr2pipe.convert.state_dicts import CheckpointError, read_state_dict
+from dr2pipe.convert.stylegan2 import (
+    convert_stylegan2_discriminator,
+    convert_stylegan2_generator,
+)
 
 __all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
 
 CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
     "guided_diffusion_unet": convert_guided_diffusion_unet,
     "sparnet": convert_sparnet,
+    "gfpgan_clean": convert_gfpgan_clean,
+    "gfpgan_original": convert_gfpgan_original,
+    "stylegan2_generator": convert_stylegan2_generator,
+    "stylegan2_discriminator": convert_stylegan2_discriminator,
 }
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
+from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.enhancers.sparnet import SPARNet
 
 __all__ = ["ENHANCERS", "Enhancer", "build_enhancer"]
@@ -17,6 +18,7 @@ ENHANCERS: dict[str, type[torch.nn.Module]] = {
     "none": NoEnhancer,
     "bicubic": BicubicEnhancer,
     "sparnet": SPARNet,
+    "gfpgan": GFPGAN,
 }
 
 

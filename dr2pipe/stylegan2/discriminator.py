@@ -1,0 +1,72 @@
+"""StyleGAN2's discriminator."""
+
+from __future__ import annotations
+
+import torch
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+from dr2pipe.stylegan2.layers import (
+    EqualConv2d,
+    EqualLinear,
+    ResidualBlock,
+    channels_at,
+    check_size,
+)
+
+_LARGEST_GROUP = 4
+
+
+class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
+    """Residual discriminator with minibatch standard deviation (Karras et al. 2020, figure 7).
+
+    Args:
+        size: side in pixels, a power of two from 8 on.
+        channel_multiplier, narrow: widths, as the generator's.
+    """
+
+    @register_to_config
+    def __init__(self, size: int = 512, channel_multiplier: int = 2, narrow: float = 1.0):
+        super().__init__()
+        check_size(size)
+        width = channels_at(size, channel_multiplier, narrow)
+        self.from_rgb = EqualConv2d(3, width, 1, activate=True)
+        self.blocks = nn.ModuleList()
+        resolution = size
+        while resolution > 4:
+            resolution //= 2
+            width_out = channels_at(resolution, channel_multiplier, narrow)
+            self.blocks.append(ResidualBlock(width, width_out, change="down", resample="fir"))
+            width = width_out
+        self.last = EqualConv2d(width + 1, width, 3, activate=True)
+        self.hidden = EqualLinear(width * 4 * 4, width, activate=True)
+        self.score = EqualLinear(width, 1)
+
+    def forward(
+        self, x: torch.Tensor, *, return_features: bool = False
+    ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
+        """(B,3,size,size) RGB in [-1,1] to scores (B,1), higher for real.
+
+        With ``return_features``, the maps after each block come too, from large to small.
+        """
+        features = [self.from_rgb(x)]
+        for block in self.blocks:
+            features.append(block(features[-1]))
+        x = torch.cat([features[-1], minibatch_deviation(features[-1])], dim=1)
+        x = self.last(x)  # (B,C,4,4)
+        score = self.score(self.hidden(x.flatten(1)))
+        return (score, features[1:]) if return_features else score
+
+
+def minibatch_deviation(x: torch.Tensor) -> torch.Tensor:
+    """(B,C,H,W) to (B,1,H,W): how much a group of pictures differs (Karras et al. 2018, §3).
+
+    Groups have four pictures, or as many below that as divide the batch. Picture i belongs to
+    group i modulo the number of groups.
+    """
+    batch, _, height, width = x.shape
+    group = max(n for n in range(1, _LARGEST_GROUP + 1) if batch % n == 0)
+    grouped = x.float().reshape(group, batch // group, *x.shape[1:])
+    deviation = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
+    return deviation.repeat(group)[:, None, None, None].expand(-1, 1, height, width).to(x.dtype)
