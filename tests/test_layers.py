@@ -22,7 +22,7 @@ ALLOWED = {
     "losses": {"features"},
     "data": {"degradations", "diffusion", "images", "config"},
     "restore": {"enhancers", "diffusion", "images", "config"},
-    "convert": {"enhancers", "stylegan2", "diffusion", "files", "config"},
+    "convert": {"enhancers", "features", "stylegan2", "diffusion", "files", "config"},
     "training": {
         "enhancers",
         "losses",

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import torch
 
+from dr2pipe.convert.features import convert_arcface_resnet18
 from dr2pipe.convert.gfpgan import convert_gfpgan_clean, convert_gfpgan_original
 from dr2pipe.convert.guided_diffusion import convert_guided_diffusion_unet
 from dr2pipe.convert.sparnet import convert_sparnet
 from dr2pipe.convert.state_dicts import CheckpointError, read_state_dict
 from dr2pipe.convert.stylegan2 import (
+    convert_face_part_discriminator,
     convert_stylegan2_discriminator,
     convert_stylegan2_generator,
 )
@@ -26,6 +28,8 @@ CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
     "gfpgan_original": convert_gfpgan_original,
     "stylegan2_generator": convert_stylegan2_generator,
     "stylegan2_discriminator": convert_stylegan2_discriminator,
+    "face_part_discriminator": convert_face_part_discriminator,
+    "arcface_resnet18": convert_arcface_resnet18,
 }
 
 

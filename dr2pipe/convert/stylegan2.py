@@ -16,7 +16,11 @@ import torch
 from torch import nn
 
 from dr2pipe.convert.state_dicts import CheckpointError, load_exactly
-from dr2pipe.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from dr2pipe.stylegan2 import (
+    FacePartDiscriminator,
+    StyleGAN2Discriminator,
+    StyleGAN2Generator,
+)
 from dr2pipe.stylegan2.layers import (
     LEAKY_RELU_GAIN,
     EqualConv2d,
@@ -172,6 +176,23 @@ def convert_stylegan2_discriminator(state_dict: dict[str, torch.Tensor]) -> Styl
     network = StyleGAN2Discriminator(size=size, channel_multiplier=multiplier, narrow=narrow)
     foreign = {key: _discriminator_key(key, names) for key in network.state_dict()}
     return load_renamed(network, state_dict, foreign, "stylegan2_discriminator")
+
+
+def convert_face_part_discriminator(state_dict: dict[str, torch.Tensor]) -> FacePartDiscriminator:
+    """GFP-GAN's discriminator of an eye or a mouth.
+
+    Raises:
+        CheckpointError: missing, left-over or misshapen keys.
+    """
+    network = FacePartDiscriminator()
+    foreign = {}
+    for i in range(len(network.convs)):
+        place = 1 if network.convs[i].change else 0  # behind the filter
+        foreign[f"convs.{i}.weight"] = f"conv{i + 1}.{place}.weight"
+        foreign[f"convs.{i}.bias"] = f"conv{i + 1}.{place + 1}.bias"
+    for leaf in ("weight", "bias"):
+        foreign[f"score.{leaf}"] = f"final_conv.0.{leaf}"
+    return load_renamed(network, state_dict, foreign, "face_part_discriminator")
 
 
 def generator_layout(state_dict: Mapping[str, torch.Tensor], prefix: str = "") -> str:

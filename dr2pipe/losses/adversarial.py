@@ -39,3 +39,45 @@ def feature_matching_loss(
         for layers_r, layers_f in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).mean()
+
+
+def logistic_discriminator_loss(real: torch.Tensor, fake: torch.Tensor) -> torch.Tensor:
+    """E[softplus(-D(x))] + E[softplus(D(G))] (Goodfellow et al. 2014, eq. 1, negated).
+
+    The same as binary cross entropy with logits, targets 1 and 0.
+    """
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def logistic_generator_loss(fake: torch.Tensor) -> torch.Tensor:
+    """E[softplus(-D(G))], the non-saturating form (Goodfellow et al. 2014, §3)."""
+    return F.softplus(-fake).mean()
+
+
+def r1_penalty(scores: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
+    """E[|∇D(x)|²] of real ``pictures`` (B,...) that ``scores`` were made of, without a factor.
+
+    Mescheder et al., "Which Training Methods for GANs do actually Converge?", ICML 2018, eq. 9.
+    ``pictures`` must require gradients.
+    """
+    (gradient,) = torch.autograd.grad(scores.sum(), pictures, create_graph=True)
+    return gradient.square().flatten(1).sum(dim=1).mean()
+
+
+def path_lengths(
+    pictures: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """(B,): |Jᵀy| of each picture for a random image y of unit variance per pixel.
+
+    Karras et al. 2020, §3.2. ``latents`` (B,rows,C) W+, the mean over the rows is taken.
+    """
+    side = pictures.shape[-1]
+    noise = torch.randn(pictures.shape, generator=generator, device=generator.device)
+    noise = noise.to(pictures) / side
+    (gradient,) = torch.autograd.grad((pictures * noise).sum(), latents, create_graph=True)
+    return gradient.square().sum(dim=2).mean(dim=1).sqrt()
+
+
+def path_length_penalty(lengths: torch.Tensor, mean_length: torch.Tensor) -> torch.Tensor:
+    """E[(|Jᵀy| - a)²], ``mean_length`` a the running mean (Karras et al. 2020, eq. 4)."""
+    return (lengths - mean_length).square().mean()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 
@@ -9,3 +11,17 @@ import torch.nn.functional as F
 def pixel_loss(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Mean absolute error."""
     return F.l1_loss(restored, target)
+
+
+def pyramid_loss(pyramid: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
+    """Sum over the pyramid of mean absolute errors to ``target``, reduced bilinearly.
+
+    GFP-GAN (Wang et al. 2021, §3.2): intermediate supervision of the U-Net at every size.
+    """
+    return sum(
+        F.l1_loss(
+            picture,
+            F.interpolate(target, picture.shape[-2:], mode="bilinear", align_corners=False),
+        )
+        for picture in pyramid
+    )

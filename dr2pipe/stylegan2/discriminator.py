@@ -59,6 +59,33 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         return (score, features[1:]) if return_features else score
 
 
+class FacePartDiscriminator(ModelMixin, ConfigMixin):
+    """GFP-GAN's discriminator of an eye or a mouth: scores patches (Wang et al. 2021, §3.4)."""
+
+    @register_to_config
+    def __init__(self):
+        super().__init__()
+        down = {"change": "down", "activate": True}
+        self.convs = nn.ModuleList(
+            [
+                EqualConv2d(3, 64, 3, activate=True),
+                EqualConv2d(64, 128, 3, **down),
+                EqualConv2d(128, 128, 3, activate=True),
+                EqualConv2d(128, 256, 3, **down),
+                EqualConv2d(256, 256, 3, activate=True),
+            ]
+        )
+        self.score = EqualConv2d(256, 1, 3)
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """(B,3,H,W) in [-1,1] to scores (B,1,H/4,W/4) and the maps at 1/2 and 1/4 of the size."""
+        features = []
+        for conv in self.convs:
+            x = conv(x)
+            features.append(x)
+        return self.score(x), [features[2], features[4]]
+
+
 def minibatch_deviation(x: torch.Tensor) -> torch.Tensor:
     """(B,C,H,W) to (B,1,H,W): how much a group of pictures differs (Karras et al. 2018, §3).
 

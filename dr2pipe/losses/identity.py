@@ -1,0 +1,14 @@
+"""Identity-preserving loss."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+
+
+def identity_loss(embeddings: torch.Tensor, target_embeddings: torch.Tensor) -> torch.Tensor:
+    """Mean absolute difference of ArcFace embeddings (B,C), not normalised; targets are constants.
+
+    GFP-GAN (Wang et al. 2021, §3.4, eq. 7).
+    """
+    return F.l1_loss(embeddings, target_embeddings.detach())
