@@ -24,6 +24,7 @@ ALLOWED = {
     "restore": {"enhancers", "diffusion", "images", "config"},
     "convert": {"enhancers", "features", "stylegan2", "diffusion", "files", "config"},
     "training": {
+        "stylegan2",
         "enhancers",
         "losses",
         "data",

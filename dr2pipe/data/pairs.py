@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ class PairDataset(Dataset):
         coarse: cached coarse faces, see ``scripts/make_coarse.py``.
         coarse_share: share of coarse faces among the inputs, in [0,1].
         coarse_sigma_px: range of the blur k_σ on coarse faces (DR2, "y = k_σ * DR2(x)").
+        parts: where eyes and mouth are, see ``landmarks.read_parts``; for recipes that need it.
         recolour: strength 0..1 of random changes of brightness, contrast and tint that input
             and clean face share, so that faces of one studio teach nothing about colours.
 
@@ -41,6 +43,7 @@ class PairDataset(Dataset):
         coarse_share: float = 0.0,
         coarse_sigma_px: tuple[float, float] = (0.0, 1.0),
         recolour: float = 0.0,
+        parts: Mapping[str, np.ndarray] | None = None,
     ):
         if not 0 <= coarse_share <= 1:
             raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
@@ -61,7 +64,13 @@ class PairDataset(Dataset):
                 raise ValueError(
                     f"{len(missing)} faces have no coarse version, the first is {missing[0]}"
                 )
-        self.faces, self.input_size = faces, input_size
+        if parts is not None:
+            without = [name for name in faces.names if Path(name).stem not in parts]
+            if without:
+                raise ValueError(
+                    f"{len(without)} faces have no landmarks, the first is {without[0]}"
+                )
+        self.faces, self.input_size, self.parts = faces, input_size, parts
         self.names = list(degradations)
         self.shares = shares / shares.sum() if len(shares) else shares
         self.coarse, self.coarse_share = coarse, coarse_share
@@ -71,7 +80,11 @@ class PairDataset(Dataset):
         return len(self.faces)
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
-        """As the faces', with ``input``: (3,S,S) in [-1,1], S = ``input_size``."""
+        """As the faces', with ``input``: (3,S,S) in [-1,1], S = ``input_size``.
+
+        With landmarks also ``parts``: (3,3) float32, for left eye, right eye and mouth the x, y
+        and half a side in pixels of the face; the first pixel's centre is at 0.
+        """
         item = self.faces[key]
         rng = np.random.default_rng(item["seed"])
         if rng.random() < self.coarse_share:
@@ -90,7 +103,17 @@ class PairDataset(Dataset):
             gain, shift = _draw_colours(self.recolour, rng)
             for name in ("image", "input"):
                 item[name] = (item[name] * gain + shift).clamp(-1, 1)
+        if self.parts is not None:
+            item["parts"] = self._parts_of(item)
         return item
+
+    def _parts_of(self, item: dict) -> torch.Tensor:
+        parts = self.parts[Path(item["name"]).stem] * self.faces.size
+        if item["flipped"]:
+            parts = parts[[1, 0, 2]]  # the eyes change places
+            parts[:, 0] = self.faces.size - parts[:, 0]
+        parts[:, :2] -= 0.5
+        return torch.from_numpy(parts).float()
 
 
 def _draw_colours(strength: float, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,8 +1,9 @@
-"""Multi-scale discriminators for enhancers (pix2pixHD, as SPARNetHD uses them)."""
+"""What adversarial recipes share: multi-scale discriminators (pix2pixHD, SPARNetHD), noise."""
 
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,6 +11,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
+
+from dr2pipe.config import stable_seed
 
 
 class MultiScaleDiscriminator(ModelMixin, ConfigMixin):
@@ -62,3 +65,22 @@ class PatchDiscriminator(nn.Module):
 
 def _reflect(x: torch.Tensor) -> torch.Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="reflect")
+
+
+def generator_of(seeds: Sequence[int], purpose: str) -> torch.Generator:
+    """A generator on the CPU for one use of the showings that ``seeds`` stand for."""
+    return torch.Generator().manual_seed(stable_seed(purpose, *seeds))
+
+
+def draw_noises(
+    seeds: Sequence[int], sizes: Sequence[int], device: torch.device
+) -> list[torch.Tensor]:
+    """The noise of a StyleGAN2 for a batch, (B,1,R,R) for each of ``sizes``.
+
+    A picture's noise depends on its own seed, not on the batch or process it is in.
+    """
+    generators = [generator_of([seed], "noise") for seed in seeds]
+    return [
+        torch.stack([torch.randn(1, r, r, generator=g) for g in generators]).to(device)
+        for r in sizes
+    ]

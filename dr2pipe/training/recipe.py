@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,8 @@ class TrainConfig:
     accumulation_steps: int = 1
     precision: str = "no"  # no | bf16 | fp16 (autocast; the weights stay float32)
     warmup_steps: int = 0
-    schedule: str = "constant"  # constant | cosine (down to zero at total_steps)
+    schedule: str = "constant"  # constant | cosine (down to zero at total_steps) | halving
+    halve_at_steps: list[int] = field(default_factory=list)  # of the schedule "halving"
     max_grad_norm: float = 1.0
     ema_decay: float = 0.999
     loader_workers: int = 0
@@ -48,10 +50,13 @@ class TrainConfig:
 
 @dataclass
 class Trained:
-    """A network under training with its optimizer; ``ema``: keep a moving average of it."""
+    """A network under training with its optimizer; ``ema``: keep a moving average of it.
+
+    Without an optimizer it holds what the recipe wants saved with every checkpoint.
+    """
 
     network: torch.nn.Module
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     ema: bool = True
 
 
@@ -62,7 +67,10 @@ class Recipe(Protocol):
     def step(
         self, networks: dict[str, torch.nn.Module], batch: dict
     ) -> Iterator[tuple[str, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Yield (network name, its loss, scalars to log), one per optimizer step to take."""
+        """Yield (network name, its loss, scalars to log), one per optimizer step to take.
+
+        ``batch``: the data set's items, and ``step``, the number of steps done.
+        """
 
     def preview(self, networks: dict[str, torch.nn.Module], batch: dict) -> torch.Tensor:
         """Sample pictures (3,H,W) in [-1,1] of the EMA networks."""
@@ -84,10 +92,22 @@ _AT_LEAST_ONE = (
 
 def check_config(config: TrainConfig) -> None:
     """Raise ConfigError where a setting that all recipes share is not valid."""
-    if config.schedule not in ("constant", "cosine"):
-        raise ConfigError(f"schedule '{config.schedule}': choose constant or cosine")
+    if config.schedule not in ("constant", "cosine", "halving"):
+        raise ConfigError(f"schedule '{config.schedule}': choose constant, cosine or halving")
     for name in _AT_LEAST_ONE:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
     if config.precision not in ("no", "bf16", "fp16"):
         raise ConfigError(f"precision '{config.precision}': choose no, bf16 or fp16")
+
+
+def learning_rate_factor(config: TrainConfig, step: int) -> float:
+    """What ``warmup_steps`` and ``schedule`` make of the learning rates at ``step``."""
+    factor = 1.0
+    if config.schedule == "cosine":
+        factor = 0.5 * (1 + math.cos(math.pi * step / config.total_steps))
+    elif config.schedule == "halving":
+        factor = 0.5 ** sum(step >= at for at in config.halve_at_steps)
+    if step < config.warmup_steps:
+        factor *= (step + 1) / config.warmup_steps
+    return factor

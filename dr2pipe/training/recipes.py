@@ -8,10 +8,13 @@ from pathlib import Path
 from dr2pipe.config import ConfigError, load_config, peek
 from dr2pipe.data.coarse import CoarseCache
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.landmarks import read_parts
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.training.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.enhancer import EnhancerRecipe, EnhancerTrainConfig
+from dr2pipe.training.gfpgan import GFPGANRecipe, GFPGANTrainConfig
 from dr2pipe.training.recipe import TrainConfig
+from dr2pipe.training.stylegan2 import StyleGAN2Recipe, StyleGAN2TrainConfig
 from dr2pipe.training.trainer import Trainer
 
 
@@ -23,9 +26,11 @@ def faces_of(config: TrainConfig) -> FaceDataset:
     )
 
 
-def pairs_of(config: EnhancerTrainConfig) -> PairDataset:
-    """Clean faces with coarse or degraded versions of them."""
-    pairs = config.pairs
+def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig) -> PairDataset:
+    """Clean faces with coarse or degraded versions of them, and landmarks where they are given."""
+    pairs, parts = config.pairs, None
+    if getattr(config, "landmarks", None) is not None:
+        parts = read_parts(config.landmarks, config.landmarks_size)
     return PairDataset(
         faces_of(config),
         input_size=pairs.input_size,
@@ -34,6 +39,7 @@ def pairs_of(config: EnhancerTrainConfig) -> PairDataset:
         coarse_share=pairs.coarse_share,
         coarse_sigma_px=tuple(pairs.coarse_sigma_px),
         recolour=pairs.recolour,
+        parts=parts,
     )
 
 
@@ -41,6 +47,8 @@ def pairs_of(config: EnhancerTrainConfig) -> PairDataset:
 RECIPES = {
     "ddpm": (DDPMConfig, DDPMRecipe, faces_of),
     "enhancer": (EnhancerTrainConfig, EnhancerRecipe, pairs_of),
+    "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, faces_of),
+    "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, pairs_of),
 }
 
 

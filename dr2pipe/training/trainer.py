@@ -9,7 +9,6 @@ needs no generator state and a resumed run repeats an undisturbed one bit for bi
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -32,7 +31,7 @@ from dr2pipe.training.checkpoints import (
     warn_of_changes,
 )
 from dr2pipe.training.log import TrainingLog
-from dr2pipe.training.recipe import Recipe, TrainConfig, check_config
+from dr2pipe.training.recipe import Recipe, TrainConfig, check_config, learning_rate_factor
 
 logger = logging.getLogger(__name__)
 
@@ -56,17 +55,20 @@ class Trainer:
             name: t.network.to(self.accelerator.device) for name, t in self.trained.items()
         }
         self.networks, self.optimizers, self.emas = {}, {}, {}
-        self.learning_rates = {
-            name: [group["lr"] for group in t.optimizer.param_groups]
-            for name, t in self.trained.items()
-        }
         for name, t in self.trained.items():
+            if t.optimizer is None:
+                self.networks[name] = t.network
+                continue
             if t.ema:
                 self.emas[name] = EMAModel(t.network.parameters(), decay=config.ema_decay)
             for group in t.optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
             prepared = self.accelerator.prepare(t.network, t.optimizer)
             self.networks[name], self.optimizers[name] = prepared
+        self.learning_rates = {
+            name: [group["initial_lr"] for group in optimizer.param_groups]
+            for name, optimizer in self.optimizers.items()
+        }
         self.step = self._resume()
         self.stop_requested = False
 
@@ -143,7 +145,7 @@ class Trainer:
     def _micro_step(self, batch: dict, totals: dict[str, float]) -> None:
         batch = {
             k: v.to(self.accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()
-        }
+        } | {"step": self.step}
         with self.accelerator.accumulate(*self.networks.values()):
             for name, loss, scalars in self.recipe.step(self.networks, batch):
                 if not torch.isfinite(loss):
@@ -162,11 +164,7 @@ class Trainer:
                     totals[key] += float(value)
 
     def _set_learning_rates(self) -> None:
-        c, factor = self.config, 1.0
-        if c.schedule == "cosine":
-            factor = 0.5 * (1 + math.cos(math.pi * self.step / c.total_steps))
-        if self.step < c.warmup_steps:
-            factor *= (self.step + 1) / c.warmup_steps
+        factor = learning_rate_factor(self.config, self.step)
         for optimizer in self.optimizers.values():
             for group in optimizer.param_groups:
                 group["lr"] = group["initial_lr"] * factor
