@@ -162,6 +162,25 @@ def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> 
     return 0
 
 
+def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: str | None) -> int:
+    """Download an official file, or list them."""
+    from dr2pipe.fetch import FILES, file_sha256
+    from dr2pipe.fetch import fetch as run
+
+    if name is None:
+        for known, file in FILES.items():
+            use = "" if file.commercial_use else ", not for commercial use"
+            print(f"{known:20} {file.name} ({file.licence}{use})")
+        return 0
+    path = run(name, folder=folder, mirror=mirror, sha256=sha256)
+    file = FILES[name]
+    print(f"{path}\nsha256 {file_sha256(path)}")
+    print(f"licence {file.licence}{'' if file.commercial_use else ': not for commercial use'}")
+    if file.kind is not None:
+        print(f"next: dr2pipe convert {path} checkpoints/{name} --kind {file.kind}")
+    return 0
+
+
 def find_config(family: str, name: str) -> Path:
     """A YAML file of ``configs/<family>`` by name; ValueError lists the names there are."""
     from dr2pipe.config import resource
@@ -218,6 +237,15 @@ def _parser() -> argparse.ArgumentParser:
     _add_set(command)
     command.set_defaults(run=_run_restore)
 
+    command = commands.add_parser("fetch", help="download an official file")
+    command.add_argument("name", nargs="?", help="without one, the names are listed")
+    command.add_argument("--dir", help="folder for it (checkpoints/downloads)")
+    command.add_argument("--mirror", help="address of a folder with the same files")
+    command.add_argument("--sha256", help="what the file must have")
+    command.set_defaults(
+        run=lambda o: fetch(o.name, folder=o.dir, mirror=o.mirror, sha256=o.sha256)
+    )
+
     command = commands.add_parser("degrade", help="degraded copies of a folder, with a csv")
     command.add_argument("input", help="picture or folder (recursive)")
     command.add_argument("output", help="folder for the results; with --sheet a PNG file")
@@ -247,7 +275,9 @@ def _parser() -> argparse.ArgumentParser:
     command = commands.add_parser("convert", help="turn an official checkpoint into a folder")
     command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")
     command.add_argument("output", help="folder for the native network")
-    command.add_argument("--kind", required=True, help="guided_diffusion_unet or sparnet")
+    command.add_argument(
+        "--kind", required=True, help="what the file is, see checkpoints/README.md"
+    )
     _add_set(command)
     command.set_defaults(run=lambda o: convert(o.source, o.output, o.kind, o.set))
 

@@ -57,7 +57,7 @@ class EnhancerConfig:
     """Stage 2."""
 
     name: str = "none"
-    weights: str | None = None  # native folder
+    weights: str | None = None  # native folder; for spandrel an official file
     options: dict[str, Any] = field(default_factory=dict)  # instead of weights
 
 
@@ -234,7 +234,10 @@ def build_restorer(
     if dr2.enabled:
         remover, folder = load_remover(dr2)
         hashes["dr2"] = hash_weights(folder)
-    weights = None if enhancer.weights is None else find_model(enhancer.weights)
+    weights = None
+    if enhancer.weights is not None:
+        is_file = Path(enhancer.weights).is_file()  # for spandrel
+        weights = Path(enhancer.weights) if is_file else find_model(enhancer.weights)
     stage2 = build_enhancer(enhancer.name, weights, **enhancer.options)
     if stage2.conditions:
         needs = ", ".join(stage2.conditions)
@@ -314,9 +317,10 @@ def find_model(name: str) -> Path:
     )
 
 
-def hash_weights(folder: Path) -> str:
-    """sha256 over the weight files of a model folder, in the order of their names."""
-    files = sorted(p for s in ("*.safetensors", "*.bin") for p in folder.rglob(s))
+def hash_weights(path: Path) -> str:
+    """sha256 over the weight files of a model folder in the order of their names, or of a file."""
+    files = sorted(p for s in ("*.safetensors", "*.bin") for p in path.rglob(s))
+    files = [path] if path.is_file() else files
     digest = hashlib.sha256()
     for file in files:
         digest.update(file.read_bytes())

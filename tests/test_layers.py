@@ -63,8 +63,10 @@ ALLOWED = {
     },
     "model_card": {"sheets", "restore", "diffusion", "images", "files", "config"},
     "doctor": {"restore", "processes"},
+    "fetch": {"config"},
     "cli": {
         "config",
+        "fetch",
         "runs",
         "processes",
         "restore_folder",

@@ -10,6 +10,7 @@ import torch
 
 from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
 from dr2pipe.enhancers.gfpgan import GFPGAN
+from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
 from dr2pipe.enhancers.sparnet import SPARNet
 
 __all__ = ["ENHANCERS", "Enhancer", "build_enhancer"]
@@ -19,6 +20,7 @@ ENHANCERS: dict[str, type[torch.nn.Module]] = {
     "bicubic": BicubicEnhancer,
     "sparnet": SPARNet,
     "gfpgan": GFPGAN,
+    "spandrel": SpandrelEnhancer,
 }
 
 
@@ -26,7 +28,8 @@ def build_enhancer(name: str, weights: str | Path | None = None, **options) -> t
     """An enhancer of ``ENHANCERS``, in evaluation mode.
 
     Args:
-        weights: native folder (config.json + safetensors) that rebuilds the network.
+        weights: native folder (config.json + safetensors) that rebuilds the network; for
+            ``spandrel`` an official file.
         options: constructor arguments instead of ``weights``: a fresh, untrained network.
 
     Raises:
@@ -36,6 +39,10 @@ def build_enhancer(name: str, weights: str | Path | None = None, **options) -> t
     if name not in ENHANCERS:
         raise ValueError(f"unknown enhancer '{name}'; choose one of {', '.join(ENHANCERS)}")
     kind = ENHANCERS[name]
+    if kind is SpandrelEnhancer:
+        if weights is None or options:
+            raise ValueError("'spandrel' takes weights alone: an official file")
+        return load_spandrel(weights)
     if weights is None:
         known = [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
         unknown = sorted(set(options) - set(known))

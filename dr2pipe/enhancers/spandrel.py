@@ -1,0 +1,92 @@
+"""Any face-restoration or enlarging network that the library spandrel recognises.
+
+spandrel (MIT) reads the files of many networks; it needs torchvision, so it is imported when it
+is used and not before. ``spandrel_extra_arches`` adds those whose licences restrict their use,
+CodeFormer among them.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import torch
+from torch import nn
+
+logger = logging.getLogger(__name__)
+
+_OUTPUT_SIZE = 512  # what face networks are made for
+
+
+class SpandrelEnhancer(nn.Module):
+    """A network that spandrel loaded, behind the contract of an enhancer.
+
+    Args:
+        descriptor: what ``spandrel.ModelLoader`` returned for one picture in, one out.
+    """
+
+    conditions = ()
+
+    def __init__(self, descriptor):
+        super().__init__()
+        self.descriptor, self.network = descriptor, descriptor.model
+
+    @property
+    def config(self) -> dict[str, str | int]:
+        """What a run's settings say of it; its weights are hashed besides."""
+        name = self.descriptor.architecture.name
+        return {"architecture": name, "scale": self.descriptor.scale}
+
+    @property
+    def input_size(self) -> int:
+        """So that 512 pixels come out."""
+        return _OUTPUT_SIZE // self.descriptor.scale
+
+    @property
+    def output_size(self) -> int:
+        return self.input_size * self.descriptor.scale
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) RGB in [-1,1] to (B,3,scale·H,scale·W)."""
+        # It takes one picture at a time, in [0,1].
+        pictures = (x.clamp(-1, 1) + 1) / 2
+        made = [self.descriptor(picture[None]) for picture in pictures]
+        return torch.cat(made) * 2 - 1
+
+
+def load_spandrel(path: str | Path) -> SpandrelEnhancer:
+    """The network of an official file, whatever spandrel recognises.
+
+    Raises:
+        ValueError: spandrel or torchvision cannot be imported, no such file, or a network that
+            is no picture-to-picture one in RGB.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"no file at {path}; the enhancer 'spandrel' reads official files")
+    try:
+        import spandrel
+    # torchvision that does not fit torch fails in many ways when it is imported.
+    except Exception as error:
+        raise ValueError(
+            f"the enhancer 'spandrel' needs spandrel and a torchvision that fits torch "
+            f"(pip install 'dr2pipe[spandrel]'): {error}"
+        ) from None
+    try:
+        import spandrel_extra_arches
+    except ImportError:
+        pass
+    else:
+        spandrel_extra_arches.install(ignore_duplicates=True)
+    try:
+        descriptor = spandrel.ModelLoader(device="cpu").load_from_file(str(path))
+    except Exception as error:  # many kinds; all mean that it cannot be used
+        raise ValueError(
+            f"spandrel cannot load {path}: {error or type(error).__name__}. CodeFormer and other "
+            f"networks with restricted licences need 'pip install spandrel_extra_arches'"
+        ) from None
+    channels = (descriptor.input_channels, descriptor.output_channels)
+    if not isinstance(descriptor, spandrel.ImageModelDescriptor) or channels != (3, 3):
+        raise ValueError(f"{path} is no network from one RGB picture to another")
+    name = descriptor.architecture.name
+    logger.warning("%s comes under its authors' licence; see what that allows", name)
+    return SpandrelEnhancer(descriptor).eval()
