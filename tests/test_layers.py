@@ -49,7 +49,7 @@ ALLOWED = {
         "config",
     },
     "degrade_folder": {"sheets", "runs", "degradations", "images", "files", "processes", "config"},
-    "metrics": {"features", "images"},
+    "metrics": {"features", "images", "files"},
     "evaluate": {
         "sheets",
         "restore",
