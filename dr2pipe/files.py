@@ -5,8 +5,45 @@ from __future__ import annotations
 import os
 import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+
+class FolderInUseError(ValueError):
+    """Another run is writing into the same output folder."""
+
+
+def lock_folder(folder: str | Path) -> int | None:
+    """Keep other runs out of a folder until ``os.close`` of what is returned, or the end.
+
+    Raises:
+        FolderInUseError: another process has it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not on Windows; there two runs in one folder are not noticed
+        return None
+    # The folder itself is locked, so that no lock file is ever left behind.
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(lock)
+        raise FolderInUseError(f"another run is writing into {folder}") from None
+    return lock
+
+
+@contextmanager
+def locked(folder: str | Path, *, wanted: bool = True) -> Iterator[None]:
+    """``lock_folder`` for the length of a block, where ``wanted``; makes the folder."""
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    lock = lock_folder(folder) if wanted else None
+    try:
+        yield
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:

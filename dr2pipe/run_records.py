@@ -14,10 +14,6 @@ from dr2pipe.config import to_yaml
 _PARTIAL = ".partial"
 
 
-class FolderInUseError(ValueError):
-    """Another run is writing into the same output folder."""
-
-
 class RunRecords:
     """The records of one output folder, shared by all processes of a run.
 
@@ -35,7 +31,7 @@ class RunRecords:
     def prepare(self, run_description: dict[str, Any]) -> None:
         """Called by one process before any works: lock, clean up, write ``run.yaml``."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._take_lock()
+        self._lock = files.lock_folder(self.folder)
         self._prepared = True
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         self.partial_folder.mkdir()
@@ -88,17 +84,3 @@ class RunRecords:
 
     def _write(self, name: str, text: str) -> None:
         files.write_bytes(self.folder / name, text.encode(), partial_folder=self.partial_folder)
-
-    def _take_lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError:  # not on Windows; there two runs in one folder are not noticed
-            return
-        # The folder itself is locked, so that no lock file is ever left behind.
-        lock = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock)
-            raise FolderInUseError(f"another run is writing into {self.folder}") from None
-        self._lock = lock

@@ -20,8 +20,9 @@ from PIL import ExifTags, Image
 
 from dr2pipe import images, runs
 from dr2pipe.config import ConfigError, load_config
+from dr2pipe.files import FolderInUseError
 from dr2pipe.restore_folder import RestoreConfig, restore_folder
-from dr2pipe.run_records import FolderInUseError, RunRecords
+from dr2pipe.run_records import RunRecords
 from dr2pipe.runs import BatchResult, FolderRun, find_jobs
 
 SCRIPT = ROOT / "scripts" / "restore.py"

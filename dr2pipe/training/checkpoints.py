@@ -82,6 +82,14 @@ def load_newest_checkpoint(
     return state
 
 
+def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load moments; rates, betas and the like stay as the configuration has them."""
+    settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
+    optimizer.load_state_dict(state)
+    for group, given in zip(optimizer.param_groups, settings, strict=True):
+        group.update(given)
+
+
 def warn_of_changes(config: TrainConfig, images_per_step: int, state: dict[str, Any]) -> None:
     """Log which settings differ from those that ``state`` was saved with."""
     now = to_dict(config) | {"images_per_step": images_per_step}

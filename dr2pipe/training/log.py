@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import time
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from dr2pipe import files, images
@@ -39,6 +42,48 @@ class TrainingLog:
 
     def close(self) -> None:
         self.board.close()
+
+
+class LogWindow:
+    """What was measured since the last log line; part of a checkpoint, so that lines stay whole."""
+
+    def __init__(self):
+        self.totals: dict[str, float] = defaultdict(float)
+        self.counts: dict[str, int] = defaultdict(int)
+        self.pictures, self.seconds, self.waited = 0, 0.0, 0.0
+        self._clock = time.perf_counter()
+
+    def add(self, name: str, value: float | torch.Tensor) -> None:
+        """A value that only some steps have is averaged over those."""
+        self.totals[name] += float(value)
+        self.counts[name] += 1
+
+    def means(self) -> dict[str, float]:
+        return {name: self.totals[name] / self.counts[name] for name in sorted(self.totals)}
+
+    def speed(self) -> dict[str, float]:
+        self._count_time()
+        return {
+            "pictures": self.pictures,
+            "images_per_second": self.pictures / self.seconds,
+            "data_wait_share": self.waited / self.seconds,
+        }
+
+    def state_dict(self) -> dict:
+        self._count_time()
+        names = ("pictures", "seconds", "waited")
+        state = {name: getattr(self, name) for name in names}
+        return state | {"totals": dict(self.totals), "counts": dict(self.counts)}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.totals.update(state["totals"])
+        self.counts.update(state["counts"])
+        for name in ("pictures", "seconds", "waited"):
+            setattr(self, name, state[name])
+
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.seconds, self._clock = self.seconds + now - self._clock, now
 
 
 def _step_of(line: str) -> float:

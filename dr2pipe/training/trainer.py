@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,16 +20,17 @@ from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dr2pipe import images
+from dr2pipe import files, images
 from dr2pipe.config import stable_seed, to_dict
 from dr2pipe.data.folders import ShuffledBatches
 from dr2pipe.processes import stop_signals_caught, use_cpu
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
+    load_optimizer,
     save_checkpoint,
     warn_of_changes,
 )
-from dr2pipe.training.log import TrainingLog
+from dr2pipe.training.log import LogWindow, TrainingLog
 from dr2pipe.training.recipe import Recipe, TrainConfig, check_config, learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -65,16 +65,14 @@ class Trainer:
                 group["initial_lr"] = group["lr"]
             prepared = self.accelerator.prepare(t.network, t.optimizer)
             self.networks[name], self.optimizers[name] = prepared
-        self.learning_rates = {
-            name: [group["initial_lr"] for group in optimizer.param_groups]
-            for name, optimizer in self.optimizers.items()
-        }
+        self.window = LogWindow()
         self.step = self._resume()
         self.stop_requested = False
 
     def run(self) -> int:
         """Train to the end; returns 0, or 130 when SIGINT or SIGTERM ended it (after saving)."""
-        with stop_signals_caught(self._request_stop):
+        main = self.accelerator.is_main_process
+        with files.locked(self.output, wanted=main), stop_signals_caught(self._request_stop):
             return self._train()
 
     def _train(self) -> int:
@@ -88,23 +86,21 @@ class Trainer:
             unit="img",
             disable=not main,
         )
-        totals, window_start, waited = defaultdict(float), time.perf_counter(), 0.0
         while self.step < config.total_steps:
             self._set_learning_rates()
             torch.manual_seed(stable_seed(config.seed, self.step, self.accelerator.process_index))
             for _ in range(config.accumulation_steps):
                 wait_start = time.perf_counter()
                 batch = next(batches)
-                waited += time.perf_counter() - wait_start
-                self._micro_step(batch, totals)
+                self.window.waited += time.perf_counter() - wait_start
+                self._micro_step(batch)
             for name, ema in self.emas.items():
                 ema.step(self.bare[name].parameters())
             self.step += 1
+            self.window.pictures += self._images_per_step
             progress.update(self._images_per_step)
-            if self.step % config.log_every_steps == 0:
-                seconds = time.perf_counter() - window_start
-                self._log(totals, seconds, waited, progress)
-                totals, window_start, waited = defaultdict(float), time.perf_counter(), 0.0
+            if self.step % config.log_every_steps == 0 or self.step == config.total_steps:
+                self._log(progress)
             if self.step % config.preview_every_steps == 0 and main:
                 self._preview(batch)
             stop = self._any_process_stops()
@@ -142,26 +138,31 @@ class Trainer:
         workers = self.config.loader_workers
         return DataLoader(self.dataset, batch_sampler=batches, num_workers=workers)
 
-    def _micro_step(self, batch: dict, totals: dict[str, float]) -> None:
+    def _micro_step(self, batch: dict) -> None:
         batch = {
             k: v.to(self.accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()
         } | {"step": self.step}
         with self.accelerator.accumulate(*self.networks.values()):
             for name, loss, scalars in self.recipe.step(self.networks, batch):
-                if not torch.isfinite(loss):
-                    raise FloatingPointError(
-                        f"the loss of '{name}' is {loss.item()} at step {self.step}; pictures of "
-                        f"this batch: {', '.join(batch['name'])}"
-                    )
+                self._check_finite(f"the loss of '{name}'", loss, batch)
                 self.accelerator.backward(loss)
                 if self.accelerator.sync_gradients:
                     parameters = self.networks[name].parameters()
                     norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
-                    totals[f"{name}/grad_norm"] += float(norm) * self.config.accumulation_steps
+                    if self.accelerator.scaler is None:  # which skips such steps by itself
+                        self._check_finite(f"the gradient of '{name}'", norm, batch)
+                    self.window.add(f"{name}/grad_norm", norm)
                 self.optimizers[name].step()
                 self.optimizers[name].zero_grad()
                 for key, value in {f"{name}/loss": loss.detach(), **scalars}.items():
-                    totals[key] += float(value)
+                    self.window.add(key, value)
+
+    def _check_finite(self, what: str, value: torch.Tensor, batch: dict) -> None:
+        if not torch.isfinite(torch.as_tensor(value)):
+            raise FloatingPointError(
+                f"{what} is {float(value)} at step {self.step}; pictures of this batch: "
+                f"{', '.join(batch['name'])}"
+            )
 
     def _set_learning_rates(self) -> None:
         factor = learning_rate_factor(self.config, self.step)
@@ -192,6 +193,7 @@ class Trainer:
             "images_per_step": self._images_per_step,
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "emas": {name: ema.state_dict() for name, ema in self.emas.items()},
+            "window": self.window.state_dict(),
         }
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
@@ -202,12 +204,11 @@ class Trainer:
         if state is None:
             return 0
         for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-            for group, lr in zip(optimizer.param_groups, self.learning_rates[name], strict=True):
-                group["initial_lr"] = lr  # that of the configuration, not of the file
+            load_optimizer(optimizer, state["optimizers"][name])
         for name, ema in self.emas.items():
-            ema.load_state_dict(state["emas"][name])
+            ema.load_state_dict(state["emas"][name] | {"decay": self.config.ema_decay})
             ema.to(self.accelerator.device)
+        self.window.load_state_dict(state["window"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         warn_of_changes(self.config, self._images_per_step, state)
@@ -215,18 +216,15 @@ class Trainer:
 
     # -- logs ----------------------------------------------------------------------------
 
-    def _log(self, totals: dict, seconds: float, waited: float, progress: tqdm) -> None:
-        count = self.config.log_every_steps * self.config.accumulation_steps
-        names = sorted(totals)
-        means = torch.tensor([totals[n] / count for n in names], device=self.accelerator.device)
-        means = self.accelerator.reduce(means, "mean").tolist()
+    def _log(self, progress: tqdm) -> None:
+        means, speed = self.window.means(), self.window.speed()
+        self.window = LogWindow()
+        values = torch.tensor(list(means.values()), device=self.accelerator.device)
+        values = self.accelerator.reduce(values, "mean").tolist()
         if self.log is None:
             return
-        scalars = dict(zip(names, means, strict=True))
-        pictures = self.config.log_every_steps * self._images_per_step
-        scalars |= {"pictures": pictures, "images_per_second": pictures / seconds}
-        scalars["data_wait_share"] = waited / seconds
-        self.log.add_scalars(self.step, scalars)
+        scalars = dict(zip(means, values, strict=True))
+        self.log.add_scalars(self.step, scalars | speed)
         losses = {n: f"{v:.4f}" for n, v in scalars.items() if n.endswith("/loss")}
         progress.set_postfix(step=self.step, **losses)
 
