@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_pixels
+from conftest import make_pixels, run_command
 from safetensors.torch import load_file
 
 from dr2pipe.config import ConfigError, load_config
@@ -118,7 +118,9 @@ def test_stylegan2_learns_resumes_and_becomes_a_prior(faces, tmp_path):
     run = gfpgan(tmp_path, faces, "on_prior", f"prior={prior}", "train_prior=false")
     network = build_enhancer("gfpgan", run / "final")
     assert torch.equal(network.prior.convs[1].conv.weight, exported.convs[1].conv.weight)
-    (tmp_path / "config.yaml").write_text(GFPGAN)
+    other = whole / "final" / "discriminator"
+    with pytest.raises(ConfigError, match="holds a StyleGAN2Discriminator, not a StyleGAN2Gen"):
+        gfpgan(tmp_path, faces, "x", f"prior={other}")
     with pytest.raises(ConfigError, match="does not fit: mapping_layers=2 instead of 3"):
         gfpgan(tmp_path, faces, "x", f"prior={prior}", "gfpgan.mapping_layers=3")
 
@@ -171,11 +173,31 @@ def test_gfpgan_resumes_exactly_and_switches_the_pyramid_off(faces, tmp_path):
     assert (whole / "previews" / "step_00000006.png").is_file()
 
 
+@pytest.mark.parametrize("recipe", ["stylegan2", "gfpgan"])
+def test_two_processes(faces, tmp_path, recipe):
+    text = {"stylegan2": STYLEGAN2, "gfpgan": GFPGAN}[recipe]
+    given = [f"data.path={faces / 'faces.npz'}", "batch_size=2", "total_steps=4"]
+    if recipe == "gfpgan":
+        given += [f"landmarks={faces / 'landmarks.csv'}", "train_prior=true"]
+    (tmp_path / "config.yaml").write_text(text)
+    result = run_command(
+        "-m", "torch.distributed.run", "--nproc_per_node", 2, "scripts/train.py",
+        tmp_path / "config.yaml", f"output={tmp_path / 'two'}", *given,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    alone = train(tmp_path, text, faces, "one", *given[1:], "batch_size=4")
+    first = [log_of(run)[0] for run in (tmp_path / "two", alone)]
+    # The pictures are the same; what a discriminator makes of a batch depends on the batch.
+    same = "gfpgan/pixel" if recipe == "gfpgan" else "discriminator/r1"
+    assert first[0][same] == pytest.approx(first[1][same], rel=0.05)
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
         (["train_prior=false"], "prior: name the folder"),
         (["landmarks=null"], "face parts need landmarks"),
+        (["landmarks_size=16"], "outside a face of 16 pixels"),
         (["landmarks=nowhere.csv"], "no landmarks at nowhere.csv"),
         (["prior=nowhere"], "no StyleGAN2 folder at nowhere"),
         (["loss.identity=1"], r"arcface_resnet18\.pth \(no path given\)"),
@@ -198,12 +220,19 @@ def test_landmarks(faces, tmp_path):
     assert parts[2] == pytest.approx([16.5 / 32, 22 / 32, 0.5 * 9 / 32])
     official = {"00000000": {"left_eye": [100, 200, 20], "right_eye": [300, 201, 22],
                              "mouth": [200, 400, 60]}}  # fmt: skip
+    # The official file holds NumPy's numbers.
+    official["00000000"]["mouth"] = [np.float64(v) for v in official["00000000"]["mouth"]]
     torch.save(official, tmp_path / "landmarks.pth")
     parts = read_parts(tmp_path / "landmarks.pth")["00000000"]
     assert parts[1] == pytest.approx([300.5 / 512, 201.5 / 512, 22 / 512])
     (tmp_path / "bad.csv").write_text("file,eyeL_x\na.png,3\n")
     with pytest.raises(ValueError, match="no column eyeL_y"):
         read_parts(tmp_path / "bad.csv")
+    with pytest.raises(ValueError, match=r"face_0 lie outside a face of 16 pixels"):
+        read_parts(faces / "landmarks.csv", 16)
+    torch.save({"a": csv.DictReader}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="was not loaded"):
+        read_parts(tmp_path / "code.pth")
 
 
 def test_mirrored_faces_have_mirrored_parts(faces):
@@ -238,8 +267,8 @@ def test_augmentation():
     # Five changes, each with a chance of 0.1: some pictures stay as they are, most of them.
     unchanged = ((made(0.1) - x).abs().amax(dim=(1, 2, 3)) < 1e-4).float().mean()
     assert 0.2 < unchanged < 0.8
-    assert updated_probability(0.1, torch.ones(4), target=0.6, step=0.01) == pytest.approx(0.11)
-    assert updated_probability(0.0, -torch.ones(4), target=0.6, step=0.01) == 0
+    assert updated_probability(0.1, 1.0, target=0.6, step=0.01) == pytest.approx(0.11)
+    assert updated_probability(0.0, -1.0, target=0.6, step=0.01) == 0
 
 
 def test_schedules():

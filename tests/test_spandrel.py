@@ -12,15 +12,19 @@ from dr2pipe.enhancers import build_enhancer
 
 
 class Descriptor:
+    noise = 0.0
+
     def __init__(self, scale=2, channels=3):
         self.model = torch.nn.Conv2d(3, 3, 1)
         self.scale, self.input_channels, self.output_channels = scale, channels, 3
+        self.supports_half, self.supports_bfloat16 = False, True
         self.architecture = types.SimpleNamespace(name="Enlarger")
 
     def __call__(self, picture):
         assert picture.shape[0] == 1
         assert picture.min() >= 0
         assert picture.max() <= 1
+        picture = picture + 0 * torch.randn(1) + self.noise * torch.randn(picture.shape)
         return picture.repeat_interleave(self.scale, 2).repeat_interleave(self.scale, 3)
 
 
@@ -58,6 +62,23 @@ def test_pictures_go_through_one_by_one_in_the_librarys_range(library, weights):
     assert made.shape == (3, 3, 16, 16)
     assert torch.allclose(made[:, :, ::2, ::2], x, atol=1e-6)
     assert any(True for _ in enhancer.parameters())
+
+
+def test_networks_that_draw_noise_repeat_themselves(library, weights, monkeypatch):
+    monkeypatch.setattr(Descriptor, "noise", 0.1)
+    enhancer, x = build_enhancer("spandrel", weights), torch.zeros(2, 3, 8, 8)
+    state = torch.get_rng_state()
+    made = enhancer(x)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(made, enhancer(x))
+    assert torch.equal(made[0], made[1])  # whatever the place in the batch
+
+
+def test_precisions_that_the_network_lacks_are_refused(library, weights):
+    enhancer = build_enhancer("spandrel", weights)
+    with pytest.raises(ValueError, match="does not support"):
+        enhancer.to(device="cpu", dtype=torch.float16)
+    assert enhancer.to(dtype=torch.bfloat16).network.weight.dtype == torch.bfloat16
 
 
 def test_it_restores_a_folder(library, weights, tmp_path):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import _codecs
 import csv
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +32,20 @@ def read_parts(path: str | Path, size: int = 512) -> dict[str, np.ndarray]:
         is left in the picture.
 
     Raises:
-        ValueError: no such file, or one without these columns.
+        ValueError: no such file, one without these columns, landmarks outside the face, or one
+            name twice.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"no landmarks at {path}")
-    return _read_official(path) if path.suffix == ".pth" else _read_csv(path, size)
+    parts = _read_official(path) if path.suffix == ".pth" else _read_csv(path, size)
+    for name, found in parts.items():
+        if not ((found[:, :2] > 0) & (found[:, :2] < 1)).all():
+            raise ValueError(
+                f"{path}: the landmarks of {name} lie outside a face of {size} pixels; what size "
+                f"does the file speak of (landmarks_size)?"
+            )
+    return parts
 
 
 def _read_csv(path: Path, size: int) -> dict[str, np.ndarray]:
@@ -54,7 +64,10 @@ def _read_csv(path: Path, size: int) -> dict[str, np.ndarray]:
             eye_l, eye_r, mouth_l, mouth_r = np.array(numbers).reshape(4, 2) / size
             eye = _EYE_SHARE * np.linalg.norm(eye_r - eye_l)
             mouth = _MOUTH_SHARE * np.linalg.norm(mouth_r - mouth_l)
-            parts[Path(row["file"]).stem] = np.array(
+            stem = Path(row["file"]).stem
+            if stem in parts:
+                raise ValueError(f"{path} has two faces of the name {stem}")
+            parts[stem] = np.array(
                 [_part(eye_l, eye), _part(eye_r, eye), _part((mouth_l + mouth_r) / 2, mouth)]
             )
     return parts
@@ -66,7 +79,16 @@ def _part(centre: np.ndarray, half: float) -> list[float]:
 
 def _read_official(path: Path) -> dict[str, np.ndarray]:
     parts = {}
-    for name, found in torch.load(path, map_location="cpu", weights_only=True).items():
+    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
+    number = multiarray.scalar  # the file holds NumPy's numbers, which are no code
+    names = [(number, "numpy.core.multiarray.scalar"), (number, "numpy._core.multiarray.scalar")]
+    kinds = [np.dtype, *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64))]
+    try:
+        with torch.serialization.safe_globals([*names, *kinds, _codecs.encode]):
+            stored = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path} was not loaded: {str(error).splitlines()[0]}") from None
+    for name, found in stored.items():
         rows = [found[part] for part in ("left_eye", "right_eye", "mouth")]
         values = np.array([[float(v) for v in row] for row in rows])
         values[:, :2] += 0.5  # there the first pixel's centre is at 0

@@ -66,6 +66,9 @@ class PairDataset(Dataset):
                 )
         if parts is not None:
             without = [name for name in faces.names if Path(name).stem not in parts]
+            stems = [Path(name).stem for name in faces.names]
+            if len(set(stems)) < len(stems):
+                raise ValueError("landmarks go by file names, and some faces have the same one")
             if without:
                 raise ValueError(
                     f"{len(without)} faces have no landmarks, the first is {without[0]}"

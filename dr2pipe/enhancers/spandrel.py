@@ -50,8 +50,23 @@ class SpandrelEnhancer(nn.Module):
         """(B,3,H,W) RGB in [-1,1] to (B,3,scale·H,scale·W)."""
         # It takes one picture at a time, in [0,1].
         pictures = (x.clamp(-1, 1) + 1) / 2
-        made = [self.descriptor(picture[None]) for picture in pictures]
+        made = []
+        for picture in pictures:
+            with torch.random.fork_rng():  # some draw noise; a result is to repeat
+                torch.manual_seed(0)
+                made.append(self.descriptor(picture[None]))
         return torch.cat(made) * 2 - 1
+
+    def to(self, *args, dtype: torch.dtype | None = None, **options):
+        """As every module's; ValueError for a precision that the network does not support."""
+        refused = {
+            torch.float16: not self.descriptor.supports_half,
+            torch.bfloat16: not self.descriptor.supports_bfloat16,
+        }
+        if refused.get(dtype, False):
+            name = self.descriptor.architecture.name
+            raise ValueError(f"{name} does not support {dtype}; choose precision=fp32")
+        return super().to(*args, **({} if dtype is None else {"dtype": dtype}), **options)
 
 
 def load_spandrel(path: str | Path) -> SpandrelEnhancer:

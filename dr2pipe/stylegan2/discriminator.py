@@ -89,11 +89,11 @@ class FacePartDiscriminator(ModelMixin, ConfigMixin):
 def minibatch_deviation(x: torch.Tensor) -> torch.Tensor:
     """(B,C,H,W) to (B,1,H,W): how much a group of pictures differs (Karras et al. 2018, §3).
 
-    Groups have four pictures, or as many below that as divide the batch. Picture i belongs to
-    group i modulo the number of groups.
+    Groups have four pictures, or three or two where that divides the batch, or else all. Picture
+    i belongs to group i modulo the number of groups.
     """
     batch, _, height, width = x.shape
-    group = max(n for n in range(1, _LARGEST_GROUP + 1) if batch % n == 0)
+    group = max((n for n in range(2, _LARGEST_GROUP + 1) if batch % n == 0), default=batch)
     grouped = x.float().reshape(group, batch // group, *x.shape[1:])
     deviation = (grouped.var(dim=0, unbiased=False) + 1e-8).sqrt().mean(dim=(1, 2, 3))
     return deviation.repeat(group)[:, None, None, None].expand(-1, 1, height, width).to(x.dtype)

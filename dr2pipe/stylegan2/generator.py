@@ -160,6 +160,9 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             raise ValueError(f"latents {tuple(latents.shape)} instead of {expected}")
         if start is None and self.start is None:
             raise ValueError("this generator has no learned start; give one")
+        shape = (len(latents), self.convs[0].conv.weight.shape[1], 4, 4)
+        if start is not None and start.shape != shape:
+            raise ValueError(f"a start of {tuple(start.shape)} instead of {shape}")
         if isinstance(noise, Sequence) and [t.shape[-1] for t in noise] != self.noise_sizes:
             raise ValueError(f"noise needs one tensor for each of the sizes {self.noise_sizes}")
 

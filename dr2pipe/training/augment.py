@@ -41,10 +41,9 @@ def augment(pictures: torch.Tensor, probability: float, generator: torch.Generat
 
 
 def updated_probability(
-    probability: float, real_scores: torch.Tensor, *, target: float, step: float
+    probability: float, overfitting: float, *, target: float, step: float
 ) -> float:
-    """p moved by ``step`` towards where E[sign D(real)] equals ``target``."""
-    overfitting = real_scores.detach().float().sign().mean().item()
+    """p moved by ``step`` towards where ``overfitting``, E[sign D(real)], equals ``target``."""
     probability += math.copysign(step, overfitting - target)
     return min(max(probability, 0.0), _LARGEST_PROBABILITY)
 

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Sequence
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
@@ -70,6 +71,15 @@ def _reflect(x: torch.Tensor) -> torch.Tensor:
 def generator_of(seeds: Sequence[int], purpose: str) -> torch.Generator:
     """A generator on the CPU for one use of the showings that ``seeds`` stand for."""
     return torch.Generator().manual_seed(stable_seed(purpose, *seeds))
+
+
+def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The mean of ``value`` over all processes of a run; the same on each."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return value
+    total = value.clone()
+    dist.all_reduce(total)
+    return total / dist.get_world_size()
 
 
 def draw_noises(

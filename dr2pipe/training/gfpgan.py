@@ -7,6 +7,7 @@ follow the showing, not the worker process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,6 +106,8 @@ class GFPGANRecipe:
         if config.prior is not None:
             load_same(network.prior, config.prior)
         network.prior.requires_grad_(config.train_prior)
+        if network.config.latent_is_w:  # the mapping network is not used then
+            network.prior.mapping.requires_grad_(False)
         learned = [p for p in network.parameters() if p.requires_grad]
         trained = {"gfpgan": Trained(network, torch.optim.Adam(learned, rate, (0.0, 0.99)))}
         if config.loss.gan > 0:
@@ -223,6 +226,9 @@ def load_same(network: torch.nn.Module, folder: str | Path) -> None:
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ConfigError(f"no StyleGAN2 folder at {folder} (config.json is missing)")
+    made_by = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if made_by != type(network).__name__:
+        raise ConfigError(f"{folder} holds a {made_by}, not a {type(network).__name__}")
     found = type(network).from_pretrained(folder)
     differing = [
         f"{key}={found.config[key]} instead of {value}"

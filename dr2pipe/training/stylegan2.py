@@ -24,9 +24,10 @@ from dr2pipe.losses.adversarial import (
     path_lengths,
     r1_penalty,
 )
+from dr2pipe.processes import process_state
 from dr2pipe.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from dr2pipe.training.augment import augment, updated_probability
-from dr2pipe.training.gan import draw_noises, generator_of
+from dr2pipe.training.gan import draw_noises, generator_of, mean_over_processes
 from dr2pipe.training.recipe import TrainConfig, Trained
 
 _MEAN_LENGTH_DECAY = 0.01
@@ -97,7 +98,7 @@ class StyleGAN2Recipe:
         if config.path_length > 0 and step % config.path_length_every_steps == 0:
             lengths = path_lengths(fake, latents, generator_of(seeds, "path"))
             mean = statistics.mean_path_length
-            mean.lerp_(lengths.detach().mean(), _MEAN_LENGTH_DECAY)
+            mean.lerp_(mean_over_processes(lengths.detach().mean()), _MEAN_LENGTH_DECAY)
             penalty = path_length_penalty(lengths, mean.clone())
             loss = loss + config.path_length * config.path_length_every_steps * penalty
             scalars["generator/path_length"] = lengths.detach().mean()
@@ -118,9 +119,9 @@ class StyleGAN2Recipe:
             statistics.augment_probability.fill_(
                 updated_probability(
                     probability,
-                    real_scores,
+                    mean_over_processes(real_scores.detach().float().sign().mean()).item(),
                     target=config.augment_target,
-                    step=len(real) / config.augment_pictures,
+                    step=len(real) * process_state().num_processes / config.augment_pictures,
                 )
             )
         yield "discriminator", loss, scalars
