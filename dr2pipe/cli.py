@@ -167,15 +167,17 @@ def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: s
     from dr2pipe.fetch import FILES, file_sha256
     from dr2pipe.fetch import fetch as run
 
+    uses = {True: "yes", False: "no", None: "unclear"}
     if name is None:
         for known, file in FILES.items():
-            use = "" if file.commercial_use else ", not for commercial use"
-            print(f"{known:20} {file.name} ({file.licence}{use})")
+            print(
+                f"{known:20} {file.name} ({file.licence}, commercial use: {uses[file.commercial_use]})"
+            )
         return 0
     path = run(name, folder=folder, mirror=mirror, sha256=sha256)
     file = FILES[name]
     print(f"{path}\nsha256 {file_sha256(path)}")
-    print(f"licence {file.licence}{'' if file.commercial_use else ': not for commercial use'}")
+    print(f"licence {file.licence}, commercial use: {uses[file.commercial_use]}")
     if file.kind is not None:
         print(f"next: dr2pipe convert {path} checkpoints/{name} --kind {file.kind}")
     return 0

@@ -25,11 +25,14 @@ class FetchError(ValueError):
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """``sha256``: whole or its first digits; None where the publisher names none."""
+    """``sha256``: whole or its first digits; None where the publisher names none.
+
+    ``commercial_use``: None where the licence of the weights leaves it unclear.
+    """
 
     address: str
     licence: str
-    commercial_use: bool
+    commercial_use: bool | None
     kind: str | None = None  # of convert_checkpoint
     sha256: str | None = None
 
@@ -41,6 +44,8 @@ class OfficialFile:
 _GFPGAN = "https://github.com/TencentARC/GFPGAN/releases/download"
 _SPARNET = "https://github.com/chaofengc/Face-SPARNet/releases/download"
 _NON_COMMERCIAL = "CC BY-NC-SA 4.0"
+# How PyTorch's files begin: zip archives, and pickles of before 2020.
+_SIGNATURES = (b"PK\x03\x04", b"\x80\x02")
 
 FILES: dict[str, OfficialFile] = {
     "gfpgan14": OfficialFile(
@@ -58,14 +63,14 @@ FILES: dict[str, OfficialFile] = {
     "stylegan2_ffhq512": OfficialFile(
         f"{_GFPGAN}/v0.1.0/StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth",
         "Apache-2.0",
-        True,
+        None,
         "stylegan2_generator",
     ),
     "arcface_resnet18": OfficialFile(
-        f"{_GFPGAN}/v0.1.0/arcface_resnet18.pth", "Apache-2.0", True, "arcface_resnet18"
+        f"{_GFPGAN}/v0.1.0/arcface_resnet18.pth", "Apache-2.0", None, "arcface_resnet18"
     ),
     "ffhq_landmarks": OfficialFile(
-        f"{_GFPGAN}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth", "Apache-2.0", True
+        f"{_GFPGAN}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth", "Apache-2.0", None
     ),
     "sparnethd_v4_2d": OfficialFile(
         f"{_SPARNET}/v0.1.0/SPARNetHD_V4_Attn2D_net_H-epoch10.pth",
@@ -96,8 +101,9 @@ def fetch(
 ) -> Path:
     """The path of an official file, downloaded unless it is there.
 
-    A download that breaks off leaves ``<file>.part``, and the next call goes on from there. The
-    file takes its own name when it is complete and verified.
+    A download that breaks off leaves ``<file>.part``, and the next call goes on from there if
+    the server still has the same file. It takes its own name when it is complete: of the length
+    that the server announced, a file of PyTorch, and with the right sha256 where one is known.
 
     Args:
         name: one of ``FILES``.
@@ -124,7 +130,7 @@ def fetch(
     by_hand = f"download {address} by hand and put it at {target}"
     for attempt in range(_ATTEMPTS):
         try:
-            _download(address, part, timeout_seconds)
+            _download(address, part, timeout_seconds, length_needed=not wanted)
             break
         except (OSError, http.client.HTTPException) as error:
             refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
@@ -135,8 +141,10 @@ def fetch(
         _verify(part, wanted, target)
     except FetchError as error:
         part.unlink()
+        _tag_of(part).unlink(missing_ok=True)
         raise FetchError(f"{error} The download was removed; {by_hand}") from None
     os.replace(part, target)
+    _tag_of(part).unlink(missing_ok=True)
     return target
 
 
@@ -149,14 +157,25 @@ def file_sha256(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def _download(address: str, part: Path, timeout_seconds: float) -> None:
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, *rest):
+        redirected = super().redirect_request(request, *rest)
+        if redirected is not None and request.type == "https" and redirected.type != "https":
+            raise urllib.error.URLError("the server leads from https to an open connection")
+        return redirected
+
+
+def _download(address: str, part: Path, timeout_seconds: float, *, length_needed: bool) -> None:
     """Append what is missing to ``part``; OSError where the connection ends early."""
-    done = part.stat().st_size if part.exists() else 0
+    done, tag = _state_of(part, address)
     request = urllib.request.Request(address, headers={"User-Agent": "dr2pipe"})
     if done:
         request.add_header("Range", f"bytes={done}-")
+        if tag:  # a server whose file has changed sends all of it
+            request.add_header("If-Range", tag)
     try:
-        response = urllib.request.urlopen(request, timeout=timeout_seconds)
+        opener = urllib.request.build_opener(_NoDowngrade)
+        response = opener.open(request, timeout=timeout_seconds)
     except urllib.error.HTTPError as error:
         if error.code == 416 and done:  # nothing is missing, or the part is of another file
             total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
@@ -166,10 +185,19 @@ def _download(address: str, part: Path, timeout_seconds: float) -> None:
             raise OSError("what was there does not belong to this file; it was removed") from None
         raise
     with response:
-        if done and response.status != 206:  # the server sends all of it again
-            done = 0
+        offset = (response.headers.get("Content-Range") or "").removeprefix("bytes ")
+        if done and not (response.status == 206 and offset.startswith(f"{done}-")):
+            if response.status == 206:
+                part.unlink()
+                raise OSError(f"the server sent the bytes {offset}, not those from {done} on")
+            done = 0  # it sends all of it again
         length = response.headers.get("Content-Length")
         total = None if length is None else done + int(length)
+        if total is None and length_needed:
+            raise FetchError(
+                f"{address}: the server does not say how long the file is; give its sha256"
+            )
+        _tag_of(part).write_text(f"{address}\n{response.headers.get('ETag') or ''}\n")
         with (
             part.open("ab" if done else "wb") as file,
             tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as progress,
@@ -183,12 +211,32 @@ def _download(address: str, part: Path, timeout_seconds: float) -> None:
         raise OSError(f"the connection ended after {done} of {total} bytes")
 
 
+def _state_of(part: Path, address: str) -> tuple[int, str]:
+    """Bytes that are there from ``address``, and the server's tag of the file."""
+    if not part.exists():
+        return 0, ""
+    known = _tag_of(part).read_text().splitlines() if _tag_of(part).exists() else []
+    if known[:1] != [address]:
+        part.unlink()  # from another server, or from nobody knows where
+        return 0, ""
+    return part.stat().st_size, known[1] if len(known) > 1 else ""
+
+
+def _tag_of(part: Path) -> Path:
+    return part.with_suffix(".source")
+
+
 def _verify(path: Path, wanted: str, target: Path) -> None:
-    if not wanted:
+    if wanted:
+        found = file_sha256(path)
+        if not found.startswith(wanted):
+            raise FetchError(f"{target.name} has the sha256 {found}, not {wanted}: it was altered.")
         return
-    found = file_sha256(path)
-    if not found.startswith(wanted):
-        raise FetchError(f"{target.name} has the sha256 {found}, not {wanted}: it was altered.")
+    with path.open("rb") as file:
+        if not file.read(4).startswith(_SIGNATURES):
+            raise FetchError(
+                f"{target.name} is no file of PyTorch; the server sent something else."
+            )
 
 
 def _reason(error: Exception) -> str:

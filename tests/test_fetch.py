@@ -9,7 +9,7 @@ from dr2pipe.cli import main
 from dr2pipe.config import resource
 from dr2pipe.fetch import FILES, FetchError, fetch
 
-CONTENT = bytes(range(256)) * 2000
+CONTENT = b"PK\x03\x04" + bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -34,8 +34,15 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = CONTENT[start:]
         if fault == "alters":
             body = b"x" + body[1:]
+        if fault == "says hello":
+            start, body = 0, b"<html>Please log in</html>"
         self.send_response(206 if start else 200)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("ETag", '"1"')
+        if start:
+            first = start + (fault == "shifts")
+            self.send_header("Content-Range", f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        if fault != "hides the length":
+            self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if fault == "truncates":
             body = body[: len(body) // 2]
@@ -91,7 +98,7 @@ def test_three_failures_leave_the_part_for_the_next_call(server, tmp_path):
     server.faults = ["truncates"] * 3
     with pytest.raises(FetchError, match=r"connection ended after .*by hand and put it at"):
         get(server, tmp_path)
-    assert names_in(tmp_path) == ["GFPGANv1.4.pth.part"]
+    assert names_in(tmp_path) == ["GFPGANv1.4.pth.part", "GFPGANv1.4.pth.source"]
     assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
 
 
@@ -100,12 +107,44 @@ def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
     assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
 
 
+def leave_part(server, folder, content, address=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "GFPGANv1.4.pth.part").write_bytes(content)
+    address = address or f"{server.mirror}GFPGANv1.4.pth"
+    (folder / "GFPGANv1.4.pth.source").write_text(f'{address}\n"1"\n')
+
+
 def test_a_complete_part_only_takes_its_name(server, tmp_path):
-    (tmp_path / "GFPGANv1.4.pth.part").write_bytes(CONTENT)
+    leave_part(server, tmp_path, CONTENT)
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+    leave_part(server, tmp_path / "b", CONTENT + b"more")
+    assert get(server, tmp_path / "b").read_bytes() == CONTENT
+    assert names_in(tmp_path / "b") == ["GFPGANv1.4.pth"]
+
+
+def test_parts_of_another_server_are_not_continued(server, tmp_path):
+    leave_part(server, tmp_path, b"x" * 1000, address="http://127.0.0.1:9/GFPGANv1.4.pth")
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_other_bytes_than_asked_for_are_not_appended(server, tmp_path):
+    leave_part(server, tmp_path, CONTENT[:1000])
+    server.faults = ["shifts"]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_without_a_sha256_rubbish_is_refused_too(server, tmp_path):
+    server.faults = ["says hello"]
+    with pytest.raises(FetchError, match="is no file of PyTorch"):
+        get(server, tmp_path)
+    server.faults = ["hides the length"]
+    with pytest.raises(FetchError, match="does not say how long the file is"):
+        get(server, tmp_path)
+    assert names_in(tmp_path) == []
+    server.faults = ["hides the length"]
     assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
-    (tmp_path / "b").mkdir()
-    (tmp_path / "b" / "GFPGANv1.4.pth.part").write_bytes(CONTENT + b"more")
-    assert get(server, tmp_path / "b", sha256=SHA256).read_bytes() == CONTENT
 
 
 def test_an_altered_file_is_refused_and_nothing_overwritten(server, tmp_path):
@@ -144,7 +183,7 @@ def test_the_command(server, tmp_path, capsys):
     assert "--kind gfpgan_clean" in said
     assert main([*arguments, "--sha256", "0" * 64]) == 2
     assert main(["fetch"]) == 0
-    assert "not for commercial use" in capsys.readouterr().out
+    assert "commercial use: no" in capsys.readouterr().out
 
 
 def test_the_table_lists_every_file():
@@ -153,5 +192,6 @@ def test_the_table_lists_every_file():
         row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
         assert file.address in row
         assert file.licence in row
-        assert row.endswith("| yes |" if file.commercial_use else "| no |")
+        use = {True: "yes", False: "no", None: "unclear"}[file.commercial_use]
+        assert row.endswith(f"| {use} |")
         assert file.kind is None or f"`{file.kind}`" in row
