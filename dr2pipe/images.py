@@ -32,6 +32,8 @@ _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
 # Several threads decode at once, but only one of them a picture of more pixels than this.
 _LARGE_PIXELS = 4_000_000
+# How whole files end, but for what some programs append.
+_ENDINGS, _TRAILING_BYTES = {"PNG": b"IEND", "JPEG": b"\xff\xd9"}, 1 << 16
 _LARGE_DECODE = threading.Lock()
 # Of the TIFF tags below EXIF, those that describe the picture, not its layout in the file.
 _DESCRIPTIVE_TAGS = {
@@ -147,15 +149,23 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return decode_image(read_file(path), max_pixels=max_pixels)
 
 
-def check_header(path: str | Path) -> None:
-    """Raise PictureError where the header alone shows that a file is no usable picture."""
+def check_file(path: str | Path) -> tuple[int, int]:
+    """Width and height of a picture file, which is not decoded.
+
+    Raises:
+        PictureError: its header or its end shows that it is no usable picture.
+    """
     try:
         with Image.open(path) as image:
             _check_shape(*image.size, MAX_PIXELS)
+            size, ending = image.size, _ENDINGS.get(image.format)
     except PictureError:
         raise
     except Exception:
-        decode_image(read_file(path))  # says what is wrong
+        return decode_image(read_file(path)).pixels.shape[1::-1]  # says what is wrong
+    if ending is not None and ending not in read_file(path)[-_TRAILING_BYTES:]:
+        raise PictureError("truncated or damaged: its end is missing")
+    return size
 
 
 def hash_bytes(data: bytes) -> str:

@@ -67,6 +67,13 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
         if process_state().is_main_process:
             write_pictures(config.input, source, sources=config.sources)
         process_state().wait_for_everyone()
+    kept = {f"variant_{variant:02d}" for variant in range(config.variants)}
+    other = [p.name for p in Path(config.output).glob("variant_*") if p.name not in kept]
+    if other:
+        raise ConfigError(
+            f"{config.output} holds {', '.join(sorted(other))} of another configuration, which "
+            f"training would use too; remove it or choose another output"
+        )
     summaries = []
     for variant, (settings, (restorer, hashes)) in enumerate(zip(drawn, restorers, strict=True)):
         recorded: dict[str, Any] = {

@@ -22,12 +22,15 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
     """The lines of a training run's ``log.jsonl``.
 
     Raises:
-        ValueError: there is none, or it is empty.
+        ValueError: there is none, or it is empty or of an older version.
     """
     path = Path(run) / "log.jsonl"
     if not path.is_file() or not path.read_text().strip():
         raise ValueError(f"no training log at {path}")
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    if "pictures" not in lines[0]:
+        raise ValueError(f"{path} was written by an older version, which did not count pictures")
+    return lines
 
 
 def summarise(log: list[dict[str, float]]) -> str:

@@ -70,12 +70,46 @@ def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
     assert {d.tau for d in drawn} == {2, 4}
     assert {d.omega for d in drawn} == {8, 10}
     cache = CoarseCache(tmp_path / "coarse")
-    assert cache.has("somewhere/face_003.png")
+    assert cache.has("face_003.jpg")
     assert not cache.has("face_009.png")
     seen = {cache.read("face_000.png", np.random.default_rng(i)).tobytes() for i in range(20)}
     assert len(seen) == 3
     lines = (tmp_path / "coarse/variant_00/manifest.jsonl").read_text()
     assert '"degraded_by": "severe"' in lines
+
+
+def test_coarse_faces_of_another_run_are_not_mixed_in(clean, model_folder, tmp_path):
+    make_coarse(coarse_config(clean, tmp_path / "c", model_folder))
+    with pytest.raises(ConfigError, match="variant_02 of another configuration"):
+        make_coarse(coarse_config(clean, tmp_path / "c", model_folder, "variants=2"))
+
+
+def test_folders_within_folders(clean, model_folder, tmp_path):
+    for name in ("a", "b"):  # equal names in two folders
+        make_pictures(tmp_path / "nested" / name, 1, height=32, width=32)
+    make_coarse(coarse_config(tmp_path / "nested", tmp_path / "c", model_folder, "variants=1"))
+    faces = FaceDataset(tmp_path / "nested", size=32, flip=False)
+    assert [faces.relative(name) for name in faces.names] == ["a/face_000.png", "b/face_000.png"]
+    pairs = PairDataset(
+        faces,
+        input_size=16,
+        degradations={},
+        coarse=CoarseCache(tmp_path / "c"),
+        coarse_share=1.0,
+        coarse_sigma_px=(0, 0),
+    )
+    assert pairs[0, 0]["input"].shape == (3, 16, 16)
+
+
+def test_a_grey_input_of_sparnets_chain_has_a_grey_target(clean):
+    faces = FaceDataset(clean, size=32, flip=False)
+    pairs = PairDataset(faces, input_size=32, degradations={"sparnet": 1.0})
+    seen = set()
+    for position in range(30):
+        item = pairs[0, position]
+        spread = (item["image"].amax(dim=0) - item["image"].amin(dim=0)).max()
+        seen.add(bool(spread < 1e-6))
+    assert seen == {True, False}
 
 
 def test_coarse_faces_of_an_npz(model_folder, tmp_path):
@@ -89,6 +123,18 @@ def test_coarse_faces_of_an_npz(model_folder, tmp_path):
         "f2.png",
         "f3.png",
     ]
+    # Other faces in the same place would leave both sets there for training.
+    with pytest.raises(ValueError, match=r"is not of .*choose another output"):
+        make_coarse(
+            coarse_config(tmp_path / "faces.npz", tmp_path / "c", model_folder, "sources=[0]")
+        )
+    np.savez(tmp_path / "faces.npz", images=pixels + 1, files=files, source=np.array([0, 1, 1, 1]))
+    with pytest.raises(ValueError, match=r"f1\.png is another picture"):
+        make_coarse(config)
+    files[1] = "f2.png"
+    np.savez(tmp_path / "twice.npz", images=pixels, files=files, source=np.array([0, 1, 1, 1]))
+    with pytest.raises(ValueError, match="faces of the same name"):
+        make_coarse(coarse_config(tmp_path / "twice.npz", tmp_path / "d", model_folder))
 
 
 def test_pairs_mix_coarse_and_degraded_and_flip_together(clean, model_folder, tmp_path):

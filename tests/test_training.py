@@ -263,9 +263,11 @@ def test_folders_of_pictures(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no training pictures"):
         FaceDataset(tmp_path / "empty", size=16)
-    whole = (tmp_path / "in" / "face_000.png").read_bytes()
-    (tmp_path / "in" / "zz.png").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=r"zz\.png: truncated"):
+    # Pixels that are damaged in the middle of a file are found, and named, when they are read.
+    whole = bytearray((tmp_path / "in" / "face_000.png").read_bytes())
+    whole[len(whole) // 2] ^= 0xFF
+    (tmp_path / "in" / "zz.png").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"zz\.png: truncated or damaged"):
         FaceDataset(tmp_path / "in", size=16)[(3, 0)]
 
 
@@ -275,8 +277,16 @@ def test_files_that_are_no_pictures_are_found_before_training(tmp_path):
     Image.fromarray(make_pixels(0, 16, 16)).save(folder / "good.png")
     Image.fromarray(make_pixels(0, 4, 4)).save(folder / "tiny.png")
     (folder / "letter.jpg").write_text("no picture")
-    with pytest.raises(ValueError, match="2 of 3 files") as raised:
+    for kind in ("png", "jpg"):
+        Image.fromarray(make_pixels(1, 16, 16)).save(folder / f"half.{kind}")
+        whole = (folder / f"half.{kind}").read_bytes()
+        (folder / f"half.{kind}").write_bytes(whole[: len(whole) // 2])
+    Image.fromarray(make_pixels(2, 16, 12)).save(folder / "narrow.png")
+    with pytest.raises(ValueError, match="5 of 6 files") as raised:
         FaceDataset(folder, size=16)
+    assert "half.png: truncated" in str(raised.value)
+    assert "half.jpg: truncated" in str(raised.value)
+    assert "narrow.png: 12x16 pixels are fewer than data.size=16" in str(raised.value)
     assert "letter.jpg: not an image file" in str(raised.value)
     assert "tiny.png: 4x4 pixels are too few" in str(raised.value)
 

@@ -29,7 +29,7 @@ class CoarseCache:
             raise ValueError(f"no coarse faces in {folder}; scripts/make_coarse.py makes them")
 
     def has(self, name: str) -> bool:
-        """Whether every variant has the face of that file name."""
+        """Whether every variant has the face of that path below the clean faces' folder."""
         return all(self._path(variant, name).is_file() for variant in self.variants)
 
     def read(self, name: str, rng: np.random.Generator) -> np.ndarray:
@@ -39,7 +39,7 @@ class CoarseCache:
 
     @staticmethod
     def _path(variant: Path, name: str) -> Path:
-        return variant / f"{Path(name).stem}.png"
+        return (variant / name).with_suffix(".png")
 
 
 def gaussian_blur(pixels: np.ndarray, sigma_px: float) -> np.ndarray:

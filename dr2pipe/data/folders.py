@@ -29,8 +29,8 @@ class FaceDataset(Dataset):
         seed: base seed.
 
     Raises:
-        ValueError: nothing found, files whose header shows that they are no pictures, wrong
-            size, or ``sources`` where there are none.
+        ValueError: nothing found, files that are no whole pictures, a size other than that of
+            the ``.npz`` or above that of a file, or ``sources`` where there are none.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class FaceDataset(Dataset):
         flip: bool = True,
         seed: int = 0,
     ):
-        self.size, self.flip, self.seed = size, flip, seed
+        self.size, self.flip, self.seed, self.root = size, flip, seed, Path(path)
         self.pixels: np.ndarray | None = None
         path = Path(path)
         if path.suffix == ".npz":
@@ -60,12 +60,16 @@ class FaceDataset(Dataset):
                     "data.sources selects inside an .npz file; a folder has no sources"
                 )
             self.names = [str(p) for p in images.find_images(path)]
-            _check_headers(self.names)
+            _check_files(self.names, size)
         if not self.names:
             raise ValueError(f"no training pictures in {path}")
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def relative(self, name: str) -> str:
+        """One of ``names`` as a path below the folder; as it is for an ``.npz``."""
+        return name if self.pixels is not None else str(Path(name).relative_to(self.root))
 
     def __getitem__(self, key: tuple[int, int]) -> dict:
         """``image`` (3,S,S) float32 RGB in [-1,1], ``name``, ``flipped``, ``seed`` of this showing."""
@@ -84,17 +88,21 @@ class FaceDataset(Dataset):
         return {"image": image, "name": self.names[index], "seed": seed, "flipped": flipped}
 
 
-def _check_headers(paths: list[str]) -> None:
-    """Raise ValueError for files that are no pictures, before hours of training meet them."""
+def _check_files(paths: list[str], size: int) -> None:
+    """Raise ValueError for files that cannot be used, before hours of training meet them."""
     broken = []
     for path in paths:
         try:
-            images.check_header(path)
+            width, height = images.check_file(path)
+            if min(width, height) < size:
+                raise images.PictureError(
+                    f"{width}x{height} pixels are fewer than data.size={size}"
+                )
         except images.PictureError as error:
             broken.append(f"{path}: {error}")
     if broken:
         raise ValueError(
-            f"{len(broken)} of {len(paths)} files cannot be read; remove or replace them\n"
+            f"{len(broken)} of {len(paths)} files cannot be used; remove or replace them\n"
             + "\n".join(broken[:20])
         )
 
@@ -102,12 +110,26 @@ def _check_headers(paths: list[str]) -> None:
 def write_pictures(
     npz: str | Path, folder: str | Path, *, sources: Sequence[int] | None = None
 ) -> None:
-    """Write the faces of an ``.npz`` as ``<name>.png``; files that are there already stay."""
+    """Write the faces of an ``.npz`` as ``<name>.png``; those that are there already stay.
+
+    Raises:
+        ValueError: two faces of one name, or ``folder`` holds other pictures than these.
+    """
     pixels, names = _read_npz(Path(npz), sources)
-    for face, name in zip(pixels, names, strict=True):
-        path = Path(folder) / f"{Path(name).stem}.png"
+    paths = [Path(folder) / f"{Path(name).stem}.png" for name in names]
+    if len(set(paths)) < len(paths):
+        raise ValueError(f"{npz} has faces of the same name; they would overwrite each other")
+    known = set(paths)
+    for path in images.find_images(folder) if Path(folder).is_dir() else ():
+        if path not in known:
+            raise ValueError(
+                f"{path} is not of {npz} and its chosen sources; choose another output"
+            )
+    for face, path in zip(pixels, paths, strict=True):
         if not path.exists():
             images.write_png(path, face)
+        elif not np.array_equal(images.read_image(path).pixels, face):
+            raise ValueError(f"{path} is another picture than in {npz}; choose another output")
 
 
 def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[np.ndarray, list[str]]:

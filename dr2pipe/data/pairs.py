@@ -14,6 +14,8 @@ from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
+_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as the chains'
+
 
 class PairDataset(Dataset):
     """A clean face and what is left of it, addressed like :class:`FaceDataset`.
@@ -59,7 +61,7 @@ class PairDataset(Dataset):
         if coarse_share < 1 and (not len(shares) or (shares < 0).any() or shares.sum() == 0):
             raise ValueError(f"the shares of the degradations {dict(degradations)} make no mix")
         if coarse_share > 0:
-            missing = [name for name in faces.names if not coarse.has(name)]
+            missing = [name for name in faces.names if not coarse.has(faces.relative(name))]
             if missing:
                 raise ValueError(
                     f"{len(missing)} faces have no coarse version, the first is {missing[0]}"
@@ -91,7 +93,7 @@ class PairDataset(Dataset):
         item = self.faces[key]
         rng = np.random.default_rng(item["seed"])
         if rng.random() < self.coarse_share:
-            degraded = self.coarse.read(item["name"], rng)
+            degraded = self.coarse.read(self.faces.relative(item["name"]), rng)
             if item["flipped"]:
                 degraded = degraded[:, ::-1]
             degraded = gaussian_blur(degraded, rng.uniform(*self.coarse_sigma_px))
@@ -99,7 +101,11 @@ class PairDataset(Dataset):
             clean = images.to_uint8(item["image"][None])[0]
             small = images.resize_pixels(clean, (self.input_size, self.input_size))
             name = str(rng.choice(self.names, p=self.shares))
-            degraded, _ = degrade(small, name, rng)
+            degraded, drawn = degrade(small, name, rng)
+            if name == "sparnet" and drawn.get("grey"):
+                # SPARNet learns to sharpen grey pictures, not to colour them.
+                luma = (item["image"] * _LUMA).sum(dim=0, keepdim=True)
+                item["image"] = luma.expand(3, -1, -1)
         side = (self.input_size, self.input_size)
         item["input"] = images.to_tensor(images.resize_pixels(degraded, side))[0]
         if self.recolour > 0:

@@ -1,4 +1,8 @@
-"""Degradation families that no training chain contains, each with a severity of 1..5.
+"""Degradation families kept for evaluation, each with a severity of 1..5.
+
+Training refuses them by name. SPARNet's own chain has a median and a motion blur among others,
+and GFP-GAN's changes brightness and contrast: for networks trained on these, the families alike
+are not unseen.
 
 For studies of robustness. Lengths are given as shares of the picture's side, so that a
 severity looks alike at every size. Every function takes (H,W,3) float32 in 0..255 and returns
