@@ -344,3 +344,36 @@ def test_a_zero_convolution_takes_no_spectral_norm(clean, config_file, tmp_path)
     given = [f"data.path={clean}", f"output={tmp_path / 'a'}", "enhancer.options.add_input=true"]
     with pytest.raises(ConfigError, match="add_input begins with"):
         run_recipe(config_file, [*given, "enhancer.spectral_norm=true"])
+
+
+def test_jitter_moves_input_and_face_alike(tmp_path):
+    """A bright dot stays at the same place of both, whatever the size."""
+    pixels = np.zeros((1, 64, 64, 3), np.uint8)
+    pixels[0, 20:24, 40:44] = 255
+    np.savez(tmp_path / "dot.npz", images=pixels, files=np.array(["dot.png"]))
+    folder = tmp_path / "coarse/variant_00/restored"
+    folder.mkdir(parents=True)
+    Image.fromarray(pixels[0]).resize((32, 32), Image.Resampling.BOX).save(folder / "dot.png")
+    dataset = PairDataset(
+        FaceDataset(tmp_path / "dot.npz", size=64), input_size=32, degradations={},
+        coarse=CoarseCache(tmp_path / "coarse"), coarse_share=1.0, coarse_sigma_px=(0.0, 0.0),
+        jitter=1.0,
+    )  # fmt: skip
+
+    def centre(picture):
+        weights = (picture[0] + 1).clamp(min=0)
+        side = len(weights)
+        places = (torch.arange(side) + 0.5) / side
+        total = weights.sum()
+        return (weights.sum(0) @ places / total).item(), (weights.sum(1) @ places / total).item()
+
+    seen = []
+    for position in range(20):
+        item = dataset[0, position]
+        assert centre(item["image"]) == pytest.approx(centre(item["input"]), abs=0.015)
+        assert torch.equal(item["image"], dataset[0, position]["image"])
+        seen.append(centre(item["image"]))
+    upright = [x for x, _ in seen if x > 0.5]
+    assert np.std(upright) > 0.02
+    with pytest.raises(ValueError, match="but not their landmarks"):
+        PairDataset(dataset.faces, input_size=32, degradations={"mild": 1.0}, jitter=0.5, parts={})

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -27,6 +28,8 @@ class PairDataset(Dataset):
         coarse: cached coarse faces, see ``scripts/make_coarse.py``.
         coarse_share: share of coarse faces among the inputs, in [0,1].
         coarse_sigma_px: range of the blur k_σ on coarse faces (DR2, "y = k_σ * DR2(x)").
+        jitter: strength 0..1 of random shifts, scales and turns that input and clean face share,
+            against learning few faces by heart.
         parts: where eyes and mouth are, see ``landmarks.read_parts``; for recipes that need it.
         recolour: strength 0..1 of random changes of brightness, contrast and tint that input
             and clean face share, so that faces of one studio teach nothing about colours.
@@ -45,12 +48,16 @@ class PairDataset(Dataset):
         coarse_share: float = 0.0,
         coarse_sigma_px: tuple[float, float] = (0.0, 1.0),
         recolour: float = 0.0,
+        jitter: float = 0.0,
         parts: Mapping[str, np.ndarray] | None = None,
     ):
         if not 0 <= coarse_share <= 1:
             raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
-        if not 0 <= recolour <= 1:
-            raise ValueError(f"recolour={recolour} must lie in [0, 1]")
+        for name, strength in (("recolour", recolour), ("jitter", jitter)):
+            if not 0 <= strength <= 1:
+                raise ValueError(f"{name}={strength} must lie in [0, 1]")
+        if jitter > 0 and parts is not None:
+            raise ValueError("jitter moves the faces, but not their landmarks; set it to 0")
         if coarse_share > 0 and coarse is None:
             raise ValueError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
         for name in degradations:
@@ -79,7 +86,7 @@ class PairDataset(Dataset):
         self.names = list(degradations)
         self.shares = shares / shares.sum() if len(shares) else shares
         self.coarse, self.coarse_share = coarse, coarse_share
-        self.coarse_sigma_px, self.recolour = coarse_sigma_px, recolour
+        self.coarse_sigma_px, self.recolour, self.jitter = coarse_sigma_px, recolour, jitter
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -92,10 +99,17 @@ class PairDataset(Dataset):
         """
         item = self.faces[key]
         rng = np.random.default_rng(item["seed"])
+        moved = None
+        if self.jitter > 0:
+            moved = _draw_move(self.jitter, np.random.default_rng([item["seed"], 1]))
+            clean = images.to_uint8(item["image"][None])[0]
+            item["image"] = images.to_tensor(_move(clean, moved))[0]
         if rng.random() < self.coarse_share:
             degraded = self.coarse.read(self.faces.relative(item["name"]), rng)
             if item["flipped"]:
                 degraded = degraded[:, ::-1]
+            if moved is not None:
+                degraded = _move(degraded, moved)
             degraded = gaussian_blur(degraded, rng.uniform(*self.coarse_sigma_px))
         else:
             clean = images.to_uint8(item["image"][None])[0]
@@ -123,6 +137,31 @@ class PairDataset(Dataset):
             parts[:, 0] = self.faces.size - parts[:, 0]
         parts[:, :2] -= 0.5
         return torch.from_numpy(parts).float()
+
+
+def _draw_move(strength: float, rng: np.random.Generator) -> np.ndarray:
+    """(2,3): turn, scale and shift about the middle of a picture whose side is 1."""
+    angle = strength * rng.uniform(-0.2, 0.2)
+    scale = 1 + strength * rng.uniform(-0.15, 0.15)
+    shift = strength * rng.uniform(-0.08, 0.08, size=2)
+    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    offset = 0.5 + shift - turn @ [0.5, 0.5]
+    return np.column_stack([turn, offset])
+
+
+def _move(pixels: np.ndarray, move: np.ndarray) -> np.ndarray:
+    """(S,S,3) uint8 moved alike at every size; what comes in from outside is mirrored."""
+    side = len(pixels)
+    matrix = move.copy()
+    # Pixel i has its centre at (i + 0.5) / side.
+    matrix[:, 2] = side * move[:, 2] + 0.5 * (move[:, :2].sum(axis=1) - 1)
+    return cv2.warpAffine(
+        np.ascontiguousarray(pixels),
+        matrix,
+        (side, side),
+        flags=cv2.INTER_LANCZOS4,
+        borderMode=cv2.BORDER_REFLECT_101,
+    )
 
 
 def _draw_colours(strength: float, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:

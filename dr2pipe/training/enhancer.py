@@ -47,6 +47,7 @@ class PairsConfig:
     coarse_share: float = 0.0
     coarse_sigma_px: list[float] = field(default_factory=lambda: [0.0, 1.0])
     recolour: float = 0.0
+    jitter: float = 0.0
 
 
 @dataclass

@@ -39,6 +39,7 @@ def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig) -> PairDataset:
         coarse_share=pairs.coarse_share,
         coarse_sigma_px=tuple(pairs.coarse_sigma_px),
         recolour=pairs.recolour,
+        jitter=pairs.jitter,
         parts=parts,
     )
 
