@@ -51,20 +51,30 @@ def summarise(log: list[dict[str, float]]) -> str:
     return "\n".join(lines)
 
 
-def plot_losses(logs: dict[str, list[dict[str, float]]]) -> bytes:
-    """The losses of one or more runs over their steps, as a PNG file."""
+def plot_losses(logs: dict[str, list[dict[str, float]]], *, terms: bool = False) -> bytes:
+    """The losses of one or more runs over their steps, as a PNG file; or the terms of them."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(7, 3.5), layout="constrained")
+    figure, axes = pyplot.subplots(figsize=(9, 5) if terms else (7, 3.5), layout="constrained")
+    if terms:  # more lines than the usual ten colours
+        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
     for title, log in logs.items():
-        for name in _losses(log):
-            axes.plot([x["step"] for x in log], [x[name] for x in log], label=f"{title} {name}")
+        for name in _terms(log) if terms else _losses(log):
+            lines = [x for x in log if x.get(name, 0) > 0]  # terms may end, the axis has no zero
+            axes.plot(
+                [x["step"] for x in lines],
+                [x[name] for x in lines],
+                label=f"{title} {name}" if len(logs) > 1 else name,
+            )
     axes.set(xlabel="optimizer step", ylabel="loss", yscale="log")
     axes.grid(alpha=0.3, which="both")
-    axes.legend()
+    if terms:
+        figure.legend(loc="outside right upper", fontsize="small")
+    else:
+        axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
     pyplot.close(figure)
@@ -109,10 +119,10 @@ def write_samples(model: str, path: str | Path) -> None:
     images.write_png(path, contact_sheet(rows))
 
 
-def write_losses(runs: list[str], path: str | Path) -> str:
+def write_losses(runs: list[str], path: str | Path, *, terms: bool = False) -> str:
     """Plot the logs of training runs into ``path``; returns their summaries."""
     logs = {_title(run, runs): read_log(run) for run in runs}
-    files.write_bytes(path, plot_losses(logs))
+    files.write_bytes(path, plot_losses(logs, terms=terms))
     return "\n\n".join(f"{title}\n{summarise(log)}" for title, log in logs.items())
 
 
@@ -124,3 +134,11 @@ def _title(run: str, runs: list[str]) -> str:
 
 def _losses(log: list[dict[str, float]]) -> list[str]:
     return [name for name in log[-1] if name.endswith("/loss")]
+
+
+def _terms(log: list[dict[str, float]]) -> list[str]:
+    """Every loss, or what it is the weighted sum of where the log tells that."""
+    names = dict.fromkeys(name for line in log for name in line if "/" in name)
+    losses, parts = _losses(log), [n for n in names if not n.endswith(("/loss", "/grad_norm"))]
+    split = {name.split("/")[0] for name in parts}
+    return parts + [name for name in losses if name.split("/")[0] not in split]

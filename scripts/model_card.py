@@ -1,6 +1,7 @@
 """Pictures and numbers for a model card.
 
 python scripts/model_card.py losses PNG RUN [RUN ...]    loss curves; prints steps, speed, time
+python scripts/model_card.py terms PNG RUN               every term of a recipe's loss
 python scripts/model_card.py samples PNG MODEL           16 faces of a DDPM, out of noise alone
 """
 
@@ -13,12 +14,12 @@ from dr2pipe.model_card import write_losses, write_samples
 
 def main() -> int:
     parser = argparse.ArgumentParser(description="Pictures and numbers for a model card.")
-    parser.add_argument("what", choices=["losses", "samples"])
+    parser.add_argument("what", choices=["losses", "terms", "samples"])
     parser.add_argument("png", help="picture to write")
     parser.add_argument("of", nargs="+", help="training runs, or one DDPM")
     options = parser.parse_args()
-    if options.what == "losses":
-        print(write_losses(options.of, options.png))
+    if options.what in ("losses", "terms"):
+        print(write_losses(options.of, options.png, terms=options.what == "terms"))
     else:
         write_samples(options.of[0], options.png)
     return 0

@@ -4,7 +4,7 @@ import pytest
 from conftest import run_command
 from PIL import Image
 
-from dr2pipe.model_card import read_log, sample_faces, summarise
+from dr2pipe.model_card import _terms, read_log, sample_faces, summarise
 
 
 def make_run(folder, name, steps):
@@ -38,6 +38,19 @@ def test_losses_as_a_command(tmp_path):
     assert result.stdout.count("pictures 160") == 2
     assert all(str(run) in result.stdout for run in runs)
     with Image.open(tmp_path / "l.png") as picture:
+        assert picture.width > 500
+
+
+def test_the_terms_of_a_loss(tmp_path):
+    run = make_run(tmp_path, "run", (5, 10))
+    lines = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    lines[0] |= {"net/pixel": 0.5, "net/r1": 2.0, "net/grad_norm": 1.0, "other/loss": 1.0}
+    lines[1] |= {"net/pixel": 0.0, "net/grad_norm": 1.0, "other/loss": 1.0}
+    assert _terms(lines) == ["net/pixel", "net/r1", "other/loss"]
+    (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    result = run_command("scripts/model_card.py", "terms", tmp_path / "t.png", run)
+    assert result.returncode == 0, result.stderr
+    with Image.open(tmp_path / "t.png") as picture:
         assert picture.width > 500
 
 
