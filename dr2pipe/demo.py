@@ -10,6 +10,7 @@ import numpy as np
 
 from dr2pipe import images
 from dr2pipe.config import load_config, resource, stable_seed
+from dr2pipe.degradations import codecs
 from dr2pipe.metrics import measure
 from dr2pipe.restore_folder import RestoreConfig, restore_folder
 from dr2pipe.sheets import side_by_side
@@ -89,7 +90,7 @@ def degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur, strong noise and strong JPEG compression of a 64-pixel face."""
     blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=0.8).astype(float)
     noisy = images.round_to_uint8(blurred + rng.normal(0, 50, pixels.shape))
-    return images.jpeg_roundtrip(noisy, quality=20)
+    return codecs.jpeg_roundtrip(noisy, quality=20)
 
 
 def _grace_hopper() -> np.ndarray:

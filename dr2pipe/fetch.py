@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import time
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from dr2pipe import files
 from dr2pipe.config import resource
 
 _CHUNK_BYTES = 1 << 20
@@ -148,15 +148,6 @@ def fetch(
     return target
 
 
-def file_sha256(path: str | Path) -> str:
-    """Hex digest of a file of any size."""
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, request, *rest):
         redirected = super().redirect_request(request, *rest)
@@ -228,7 +219,7 @@ def _tag_of(part: Path) -> Path:
 
 def _verify(path: Path, wanted: str, target: Path) -> None:
     if wanted:
-        found = file_sha256(path)
+        found = files.sha256(path)
         if not found.startswith(wanted):
             raise FetchError(f"{target.name} has the sha256 {found}, not {wanted}: it was altered.")
         return

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+_CHUNK_BYTES = 1 << 20
 
 
 class FolderInUseError(ValueError):
@@ -79,3 +82,17 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+
+
+def sha256(path: str | Path) -> str:
+    """Hex digest of a file of any size, or over a folder's weight files in order of their names."""
+    path = Path(path)
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for suffix in ("*.safetensors", "*.bin") for p in path.rglob(suffix))
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    return digest.hexdigest()

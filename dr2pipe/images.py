@@ -357,18 +357,6 @@ def to_uint8(image: torch.Tensor) -> np.ndarray:
     return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def jpeg_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """(H,W,3) uint8 RGB after JPEG compression of ``quality`` 1..100."""
-    data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
-
-
-def webp_roundtrip(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """(H,W,3) uint8 RGB after WebP compression of ``quality`` 1..100."""
-    data = cv2.imencode(".webp", pixels[..., ::-1], [cv2.IMWRITE_WEBP_QUALITY, int(quality)])[1]
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
-
-
 def round_to_uint8(pixels: np.ndarray) -> np.ndarray:
     """Floating-point levels 0..255, any shape, rounded and saturated."""
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)

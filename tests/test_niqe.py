@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from dr2pipe import images
+from dr2pipe.degradations import codecs
 from dr2pipe.metrics.niqe import (
     Pristine,
     _fit_asymmetric,
@@ -42,7 +43,7 @@ def test_damage_raises_it(pristine):
     damages = {
         "blur": lambda p: cv2.GaussianBlur(p, (0, 0), 2.5),
         "noise": lambda p: images.round_to_uint8(p + rng.normal(0, 30, p.shape)),
-        "blocks": lambda p: images.jpeg_roundtrip(p, 4),
+        "blocks": lambda p: codecs.jpeg_roundtrip(p, 4),
     }
     base = np.mean([score(p, pristine) for p in clean])
     for damage in damages.values():

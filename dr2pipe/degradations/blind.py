@@ -21,6 +21,7 @@ from omegaconf import MISSING
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError, load_config, resource
+from dr2pipe.degradations import codecs
 from dr2pipe.degradations.kernels import blur, gaussian_kernel, motion_kernel
 
 _REFERENCE_SIDE_PX = 512
@@ -78,7 +79,7 @@ def degrade_blind(
     image = blur(pixels.astype(np.float32), kernel)
     image = cv2.resize(image, small, interpolation=cv2.INTER_LINEAR)
     image = image + rng.normal(0, noise, image.shape).astype(np.float32)
-    image = images.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
+    image = codecs.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     drawn = {
         "sigma_x_px": sigma_x,
@@ -128,7 +129,7 @@ def degrade_sparnet(
         drawn |= {"noise": noise, "noise_channels": channels}
     if rng.random() < 0.7:
         quality = int(rng.integers(35, 91))  # a compression of 10..65 out of 100
-        image = images.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
+        image = codecs.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
         drawn["jpeg_quality"] = quality
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
     return images.round_to_uint8(image), _rounded(drawn)

@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 
 from dr2pipe import images
+from dr2pipe.degradations import codecs
 from dr2pipe.degradations.kernels import blur, disk_kernel, motion_kernel
 
 SEVERITIES = (1, 2, 3, 4, 5)
@@ -83,7 +84,7 @@ def webp(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
         images.round_to_uint8(image), (round(height / shrink), round(width / shrink))
     )
     quality = (20, 12, 8, 4, 1)[severity - 1]
-    degraded = images.resize_pixels(images.webp_roundtrip(small, quality), (height, width))
+    degraded = images.resize_pixels(codecs.webp_roundtrip(small, quality), (height, width))
     return degraded.astype(np.float32), {"shrink": shrink, "quality": quality}
 
 
