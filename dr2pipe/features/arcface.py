@@ -104,7 +104,7 @@ def load_arcface(path: str | Path | None) -> ArcFaceResNet:
     """
     if path is None or not Path(path).exists():
         raise ValueError(
-            f"the identity loss needs GFP-GAN's file {FILE} ({path or 'no path'} given); "
+            f"comparing identities takes GFP-GAN's file {FILE} ({path or 'no path'} given); "
             f"'dr2pipe fetch arcface_resnet18' downloads it"
         )
     if Path(path).is_dir():

@@ -1,94 +1,167 @@
-"""Measures of a restored face against the original, one value per picture.
-
-Pictures are (B,3,H,W) float32 RGB in [-1,1]. They are rounded to 8 bit first, so that a
-number does not depend on whether a picture was saved in between; every value is that of its
-picture alone, whatever the batch.
-"""
+"""How good restored faces are, by name: ``METRICS`` says what each number means and needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
 
-_LEVELS = 255.0
-_WINDOW_PX = 11
-_LEAST_SIDES_PX = {"ssim": _WINDOW_PX, "ms_ssim": 112}
-_LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio range: 16..235 from [0,1]
+from dr2pipe.features.arcface import FILE as ARCFACE_FILE
+from dr2pipe.features.vgg import FILES as VGG_FILES
+from dr2pipe.metrics import faces, reference, sets
+from dr2pipe.metrics.niqe import load_pristine, niqe
+from dr2pipe.metrics.reference import check_mask, ms_ssim, psnr, psnr_luma, ssim
+
+__all__ = [
+    "FILES",
+    "METRICS",
+    "Metric",
+    "check_metrics",
+    "measure",
+    "ms_ssim",
+    "psnr",
+    "psnr_luma",
+    "ssim",
+]
+
+# What `metric_files` may name, and where each comes from.
+FILES = {
+    "vgg16": f"torchvision's {VGG_FILES['vgg16']}",
+    "lpips": "LPIPS's linear weights vgg.pth, version 0.1, from the package lpips",
+    "arcface": f"GFP-GAN's {ARCFACE_FILE}: dr2pipe fetch arcface_resnet18",
+    "niqe": "an .npz by 'dr2pipe fit-niqe', or the authors' modelparameters.mat",
+    "yunet": "OpenCV Zoo's face_detection_yunet_2023mar.onnx",
+    "inception": "torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
+}
 
 
-def psnr(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB over all channels, (B,); higher is better."""
-    error = (_rounded(restored) - _rounded(original)).square().mean(dim=(1, 2, 3))
-    return 10 * torch.log10(_LEVELS**2 / error)
+@dataclass(frozen=True)
+class Metric:
+    """A measure of restored faces.
 
-
-def psnr_luma(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """PSNR in dB of the luma channel (Y of YCbCr, BT.601), (B,); higher is better."""
-    weights = torch.tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1) / _LEVELS
-    luma = [(_rounded(picture) * weights).sum(dim=1) for picture in (restored, original)]
-    error = (luma[0] - luma[1]).square().mean(dim=(1, 2))
-    return 10 * torch.log10(_LEVELS**2 / error)
-
-
-def ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """Structural similarity, (B,), at most 1; higher is better.
-
-    Wang et al. 2004: Gaussian window of 11 pixels, σ 1.5; mean over channels and over the
-    windows that lie wholly inside the picture, as most published tables have it.
+    Attributes:
+        better: "higher" or "lower".
+        range: of its values, in words.
+        load: from the paths of ``needs`` to the function that computes it. Functions take
+            (restored, original), both (B,3,H,W) in [-1,1], and return (B,); with ``maskable``
+            also a mask (B,1,H,W). Those of whole ``sets`` are loaded as an embedding of bytes
+            (B,3,H,W) into (B,F) and a distance between two sets of features.
+        needs: names in ``FILES``.
+        package: a package beyond dr2pipe's own that ``load`` imports.
     """
-    _, similarity = structural_similarity_index_measure(
-        _unit(restored), _unit(original), data_range=1.0, reduction="none", return_full_image=True
-    )
-    border = _WINDOW_PX // 2  # torchmetrics fills it by reflection
-    return similarity[..., border:-border, border:-border].mean(dim=(1, 2, 3))
+
+    unit: str
+    better: str
+    decimals: int
+    range: str
+    load: Callable[..., Any]
+    needs: tuple[str, ...] = ()
+    least_side_px: int = 1
+    maskable: bool = False
+    of_sets: bool = False
+    package: str | None = None
 
 
-def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
-    """SSIM over five scales, (B,), at most 1; higher is better.
+def _load_lpips(vgg16: str, lpips: str) -> Callable:
+    from dr2pipe.features.lpips import load_lpips
 
-    Wang et al. 2003, as torchmetrics computes it: the border is filled by reflection.
-
-    Raises:
-        ValueError: a picture below 112 pixels, whose smallest copy is narrower than that filling.
-    """
-    check_metrics(["ms_ssim"], min(original.shape[-2:]))
-    # kernel_size is not the window, which σ decides; it only sets what torchmetrics lets pass.
-    values = [
-        multiscale_structural_similarity_index_measure(
-            a[None], b[None], data_range=1.0, kernel_size=7
-        )
-        for a, b in zip(_unit(restored), _unit(original), strict=True)
-    ]
-    return torch.stack(values)
+    network = load_lpips(vgg16, lpips)
+    return torch.no_grad()(network.forward)
 
 
-METRICS: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
-    "psnr": psnr,
-    "psnr_luma": psnr_luma,
-    "ssim": ssim,
-    "ms_ssim": ms_ssim,
+def _load_identity_angle(arcface: str) -> Callable:
+    from dr2pipe.features.arcface import load_arcface
+
+    network = load_arcface(arcface)
+    return lambda restored, original: faces.identity_angle(restored, original, network)
+
+
+def _load_landmark_error(yunet: str) -> Callable:
+    detect = faces.load_yunet(yunet)
+    return lambda restored, original: faces.landmark_error(restored, original, detect)
+
+
+def _load_niqe(path: str) -> Callable:
+    pristine = load_pristine(path)
+    return lambda restored, original: niqe(restored, pristine)
+
+
+METRICS: dict[str, Metric] = {
+    "psnr": Metric("dB", "higher", 2, "0 to infinity", lambda: psnr, maskable=True),
+    "psnr_luma": Metric("dB", "higher", 2, "0 to infinity", lambda: psnr_luma, maskable=True),
+    "ssim": Metric("", "higher", 3, "-1 to 1", lambda: ssim, least_side_px=11, maskable=True),
+    "ms_ssim": Metric(
+        "",
+        "higher",
+        3,
+        "0 to 1",
+        lambda: ms_ssim,
+        least_side_px=reference.LEAST_SIDE_OF_MS_SSIM_PX,
+    ),
+    "lpips": Metric(
+        "", "lower", 4, "0 to about 1", _load_lpips, ("vgg16", "lpips"), 16, maskable=True
+    ),
+    "identity_angle": Metric("°", "lower", 2, "0 to 180", _load_identity_angle, ("arcface",)),
+    "landmark_error": Metric(
+        "% of the eyes' distance", "lower", 2, "0 to infinity", _load_landmark_error, ("yunet",)
+    ),
+    "niqe": Metric("", "lower", 2, "0 to infinity", _load_niqe, ("niqe",)),
+    "fid": Metric(
+        "",
+        "lower",
+        2,
+        "0 to infinity",
+        lambda path: (sets.load_inception(path), sets.frechet_distance),
+        ("inception",),
+        of_sets=True,
+        package="torch-fidelity",
+    ),
+    "kid": Metric(
+        "",
+        "lower",
+        4,
+        "about 0 to infinity",
+        lambda path: (sets.load_inception(path), sets.kernel_distance),
+        ("inception",),
+        of_sets=True,
+        package="torch-fidelity",
+    ),
 }
 
 
 def measure(
-    restored: torch.Tensor, original: torch.Tensor, names: list[str]
+    restored: torch.Tensor,
+    original: torch.Tensor,
+    metrics: Mapping[str, Callable] | list[str],
+    mask: torch.Tensor | None = None,
 ) -> dict[str, list[float]]:
-    """Values of the named metrics, one per picture.
+    """Values by name, one per picture, of (B,3,H,W) RGB in [-1,1].
+
+    Args:
+        metrics: loaded functions by name, or names of metrics that need no files.
+        mask: (B,1,H,W), 1 where pixels count.
 
     Raises:
-        ValueError: a name that is not in ``METRICS``, or pictures of different shapes.
+        ValueError: a name that is not in ``METRICS``, pictures of different shapes or too
+            small, or a mask that does not fit, is empty, or that a metric cannot use.
     """
-    check_metrics(names)
+    check_metrics(list(metrics), min(original.shape[-2:]))
     if restored.shape != original.shape:
         raise ValueError(
             f"cannot compare {tuple(restored.shape)} with {tuple(original.shape)}; resize first"
         )
-    return {name: METRICS[name](restored, original).tolist() for name in names}
+    if isinstance(metrics, list):
+        metrics = {name: METRICS[name].load() for name in metrics}
+    masked = ()
+    if mask is not None:
+        check_mask(mask, original)
+        whole = [name for name in metrics if not METRICS[name].maskable]
+        if whole:
+            raise ValueError(f"{', '.join(whole)} cannot be restricted to a mask")
+        masked = (mask,)
+    return {name: run(restored, original, *masked).tolist() for name, run in metrics.items()}
 
 
 def check_metrics(names: list[str], size: int | None = None) -> None:
@@ -96,16 +169,6 @@ def check_metrics(names: list[str], size: int | None = None) -> None:
     for name in names:
         if name not in METRICS:
             raise ValueError(f"unknown metric '{name}'; choose from {', '.join(METRICS)}")
-        least = _LEAST_SIDES_PX.get(name, 1)
+        least = METRICS[name].least_side_px
         if size is not None and size < least:
             raise ValueError(f"{name} needs pictures of {least} pixels or more, not {size}")
-
-
-def _rounded(image: torch.Tensor) -> torch.Tensor:
-    """8-bit levels 0..255 as float64."""
-    return image.detach().double().add(1).mul(127.5).round().clamp(0, _LEVELS)
-
-
-def _unit(image: torch.Tensor) -> torch.Tensor:
-    """8-bit levels scaled to [0,1], float32: convolutions in float64 take ten times as long."""
-    return (_rounded(image) / _LEVELS).float()

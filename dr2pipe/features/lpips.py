@@ -1,0 +1,88 @@
+"""LPIPS, the learned perceptual distance (Zhang et al., CVPR 2018), on VGG16.
+
+Version 0.1 with linear weights. Both files are given by path: torchvision's VGG16 and the
+authors' ``vgg.pth`` with one weight per channel of five feature maps.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from dr2pipe.features.vgg import load_vgg
+
+LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
+# What the authors subtract from and divide pictures in [-1,1] by.
+_SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+_TINY = 1e-10
+
+
+class LPIPS(nn.Module):
+    """Distances of (B,3,H,W) RGB in [-1,1], H, W ≥ 16; differentiable, weights frozen.
+
+    Args:
+        vgg: features of ``LAYERS``.
+        channel_weights: (C,) of every layer.
+    """
+
+    def __init__(self, vgg: nn.Module, channel_weights: list[torch.Tensor]):
+        super().__init__()
+        self.vgg = vgg
+        # VGGFeatures maps [-1,1] to [0,1] before it normalises.
+        vgg.mean = (torch.tensor(_SHIFT).view(1, 3, 1, 1) + 1) / 2
+        vgg.std = torch.tensor(_SCALE).view(1, 3, 1, 1) / 2
+        for layer, weight in zip(LAYERS, channel_weights, strict=True):
+            self.register_buffer(f"weight_{layer}", weight.view(1, -1, 1, 1))
+
+    def forward(
+        self, a: torch.Tensor, b: torch.Tensor, mask: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B,), 0 and more, lower is better.
+
+        ``mask`` (B,1,H,W) restricts the mean to where it is 1; near its edge, features still
+        see pixels outside.
+        """
+        maps_a, maps_b = self.vgg(a), self.vgg(b)
+        total = 0
+        for layer in LAYERS:
+            difference = (_unit(maps_a[layer]) - _unit(maps_b[layer])).square()
+            distance = (difference * getattr(self, f"weight_{layer}")).sum(dim=1, keepdim=True)
+            if mask is None:
+                total = total + distance.mean(dim=(1, 2, 3))
+            else:
+                share = F.adaptive_avg_pool2d(mask.to(distance), distance.shape[-2:])
+                weighted = (distance * share).sum(dim=(1, 2, 3))
+                total = total + weighted / share.sum(dim=(1, 2, 3))
+        return total
+
+
+def _unit(features: torch.Tensor) -> torch.Tensor:
+    """Features of every place with length 1."""
+    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + _TINY)
+
+
+def load_lpips(vgg16_path: str | Path | None, weights_path: str | Path | None) -> LPIPS:
+    """LPIPS from torchvision's VGG16 and the authors' linear weights ``vgg.pth`` (version 0.1).
+
+    Raises:
+        ValueError: a missing file, or one that holds something else; the message names it.
+    """
+    if weights_path is None or not Path(weights_path).is_file():
+        raise ValueError(
+            f"LPIPS needs its linear weights vgg.pth, version 0.1 ({weights_path or 'no path'} "
+            f"given); they are in the package lpips, folder weights/v0.1"
+        )
+    stored = torch.load(weights_path, map_location="cpu", weights_only=True)
+    vgg = load_vgg(vgg16_path, "vgg16", LAYERS)
+    widths = (64, 128, 256, 512, 512)
+    weights = []
+    for i, width in enumerate(widths):
+        key = f"lin{i}.model.1.weight"
+        weight = stored.get(key) if isinstance(stored, dict) else None
+        if weight is None or weight.numel() != width:
+            raise ValueError(f"{weights_path} is not LPIPS's vgg.pth: {key} does not fit")
+        weights.append(weight.flatten().float())
+    return LPIPS(vgg, weights)

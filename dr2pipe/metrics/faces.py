@@ -1,0 +1,80 @@
+"""What happened to the person: identity angle and landmark error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from dr2pipe import images
+from dr2pipe.features.arcface import to_grey
+
+# (H,W,3) RGB bytes to five points (5,2) in pixels, the eyes first; None where no face is found.
+Detector = Callable[[np.ndarray], "np.ndarray | None"]
+_LEAST_SCORE = 0.5  # degraded faces score low
+_DETECTOR_SIDE_PX = 320  # what YuNet was trained at: small crops are enlarged to it
+
+
+@torch.no_grad()
+def identity_angle(
+    restored: torch.Tensor, original: torch.Tensor, embed: Callable[[torch.Tensor], torch.Tensor]
+) -> torch.Tensor:
+    """Angle in degrees between the embeddings of two faces, (B,), 0..180; lower is better.
+
+    The tables of GFP-GAN and its followers call it "Deg". ``embed`` takes what
+    :func:`dr2pipe.features.arcface.to_grey` makes.
+    """
+    a, b = (embed(to_grey(faces.float())).double() for faces in (restored, original))
+    return torch.rad2deg(F.cosine_similarity(a, b).clamp(-1, 1).acos())
+
+
+def landmark_error(
+    restored: torch.Tensor, original: torch.Tensor, detect: Detector
+) -> torch.Tensor:
+    """Mean distance of five points in percent of the eyes' distance, (B,); lower is better.
+
+    NaN where the detector does not find a face in either picture.
+    """
+    return torch.tensor(
+        [
+            _distance(detect(a), detect(b))
+            for a, b in zip(images.to_uint8(restored), images.to_uint8(original), strict=True)
+        ],
+        dtype=torch.float64,
+    )
+
+
+def _distance(points: np.ndarray | None, expected: np.ndarray | None) -> float:
+    if points is None or expected is None:
+        return float("nan")
+    eyes = np.linalg.norm(expected[0] - expected[1])
+    return float(np.linalg.norm(points - expected, axis=1).mean() / eyes * 100)
+
+
+def load_yunet(path: str | Path) -> Detector:
+    """YuNet (Wu et al. 2023) from its ONNX file, run by OpenCV.
+
+    Raises:
+        ValueError: a file that OpenCV cannot read as a face detector.
+    """
+    import cv2
+
+    side = (_DETECTOR_SIDE_PX, _DETECTOR_SIDE_PX)
+    try:
+        network = cv2.FaceDetectorYN.create(str(path), "", side, score_threshold=_LEAST_SCORE)
+    except cv2.error as error:
+        raise ValueError(f"{path} is no face detector: {str(error).splitlines()[0]}") from None
+
+    def detect(pixels: np.ndarray) -> np.ndarray | None:
+        scale = np.array(pixels.shape[1::-1]) / side
+        enlarged = images.resize_pixels(pixels, side)
+        _, faces = network.detect(np.ascontiguousarray(enlarged[..., ::-1]))
+        if faces is None:
+            return None
+        best = max(faces, key=lambda face: face[-1])
+        return best[4:14].reshape(5, 2) * scale
+
+    return detect
