@@ -9,8 +9,8 @@ import shutil
 import torch
 
 import dr2pipe
+from dr2pipe.models import why_no_xformers
 from dr2pipe.processes import process_state
-from dr2pipe.restore import why_no_xformers
 
 _PACKAGES = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "opencv-python-headless", "pillow")  # fmt: skip
 

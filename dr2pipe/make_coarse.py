@@ -47,6 +47,8 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
     """
     if config.variants < 1 or not (config.factors and config.taus and config.omegas):
         raise ConfigError("variants must be at least 1, and factors, taus, omegas not empty")
+    if config.dr2.mode != "fixed":
+        raise ConfigError("coarse faces are made with drawn settings, not dr2.mode=auto")
     if sum(config.degradations.values()) > 1:
         raise ConfigError("the shares of degradations sum to more than 1")
     for name in config.degradations:

@@ -12,7 +12,7 @@ import torch
 from dr2pipe import files, images
 from dr2pipe.config import stable_seed
 from dr2pipe.diffusion.dr2 import remove_degradation
-from dr2pipe.restore import DR2Config, load_remover
+from dr2pipe.remover import DR2Config, load_remover
 from dr2pipe.sheets import contact_sheet
 
 _SAMPLING_STEPS = 50

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
+import numpy as np
 import torch
 from omegaconf import MISSING
 
@@ -15,9 +16,15 @@ import dr2pipe
 from dr2pipe import images
 from dr2pipe.config import ConfigError, to_dict
 from dr2pipe.processes import process_state
-from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
+from dr2pipe.remover import AutoRemover, DR2Config
+from dr2pipe.restore import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
+from dr2pipe.samples import COMBINE, sample_restorer
 from dr2pipe.sheets import side_by_side
+
+_LEVELS_PER_UNIT = 127.5
+# A spread map is this many times brighter than the standard deviation in levels of 255.
+SPREAD_BRIGHTNESS = 4
 
 
 @dataclass
@@ -34,6 +41,8 @@ class RestoreConfig:
     compile: bool = False
     save_coarse: bool = False
     save_compare: bool = False  # input | coarse | restored, side by side
+    samples: int = 1  # restorations of each picture with different noise
+    combine: str = "mean"  # mean | medoid of the samples
     loader_threads: int = 2
     max_pixels: int = images.MAX_PIXELS
 
@@ -46,6 +55,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     """
     if not config.input or not config.output:
         raise ConfigError("input and output must not be empty")
+    _check_samples(config)
     restorer, weight_hashes = build_restorer(
         config.dr2,
         config.enhancer,
@@ -59,6 +69,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     outputs = ["restored"]
     outputs += ["coarse"] if config.save_coarse else []
     outputs += ["compare"] if config.save_compare else []
+    outputs += ["spread"] if config.samples > 1 else []
     versions = {
         "dr2pipe": dr2pipe.__version__,
         "torch": str(torch.__version__),
@@ -68,7 +79,9 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     run = FolderRun(
         config.input,
         config.output,
-        process=lambda pictures, seeds: restore_batch(restorer, pictures, seeds, outputs),
+        process=lambda pictures, seeds: restore_batch(
+            restorer, pictures, seeds, outputs, samples=config.samples, combine=config.combine
+        ),
         size=restorer.input_size,
         output_size=restorer.output_size,
         settings=settings,
@@ -88,21 +101,53 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
 
 
 def restore_batch(
-    restorer: Restorer, pictures: torch.Tensor, seeds: list[int], outputs: list[str]
+    restorer: Restorer,
+    pictures: torch.Tensor,
+    seeds: list[int],
+    outputs: list[str],
+    *,
+    samples: int = 1,
+    combine: str = "mean",
 ) -> BatchResult:
     """Pictures (B,3,S,S) in [-1,1] as 8-bit results by output subfolder."""
-    result = restorer(pictures, seeds)
-    degraded, coarse, restored = (
-        images.to_uint8(t) for t in (pictures, result.coarse, result.restored)
-    )
-    pixels = []
-    for index in range(len(pictures)):
-        made = {"restored": restored[index], "coarse": coarse[index]}
-        if "compare" in outputs:
-            made["compare"] = side_by_side([degraded[index], coarse[index], restored[index]])
-        pixels.append({name: made[name] for name in outputs})
+    drawn: list[dict[str, Any]] = [{} for _ in seeds]
+    made: dict[str, np.ndarray] = {}
+    if samples == 1:
+        result = restorer(pictures, seeds)
+        faces = result.coarse, result.restored
+        in_fp32, choices = result.in_fp32, result.choices
+    else:
+        found = sample_restorer(restorer, pictures, seeds, samples)
+        by_mean = combine == "mean"
+        faces = (found.coarse_mean, found.mean) if by_mean else (found.coarse_medoid, found.medoid)
+        in_fp32, choices = found.in_fp32, found.first.choices
+        levels = found.spread.cpu().double() * _LEVELS_PER_UNIT
+        grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
+        made["spread"] = grey.repeat(3, axis=3)
+        for record, spread in zip(drawn, levels.mean(dim=(1, 2, 3)).tolist(), strict=True):
+            record["spread"] = round(spread, 3)
+    for record, choice in zip(drawn, choices, strict=bool(choices)):
+        if choice.note is not None:
+            record["auto"] = choice.note
+    made |= zip(("coarse", "restored"), map(images.to_uint8, faces), strict=True)
+    if "compare" in outputs:
+        parts = (images.to_uint8(pictures), made["coarse"], made["restored"])
+        made["compare"] = [side_by_side(list(row)) for row in zip(*parts, strict=True)]
     note = "not finite in low precision, restored again in float32"
-    return BatchResult(pixels, [[note] if retried else [] for retried in result.in_fp32])
+    return BatchResult(
+        [{name: made[name][i] for name in outputs} for i in range(len(pictures))],
+        [[note] if retried else [] for retried in in_fp32],
+        drawn,
+    )
+
+
+def _check_samples(config: RestoreConfig) -> None:
+    if config.samples < 1:
+        raise ConfigError(f"samples={config.samples} must be at least 1")
+    if config.combine not in COMBINE:
+        raise ConfigError(f"combine '{config.combine}': choose {', '.join(COMBINE)}")
+    if config.samples > 1 and not config.dr2.enabled:
+        raise ConfigError("samples differ by the noise of stage 1 alone, and dr2.enabled is false")
 
 
 def _settings(
@@ -110,7 +155,9 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that decides a picture's result, with ω as a number."""
     dr2: dict[str, Any] = {"enabled": False}
-    if restorer.remover is not None:
+    if isinstance(restorer.remover, AutoRemover):
+        dr2 = {"mode": "auto", "variance": config.dr2.variance}
+    elif restorer.remover is not None:
         scheduler = restorer.remover.scheduler
         dr2 = dataclasses.asdict(config.dr2) | {
             "omega": restorer.remover.omega,
@@ -118,8 +165,12 @@ def _settings(
             "scheduler_config": _stated(scheduler.config),
         }
         # Where a model lies does not matter; its weights do, and their hashes are below.
-        dr2.pop("model")
-    return {
+        for name in ("model", "auto"):
+            dr2.pop(name)
+    several = {}
+    if config.samples > 1:
+        several = {"samples": config.samples, "combine": config.combine}
+    return several | {
         "seed": config.seed,
         "dr2": dr2,
         "enhancer": {"name": config.enhancer.name, **_stated(restorer.enhancer.config)},

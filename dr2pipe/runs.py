@@ -98,7 +98,7 @@ def find_jobs(
     if source.is_dir():
         # The output may lie inside the input, or be the same folder; results are no inputs.
         inside = () if output.resolve() == source.resolve() else (output,)
-        names = {"restored", "coarse", "compare", *outputs}
+        names = {"restored", "coarse", "compare", "spread", *outputs}
         results = [output / name for name in sorted(names)]
         results = tuple(path for path in results if path.resolve() != source.resolve())
         paths = list(images.find_images(source, exclude=inside + results))

@@ -3,18 +3,17 @@ import torch
 from conftest import make_unet
 from diffusers import DDIMScheduler, DDPMPipeline, PNDMScheduler, UNet2DModel
 
+from dr2pipe import files
 from dr2pipe.config import ConfigError, load_config, resource
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer
+from dr2pipe.models import find_model
+from dr2pipe.remover import DR2Config, Remover
 from dr2pipe.restore import (
-    DR2Config,
     EnhancerConfig,
-    Remover,
     Restorer,
     build_restorer,
-    find_model,
-    hash_weights,
 )
 from dr2pipe.restore_folder import RestoreConfig
 
@@ -121,7 +120,7 @@ def test_build_from_config(model_folder, tmp_path):
     restorer, hashes = build_restorer(settings(model_folder, omega=None), enhancer)
     assert restorer.remover.omega == 12  # tau + 10 for N = 2
     assert hashes == {
-        "dr2": hash_weights(model_folder), "enhancer": hash_weights(tmp_path / "spar")
+        "dr2": files.sha256(model_folder), "enhancer": files.sha256(tmp_path / "spar")
     }  # fmt: skip
     assert restorer(faces(1), [0]).restored.shape == (1, 3, 32, 32)
 
