@@ -31,6 +31,7 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
         "train": (train, "Train"),
         "make_coarse": (make_coarse, "Make coarse faces"),
         "evaluate": (evaluate, "Evaluate"),
+        "sweep": (sweep, "Try settings"),
     }[command]
     parser = argparse.ArgumentParser(description=f"{summary} as a configuration file says.")
     parser.add_argument("config", help="YAML file")
@@ -138,15 +139,31 @@ def _run_degrade(options: argparse.Namespace) -> int:
 
 
 def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
-    """Study a restorer on degraded copies of clean faces; prints the table."""
+    """A study as a protocol fixes it; prints the tables of means."""
     from dr2pipe.config import load_config
-    from dr2pipe.evaluate import EvaluateConfig
-    from dr2pipe.evaluate import evaluate as run
+    from dr2pipe.evaluation.evaluate import evaluate as run
+    from dr2pipe.evaluation.protocol import Protocol
 
-    config = load_config(EvaluateConfig, config_path, overrides)
+    return _study(run, load_config(Protocol, config_path, overrides))
+
+
+def sweep(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Try a grid of DR2's settings; prints the best ones."""
+    from dr2pipe.config import load_config
+    from dr2pipe.evaluation.sweep import SweepConfig
+    from dr2pipe.evaluation.sweep import sweep as run
+
+    return _study(run, load_config(SweepConfig, config_path, overrides))
+
+
+def _study(run: Callable, config) -> int:
     quiet_libraries()
-    print(run(config))
-    print(f"every value, the pictures and the settings: {config.output}")
+    found = run(config)
+    if found is None:
+        return EXIT_INTERRUPTED
+    if _is_main_process():
+        print(found)
+        print(f"report, every value and the settings: {config.output}")
     return 0
 
 
@@ -164,7 +181,8 @@ def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> 
 
 def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: str | None) -> int:
     """Download an official file, or list them."""
-    from dr2pipe.fetch import FILES, file_sha256
+    from dr2pipe import files
+    from dr2pipe.fetch import FILES
     from dr2pipe.fetch import fetch as run
 
     uses = {True: "yes", False: "no", None: "unclear"}
@@ -176,10 +194,24 @@ def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: s
         return 0
     path = run(name, folder=folder, mirror=mirror, sha256=sha256)
     file = FILES[name]
-    print(f"{path}\nsha256 {file_sha256(path)}")
+    print(f"{path}\nsha256 {files.sha256(path)}")
     print(f"licence {file.licence}, commercial use: {uses[file.commercial_use]}")
     if file.kind is not None:
         print(f"next: dr2pipe convert {path} checkpoints/{name} --kind {file.kind}")
+    return 0
+
+
+def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
+    """Write the statistics of clean pictures, which the metric ``niqe`` compares with."""
+    from dr2pipe import images
+    from dr2pipe.evaluation.protocol import CleanConfig, CleanSet
+    from dr2pipe.metrics.niqe import fit_niqe as fit
+    from dr2pipe.metrics.niqe import save_pristine
+
+    faces = CleanSet(CleanConfig(path=source, crop="center"), size)
+    pristine = fit((images.to_tensor(faces.face(i))[0] for i in range(len(faces))), block_px)
+    save_pristine(pristine, output)
+    print(f"{len(faces)} pictures of {size} pixels, blocks of {block_px} -> {output}")
     return 0
 
 
@@ -269,10 +301,21 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("overrides", nargs="*", metavar="key=value")
     command.set_defaults(run=lambda o: train(o.config, o.overrides))
 
-    command = commands.add_parser("evaluate", help="study a restorer on degraded clean faces")
-    command.add_argument("config", help="YAML file, see configs/evaluate")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
-    command.set_defaults(run=lambda o: evaluate(o.config, o.overrides))
+    for name, run, about in (
+        ("evaluate", evaluate, "compare methods on degraded clean faces, see configs/protocols"),
+        ("sweep", sweep, "try settings of DR2 on degraded clean faces, see configs/sweep"),
+    ):
+        command = commands.add_parser(name, help=about)
+        command.add_argument("config", help="YAML file")
+        command.add_argument("overrides", nargs="*", metavar="key=value")
+        command.set_defaults(run=lambda o, run=run: run(o.config, o.overrides))
+
+    command = commands.add_parser("fit-niqe", help="parameters of the metric niqe")
+    command.add_argument("input", help="folder of clean pictures, or an .npz")
+    command.add_argument("output", help=".npz file, for metric_files.niqe of a protocol")
+    command.add_argument("--size", type=int, required=True, help="of the study, in pixels")
+    command.add_argument("--block", type=int, default=96, help="side of the blocks in pixels (96)")
+    command.set_defaults(run=lambda o: fit_niqe(o.input, o.output, size=o.size, block_px=o.block))
 
     command = commands.add_parser("convert", help="turn an official checkpoint into a folder")
     command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")

@@ -1,0 +1,1 @@
+"""Studies on degraded copies of clean faces: protocols, sweeps, intervals and reports."""

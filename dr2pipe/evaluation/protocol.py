@@ -1,0 +1,216 @@
+"""Protocols: files that fix a study, so that its numbers can be compared.
+
+A protocol fixes the clean faces, the sizes, the degradations and their seed, the methods and
+the metrics. Its hash covers all that decides a value, the content of the pictures and the
+weights too; results of different hashes are never put together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from omegaconf import MISSING
+
+from dr2pipe import images
+from dr2pipe.config import ConfigError
+from dr2pipe.data.folders import FaceDataset
+from dr2pipe.degradations import check_degradation
+from dr2pipe.restore import DR2Config, EnhancerConfig
+
+CROPS = ("none", "center")
+GIVEN = "given"  # the degradation of pictures that were degraded elsewhere
+
+
+@dataclass
+class CleanConfig:
+    """The faces of a study, and what is known about them."""
+
+    path: str = MISSING  # folder of aligned faces, or .npz with images and files
+    sources: list[int] | None = None  # of an .npz
+    limit: int | None = None  # only the first faces
+    sha256: str | None = None  # list as sha256sum prints it; pictures must be just these
+    crop: str = "none"  # center: the largest square in the middle; none: must be square
+    degraded: str | None = None  # folder of degraded partners, the degradation "given"
+    groups_csv: str | None = None  # has a column `file`
+    groups: list[str] = field(default_factory=list)  # columns by which results are grouped
+
+
+@dataclass
+class MethodConfig:
+    """How a degraded face becomes a result; without any of these it is the input, enlarged."""
+
+    preset: str | None = None  # a file of configs/restore, or its name: takes its dr2 and enhancer
+    dr2: DR2Config | None = None
+    enhancer: EnhancerConfig | None = None
+    folder: str | None = None  # made elsewhere: FOLDER/<degradation>/<name>.png
+
+
+@dataclass
+class Protocol:
+    """``degradations``: chains by name or YAML file, unseen families as ``name:severity``."""
+
+    name: str = MISSING
+    output: str = MISSING
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    size: int = MISSING  # side in pixels at which faces are compared
+    degraded_size: int = MISSING  # side in pixels at which they are degraded
+    degradations: list[str] = MISSING
+    seed: int = 0
+    methods: dict[str, MethodConfig] = MISSING
+    main: str | None = None  # the method that examples are chosen by; null: the last one
+    baseline: str | None = None  # differences are taken to it; null: the first one
+    metrics: list[str] | None = None  # null: all that can be computed
+    metric_files: dict[str, str] = field(default_factory=dict)  # weights of metrics by name
+    uncertainty_samples: int | None = None  # results of the main method per face, for calibration
+    precision: str = "fp32"
+    batch_size: int = 16
+    save_pictures: bool = False
+    merge: list[str] = field(default_factory=list)  # folders with results of the same protocol
+
+
+@dataclass(frozen=True)
+class Degradation:
+    """``severity`` of the unseen families; None of the chains."""
+
+    name: str
+    severity: int | None = None
+
+    @property
+    def label(self) -> str:
+        return Path(self.name).stem + (f" {self.severity}" if self.severity else "")
+
+
+def parse_degradation(text: str) -> Degradation:
+    """``name`` or ``name:severity``; ValueError where there is no such thing."""
+    name, colon, severity = text.rpartition(":")
+    if not colon or not severity.isdigit():
+        name, severity = text, ""
+    degradation = Degradation(name, int(severity) if severity else None)
+    if name != GIVEN:
+        check_degradation(degradation.name, degradation.severity)
+    return degradation
+
+
+def parse_degradations(protocol: Protocol) -> list[Degradation]:
+    """The degradations of a protocol; ConfigError for none, equal names or a missing folder."""
+    degradations = [parse_degradation(text) for text in protocol.degradations]
+    labels = [degradation.label for degradation in degradations]
+    if not labels:
+        raise ConfigError("degradations must name at least one")
+    if len(set(labels)) < len(labels):
+        raise ConfigError(f"degradations must differ in their names: {', '.join(labels)}")
+    if (GIVEN in labels) != (protocol.clean.degraded is not None):
+        raise ConfigError(f"the degradation '{GIVEN}' and clean.degraded go together")
+    return degradations
+
+
+class CleanSet:
+    """The clean faces of a protocol, all checked before any work.
+
+    Args:
+        config: where they are.
+        size: side in pixels of :meth:`face`.
+
+    Raises:
+        ConfigError, ValueError: no or unreadable pictures, ones that are not square, too small
+            or not those of the sha256 list; the message names them.
+    """
+
+    def __init__(self, config: CleanConfig, size: int):
+        if config.crop not in CROPS:
+            raise ConfigError(f"clean.crop '{config.crop}': choose {', '.join(CROPS)}")
+        if config.limit is not None and config.limit < 1:
+            raise ConfigError(f"clean.limit={config.limit} must be at least 1")
+        self.config, self.size = config, size
+        self._faces = FaceDataset(config.path, size=size, sources=config.sources, flip=False)
+        self.paths = self._faces.names[: config.limit]
+        self.names = [self._faces.relative(name) for name in self.paths]
+        self.is_folder = Path(config.path).is_dir()
+        if self.is_folder and config.crop == "none":
+            self._check_square()
+        self.sha256 = {name: self._hash(i) for i, name in enumerate(self.names)}
+        if config.sha256 is not None:
+            check_hashes(self.sha256, read_hashes(config.sha256), config.sha256)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def face(self, index: int) -> np.ndarray:
+        """(S,S,3) uint8 RGB with S = ``size``."""
+        if not self.is_folder:
+            return self._faces.pixels[index]
+        pixels = images.read_image(self.paths[index]).pixels
+        height, width = pixels.shape[:2]
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        pixels = pixels[top : top + side, left : left + side]
+        return images.resize_pixels(pixels, (self.size, self.size))
+
+    def _hash(self, index: int) -> str:
+        """Of a file's bytes, or of the pixels in an .npz."""
+        if self.is_folder:
+            return images.hash_bytes(images.read_file(self.paths[index]))
+        return images.hash_bytes(self._faces.pixels[index].tobytes())
+
+    def _check_square(self) -> None:
+        sizes = {path: images.check_file(path) for path in self.paths}
+        wrong = [f"{p}: {w}x{h}" for p, (w, h) in sizes.items() if w != h]
+        if wrong:
+            raise ConfigError(
+                f"{len(wrong)} pictures are not square; align them, or set clean.crop=center\n"
+                + "\n".join(wrong[:20])
+            )
+
+
+def read_hashes(path: str | Path) -> dict[str, str]:
+    """The lines ``sha256  name`` of a file by name.
+
+    Raises:
+        ConfigError: no such file, or another kind of line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the list of hashes {path}: {error}") from None
+    hashes = {}
+    for number, line in enumerate(lines, 1):
+        digest, gap, name = line.partition("  ")
+        if not gap or len(digest) != 64:
+            raise ConfigError(f"{path}, line {number}: not 'sha256  name' as sha256sum prints it")
+        hashes[name.removeprefix("./")] = digest.lower()
+    return hashes
+
+
+def check_hashes(found: dict[str, str], listed: dict[str, str], source: str) -> None:
+    """Raise ConfigError unless the pictures are those of the list, by name and content."""
+    problems = [f"{n}: changed" for n in found if n in listed and found[n] != listed[n]]
+    problems += [f"{n}: missing" for n in listed if n not in found]
+    problems += [f"{n}: not in the list" for n in found if n not in listed]
+    if problems:
+        raise ConfigError(
+            f"{len(problems)} pictures are not those of {source}\n" + "\n".join(problems[:20])
+        )
+
+
+def partner(folder: str | Path, name: str, size: int) -> np.ndarray:
+    """The picture of ``folder`` that belongs to a face, (size,size,3) uint8 RGB.
+
+    It has the face's relative path, or that with ``.png``.
+
+    Raises:
+        ConfigError: there is none, it cannot be read, or it has another size.
+    """
+    paths = [Path(folder) / name, (Path(folder) / name).with_suffix(".png")]
+    path = next((p for p in paths if p.is_file()), None)
+    if path is None:
+        raise ConfigError(f"{name} has no partner in {folder}")
+    try:
+        pixels = images.read_image(path).pixels
+    except images.PictureError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    if pixels.shape[:2] != (size, size):
+        height, width = pixels.shape[:2]
+        raise ConfigError(f"{path} has {width}x{height} pixels; the study compares {size}x{size}")
+    return pixels

@@ -1,0 +1,291 @@
+"""From the rows of a study to its tables, intervals, groups, examples and report."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from dr2pipe import files, images
+from dr2pipe.config import ConfigError
+from dr2pipe.degradations import UNSEEN
+from dr2pipe.evaluation.calibration import pooled_bins
+from dr2pipe.evaluation.protocol import CleanConfig
+from dr2pipe.evaluation.report import Example, write_evaluation_report
+from dr2pipe.evaluation.statistics import estimate
+from dr2pipe.metrics import METRICS
+
+if TYPE_CHECKING:
+    from dr2pipe.evaluation.evaluate import Study
+
+MEANS = {"mean of chains": False, "mean of unseen families": True}  # title: whether unseen
+
+
+def finish(study: Study, rows: list[dict[str, Any]], output: Path) -> str:
+    """Write results.csv, summary.json, table.md and report.html; returns the table."""
+    values = _values(study, rows)
+    order = {name: i for i, name in enumerate(study.clean.names)}
+    labels = {d.label: i for i, d in enumerate(study.degradations)}
+    rows = sorted(rows, key=lambda row: (labels[row["degradation"]], order[row["picture"]]))
+    files.write_bytes(output / "results.csv", _csv_of(study, rows).encode())
+    summary = summarise(study, rows, values)
+    text = json.dumps(_without_nan(summary), indent=1, ensure_ascii=False)
+    files.write_bytes(output / "summary.json", text.encode())
+    table = _tables(summary)
+    files.write_bytes(output / "table.md", table.encode())
+    write_evaluation_report(output, summary, _examples(study, values))
+    return table
+
+
+def summarise(study: Study, rows: list[dict], values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """The content of summary.json; ``values`` by metric is (degradations, methods, faces)."""
+    methods = list(study.methods.configs)
+    cells = []
+    for title, places in _row_groups(study).items():
+        for metric, array in values.items():
+            # Faces, not results, are drawn: those of one face are alike.
+            faces = array[places].mean(axis=0)  # (methods, faces)
+            base = faces[methods.index(study.baseline)]
+            for method, of_method in zip(methods, faces, strict=True):
+                cell = {"degradation": title, "method": method, "metric": metric}
+                cell |= dataclasses.asdict(estimate(of_method))
+                difference = estimate(of_method - base)
+                is_other = method != study.baseline and difference.count > 0
+                cell["difference"] = dataclasses.asdict(difference) if is_other else None
+                cells.append(cell)
+    return {
+        "protocol": {"name": study.protocol.name, "hash": study.hash}
+        | {k: v for k, v in study.description.items() if k != "name"},
+        "pictures": len(study.clean),
+        "methods": methods,
+        "main_method": study.main,
+        "baseline_method": study.baseline,
+        "metrics": {
+            m: {k: getattr(METRICS[m], k) for k in ("unit", "better", "decimals", "range")}
+            for m in study.metrics
+        },
+        "left_out": study.left_out,
+        "degradations": [
+            {"label": d.label, "family": d.name, "severity": d.severity}
+            | {"unseen": d.name in UNSEEN}
+            for d in study.degradations
+        ],
+        "cells": cells,
+        "sets": list(_sets(study)),
+        "groups": _group_results(study, values),
+        "calls": {m: float(np.mean([row["calls"][m] for row in rows])) for m in methods},
+        "uncertainty": _uncertainty(study, rows),
+    }
+
+
+def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, list[int]]]:
+    """By column and group, the places of its faces.
+
+    Raises:
+        ConfigError: no such file or column, a face that is not in it, a face without a group, or
+            fewer than two groups.
+    """
+    if not config.groups:
+        return {}
+    if config.groups_csv is None:
+        raise ConfigError("clean.groups needs clean.groups_csv")
+    try:
+        with open(config.groups_csv, newline="", encoding="utf-8") as file:
+            lines = {line.get("file"): line for line in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {config.groups_csv}: {error}") from None
+    columns = next(iter(lines.values()), {})
+    groups: dict[str, dict[str, list[int]]] = {}
+    for column in config.groups:
+        if column not in columns or "file" not in columns:
+            known = ", ".join(map(str, columns))
+            raise ConfigError(f"{config.groups_csv} has no column '{column}' or 'file': {known}")
+        found: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            # A list may hold paths below the folder or names alone.
+            line = lines.get(name) or lines.get(Path(name).name)
+            if line is None:
+                raise ConfigError(f"{config.groups_csv} has no line for {name}")
+            if not line[column]:
+                raise ConfigError(f"{config.groups_csv}: '{column}' of {name} is empty")
+            found.setdefault(line[column], []).append(place)
+        if len(found) < 2:
+            raise ConfigError(f"'{column}' puts all faces into one group, '{next(iter(found))}'")
+        groups[column] = dict(sorted(found.items()))
+    return groups
+
+
+def _values(study: Study, rows: list[dict]) -> dict[str, np.ndarray]:
+    """By metric, (degradations, methods, faces)."""
+    methods = list(study.methods.configs)
+    faces = {name: i for i, name in enumerate(study.clean.names)}
+    labels = {d.label: i for i, d in enumerate(study.degradations)}
+    shape = (len(labels), len(methods), len(faces))
+    metrics = [m for m in study.metrics if m not in study.meter.set_names]
+    values = {metric: np.full(shape, np.nan) for metric in metrics}
+    for row in rows:
+        place = labels[row["degradation"]], faces[row["picture"]]
+        for j, method in enumerate(methods):
+            for metric in metrics:
+                values[metric][place[0], j, place[1]] = row["values"][method][metric]
+    return values
+
+
+def _row_groups(study: Study) -> dict[str, list[int]]:
+    """By title of a table's row, the degradations that it is the mean of."""
+    groups = {d.label: [i] for i, d in enumerate(study.degradations)}
+    for title, unseen in MEANS.items():
+        places = [i for i, d in enumerate(study.degradations) if (d.name in UNSEEN) == unseen]
+        if len(places) > 1:
+            groups[title] = places
+    return groups
+
+
+def _group_results(study: Study, values: dict[str, np.ndarray]) -> dict[str, Any]:
+    """By column: means over all degradations for each group, and how far groups are apart."""
+    methods = list(study.methods.configs)
+    results = {}
+    for column, groups in study.groups.items():
+        cells, gaps = [], []
+        for metric, array in values.items():
+            faces = array.mean(axis=0)  # (methods, faces)
+            for j, method in enumerate(methods):
+                named = {"method": method, "metric": metric}
+                found = {group: estimate(faces[j, at]) for group, at in groups.items()}
+                cells += [{"group": g} | named | dataclasses.asdict(e) for g, e in found.items()]
+                ranked = sorted(found, key=lambda group: found[group].mean)
+                if METRICS[metric].better == "higher":
+                    ranked.reverse()
+                gap = abs(found[ranked[0]].mean - found[ranked[-1]].mean)
+                gaps.append(named | {"gap": gap, "best": ranked[0], "worst": ranked[-1]})
+        results[column] = {"cells": cells, "gaps": gaps}
+    return results
+
+
+def _sets(study: Study) -> Iterable[dict[str, Any]]:
+    """Metrics of whole sets of pictures, from the kept ones."""
+    if not study.meter.set_names:
+        return
+    originals = [images.to_tensor(study.clean.face(i)) for i in range(len(study.clean))]
+    for degradation in study.degradations:
+        for method in study.methods.configs:
+            paths = [
+                study.picture_path(degradation.label, method, name) for name in study.clean.names
+            ]
+            pictures = (images.to_tensor(images.read_image(path).pixels) for path in paths)
+            for metric, value in study.meter.measure_sets(pictures, originals).items():
+                named = {"degradation": degradation.label, "method": method, "metric": metric}
+                yield named | {"value": value}
+
+
+def _uncertainty(study: Study, rows: list[dict]) -> dict[str, Any] | None:
+    if study.sampled is None:
+        return None
+    found = [row["uncertainty"] for row in rows]
+    by_degradation = {
+        d.label: estimate(
+            [r["uncertainty"]["correlation"] for r in rows if r["degradation"] == d.label]
+        ).mean
+        for d in study.degradations
+    }
+    return {
+        "samples": study.protocol.uncertainty_samples,
+        "method": study.main,
+        "correlation": float(np.mean(list(by_degradation.values()))),
+        "by_degradation": by_degradation,
+        "bins": pooled_bins(found),
+    }
+
+
+def _examples(study: Study, values: dict[str, np.ndarray]) -> list[Example]:
+    """Per degradation the best, median and worst face of the main method, restored again."""
+    metric = next(iter(values), None)
+    if metric is None:
+        return []
+    main = list(study.methods.configs).index(study.main)
+    chosen = []
+    units = {(u.degradation.label, i): u for u in study.units() for i in u.faces}
+    for d, degradation in enumerate(study.degradations):
+        of_faces = values[metric][d, main]
+        ranked = np.argsort(of_faces, kind="stable")
+        ranked = ranked[~np.isnan(of_faces[ranked])]
+        if not len(ranked):
+            continue
+        if METRICS[metric].better == "higher":
+            ranked = ranked[::-1]
+        roles = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
+        for role, face in roles.items():
+            unit = dataclasses.replace(units[degradation.label, int(face)], faces=(int(face),))
+            made = study.restore(unit, study.degraded(unit))
+            versions = {"original": study.originals(unit.faces)} | {
+                m: r.pictures for m, r in made.items()
+            }
+            pixels = {name: images.to_uint8(tensor)[0] for name, tensor in versions.items()}
+            name, value = study.clean.names[face], float(of_faces[face])
+            chosen.append(Example(degradation.label, role, name, value, pixels))
+    return chosen
+
+
+def _csv_of(study: Study, rows: list[dict]) -> str:
+    """A line per face, degradation and method; the protocol's hash stands in each."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = [m for m in study.metrics if m not in study.meter.set_names]
+    columns = list(study.groups)
+    writer.writerow(
+        ["protocol", "degradation", "method", "picture", *columns, "network_calls", *metrics]
+    )
+    group_of = {
+        (column, study.clean.names[i]): group
+        for column, groups in study.groups.items()
+        for group, places in groups.items()
+        for i in places
+    }
+    for row in rows:
+        name = row["picture"]
+        for method, values in row["values"].items():
+            numbers = ["" if np.isnan(values[m]) else f"{values[m]:.6f}" for m in metrics]
+            of_face = [group_of[column, name] for column in columns]
+            calls = row["calls"][method]
+            writer.writerow(
+                [study.hash, row["degradation"], method, name, *of_face, calls, *numbers]
+            )
+    return text.getvalue()
+
+
+def _tables(summary: dict[str, Any]) -> str:
+    """A table of means for each metric, as markdown."""
+    methods = summary["methods"]
+    lines = [f"protocol {summary['protocol']['name']} {summary['protocol']['hash']}"]
+    for metric, about in summary["metrics"].items():
+        found = {
+            (c["degradation"], c["method"]): c for c in summary["cells"] if c["metric"] == metric
+        }
+        if not found:
+            continue
+        unit = f" in {about['unit']}" if about["unit"] else ""
+        heading = (
+            f"{metric}{unit}, {about['better']} is better, mean of {summary['pictures']} faces"
+        )
+        lines += ["", heading, "", f"| degradation | {' | '.join(methods)} |"]
+        lines.append("|---" * (len(methods) + 1) + "|")
+        for title in dict.fromkeys(degradation for degradation, _ in found):
+            means = [found[title, method]["mean"] for method in methods]
+            cells = " | ".join(f"{mean:.{about['decimals']}f}" for mean in means)
+            lines.append(f"| {title} | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
+def _without_nan(value: Any) -> Any:
+    """The same with null for what is not finite, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: _without_nan(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_without_nan(v) for v in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -1,0 +1,259 @@
+"""Settings of DR2 tried on degraded clean faces: the trade-off between τ, ω and N.
+
+Every point of a grid is a method of one study, so a sweep is resumed, shared among processes
+and cached as a study is; network calls that points have in common are made once.
+
+Two measures make the trade-off visible. ``fidelity`` is the PSNR of the coarse face of a clean
+picture against that picture: how much of a face the settings keep. ``removal`` is the PSNR
+between the coarse faces of the degraded and of the clean picture: how little of the degradation
+is left. Both in dB, higher is better; no setting has the most of both.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+import itertools
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from omegaconf import MISSING
+
+from dr2pipe import files
+from dr2pipe.config import ConfigError, stable_seed, to_yaml
+from dr2pipe.degradation_features import FEATURES
+from dr2pipe.diffusion.timesteps import default_omega
+from dr2pipe.evaluation.evaluate import Study, run_study
+from dr2pipe.evaluation.protocol import CleanConfig, MethodConfig, Protocol
+from dr2pipe.evaluation.report import write_sweep_report
+from dr2pipe.metrics import METRICS
+from dr2pipe.restore import DR2Config, EnhancerConfig
+
+# What a grid may vary, in the order in which points are named.
+AXES = ("low_pass", "scheduler", "factor", "sigma_px", "cutoff", "num_evaluations", "omega", "tau")
+OFF = "off"  # the point without stage 1
+
+
+@dataclass
+class SweepConfig:
+    """``grid``: values of ``AXES`` to combine; a null omega is the one that N and τ suggest."""
+
+    name: str = MISSING
+    output: str = MISSING
+    clean: CleanConfig = field(default_factory=CleanConfig)
+    size: int = MISSING  # side in pixels at which faces are compared
+    degraded_size: int = MISSING  # side in pixels at which they are degraded
+    degradations: list[str] = MISSING
+    seed: int = 0
+    dr2: DR2Config = field(default_factory=DR2Config)  # what the grid does not vary
+    enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
+    grid: dict[str, list[Any]] = MISSING
+    random_points: int | None = None  # only that many of the grid, drawn by the seed
+    with_off: bool = False  # also stage 1 left out, for fitting the auto setting
+    metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])  # the first one decides
+    metric_files: dict[str, str] = field(default_factory=dict)
+    precision: str = "fp32"
+    batch_size: int = 16
+
+
+def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
+    """The settings to try by id; combinations with ω below τ are none.
+
+    More evaluations than there are steps mean all of them; settings that come out equal are one.
+
+    Raises:
+        ConfigError: an unknown or empty axis, or nothing left.
+    """
+    unknown = [axis for axis in config.grid if axis not in AXES]
+    if unknown:
+        raise ConfigError(f"grid cannot vary {', '.join(unknown)}; it can {', '.join(AXES)}")
+    empty = [axis for axis, values in config.grid.items() if not values]
+    if empty or not config.grid:
+        raise ConfigError(f"grid has no values for {', '.join(empty) or 'anything'}")
+    axes = [axis for axis in AXES if axis in config.grid]
+    points: list[DR2Config] = []
+    for values in itertools.product(*(config.grid[axis] for axis in axes)):
+        point = dataclasses.replace(config.dr2, **dict(zip(axes, values, strict=True)))
+        if point.omega is None and point.low_pass == "bicubic":
+            point.omega = default_omega(point.tau, point.factor, point.num_steps)
+        if point.omega is not None and point.omega < point.tau:
+            continue
+        if point.omega is not None and point.num_evaluations is not None:
+            steps = point.omega - point.tau + 1
+            point.num_evaluations = min(point.num_evaluations, steps)
+        if point not in points:
+            points.append(point)
+    if config.random_points is not None:
+        rng = np.random.default_rng(stable_seed(config.seed, "points"))
+        chosen = rng.permutation(len(points))[: config.random_points]
+        points = [points[i] for i in sorted(chosen)]
+    if not points:
+        raise ConfigError("grid has no point with omega at or above tau")
+    digits = max(2, len(str(len(points) - 1)))
+    return {f"p{i:0{digits}d}": point for i, point in enumerate(points)}
+
+
+def sweep(config: SweepConfig) -> str | None:
+    """Try every point; leaves results.csv, features.csv, summary.json, preset.yaml, report.html.
+
+    Returns what was found as text, or None when interrupted.
+
+    Raises:
+        ConfigError, ValueError: an invalid setting or unusable data, before any work.
+    """
+    points = grid_points(config)
+    methods = {
+        name: MethodConfig(dr2=point, enhancer=config.enhancer) for name, point in points.items()
+    }
+    if config.with_off:
+        methods[OFF] = MethodConfig(enhancer=config.enhancer)
+    shared = {f.name for f in dataclasses.fields(Protocol)} - {"methods"}
+    settings = {k: v for k, v in vars(config).items() if k in shared}
+    study = Study(Protocol(**settings, methods=methods), compare_clean=True)
+    if study.meter.set_names:
+        raise ConfigError(f"a sweep cannot use {', '.join(study.meter.set_names)}: pictures alone")
+    return run_study(study, lambda *found: _finish(config, points, *found))
+
+
+def _finish(
+    config: SweepConfig,
+    points: dict[str, DR2Config],
+    study: Study,
+    rows: list[dict[str, Any]],
+    output: Path,
+) -> str:
+    rows = sorted(rows, key=lambda row: (row["degradation"], row["picture"]))
+    files.write_bytes(output / "results.csv", _results_csv(study, rows).encode())
+    files.write_bytes(output / "features.csv", _features_csv(rows).encode())
+    summary = _summarise(config, points, study, rows)
+    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    files.write_bytes(output / "summary.json", text.encode())
+    best = points[summary["best"]["mean"]]
+    files.write_bytes(output / "preset.yaml", _preset(config, best, study.hash).encode())
+    write_sweep_report(output, summary)
+    return _as_text(summary)
+
+
+def _summarise(
+    config: SweepConfig, points: dict[str, DR2Config], study: Study, rows: list[dict]
+) -> dict[str, Any]:
+    labels = [d.label for d in study.degradations]
+
+    def mean_of(name: str, metric: str, label: str | None = None) -> float:
+        chosen = [r for r in rows if label in (None, r["degradation"])]
+        return float(np.mean([row["values"][name][metric] for row in chosen]))
+
+    described = []
+    for name in study.methods.configs:
+        by_label = {
+            label: {metric: mean_of(name, metric, label) for metric in config.metrics}
+            for label in labels
+        }
+        mean = {metric: mean_of(name, metric) for metric in config.metrics}
+        # The point without stage 1 keeps all of a face and all of its degradation.
+        settings = {axis: getattr(points[name], axis) for axis in AXES} if name in points else {}
+        described.append(
+            {
+                "id": name,
+                "settings": settings | {"enabled": name in points},
+                "calls": float(np.mean([row["calls"][name] for row in rows])),
+                "values": by_label | {"mean": mean},
+                "fidelity": mean_of(name, "fidelity") if name in points else None,
+                "removal": mean_of(name, "removal"),
+            }
+        )
+    tried = [point for point in described if point["id"] in points]
+    front = pareto_front([(p["fidelity"], p["removal"]) for p in tried])
+    for i, point in enumerate(tried):
+        point["pareto"] = i in front
+    chosen = config.metrics[0]
+    sign = 1 if METRICS[chosen].better == "higher" else -1
+    best = {
+        label: max(tried, key=lambda p: sign * p["values"][label][chosen])["id"]
+        for label in [*labels, "mean"]
+    }
+    shared = float(np.sum([row["made_calls"] for row in rows]))
+    # Naive: every point runs its own chain, on the degraded faces and on the clean ones.
+    naive = sum(p["calls"] for p in tried) * len(study.clean) * (len(labels) + 1)
+    return {
+        "name": config.name,
+        "hash": study.hash,
+        "settings": study.description,
+        "pictures": len(study.clean),
+        "degradations": labels,
+        "metrics": {
+            m: {k: getattr(METRICS[m], k) for k in ("unit", "better", "decimals", "range")}
+            for m in config.metrics
+        },
+        "chosen_metric": chosen,
+        "points": described,
+        "best": best,
+        "calls": {"naive": round(naive), "made": round(shared)},
+    }
+
+
+def pareto_front(values: list[tuple[float, float]]) -> set[int]:
+    """Places of the pairs that no other pair exceeds in one value without losing in the other."""
+    return {
+        i
+        for i, (a, b) in enumerate(values)
+        if not any(c >= a and d >= b and (c > a or d > b) for c, d in values)
+    }
+
+
+def _preset(config: SweepConfig, best: DR2Config, protocol_hash: str) -> str:
+    """The YAML of ``dr2pipe restore`` with the best settings."""
+    content = {
+        "seed": config.seed,
+        "batch_size": config.batch_size,
+        "precision": config.precision,
+        "dr2": dataclasses.asdict(best),
+        "enhancer": dataclasses.asdict(config.enhancer),
+    }
+    return (
+        f"# The best point of the sweep {config.name} ({protocol_hash}), by the mean "
+        f"{config.metrics[0]} of {', '.join(config.degradations)}.\n" + to_yaml(content)
+    )
+
+
+def _results_csv(study: Study, rows: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    metrics = [*study.metrics, "fidelity", "removal"]
+    writer.writerow(["protocol", "point", "degradation", "picture", "network_calls", *metrics])
+    for row in rows:
+        for point, values in row["values"].items():
+            numbers = ["" if np.isnan(values[m]) else f"{values[m]:.6f}" for m in metrics]
+            place = [row["degradation"], row["picture"], row["calls"][point]]
+            writer.writerow([study.hash, point, *place, *numbers])
+    return text.getvalue()
+
+
+def _features_csv(rows: list[dict]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["degradation", "picture", *FEATURES])
+    for row in rows:
+        writer.writerow([row["degradation"], row["picture"], *row["features"]])
+    return text.getvalue()
+
+
+def _as_text(summary: dict[str, Any]) -> str:
+    chosen = summary["chosen_metric"]
+    unit = summary["metrics"][chosen]["unit"]
+    points = {point["id"]: point for point in summary["points"]}
+    lines = [f"sweep {summary['name']} {summary['hash']}: {len(points)} points", ""]
+    for label, name in summary["best"].items():
+        point = points[name]
+        settings = {k: v for k, v in point["settings"].items() if v is not None and k != "enabled"}
+        stated = " ".join(f"{k}={v}" for k, v in settings.items())
+        value = point["values"][label][chosen]
+        lines.append(f"best for {label}: {name}, {chosen} {value:.3f} {unit}, {stated}")
+    naive, made = summary["calls"]["naive"], summary["calls"]["made"]
+    saved = 1 - made / naive if naive else 0
+    lines.append(f"network calls: {made} pictures instead of {naive}, {saved:.0%} saved by sharing")
+    return "\n".join(lines)
