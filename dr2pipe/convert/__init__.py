@@ -11,6 +11,11 @@ import torch
 from dr2pipe.convert.features import convert_arcface_resnet18
 from dr2pipe.convert.gfpgan import convert_gfpgan_clean, convert_gfpgan_original
 from dr2pipe.convert.guided_diffusion import convert_guided_diffusion_unet
+from dr2pipe.convert.panini import (
+    convert_moco_degradation_encoder,
+    convert_panini_mfr,
+    convert_panini_sr,
+)
 from dr2pipe.convert.sparnet import convert_sparnet
 from dr2pipe.convert.state_dicts import CheckpointError, read_state_dict
 from dr2pipe.convert.stylegan2 import (
@@ -26,6 +31,9 @@ CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
     "sparnet": convert_sparnet,
     "gfpgan_clean": convert_gfpgan_clean,
     "gfpgan_original": convert_gfpgan_original,
+    "panini_sr": convert_panini_sr,
+    "panini_mfr": convert_panini_mfr,
+    "moco_degradation_encoder": convert_moco_degradation_encoder,
     "stylegan2_generator": convert_stylegan2_generator,
     "stylegan2_discriminator": convert_stylegan2_discriminator,
     "face_part_discriminator": convert_face_part_discriminator,

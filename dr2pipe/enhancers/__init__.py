@@ -10,6 +10,7 @@ import torch
 
 from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
 from dr2pipe.enhancers.gfpgan import GFPGAN
+from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
 from dr2pipe.enhancers.sparnet import SPARNet
 
@@ -20,6 +21,7 @@ ENHANCERS: dict[str, type[torch.nn.Module]] = {
     "bicubic": BicubicEnhancer,
     "sparnet": SPARNet,
     "gfpgan": GFPGAN,
+    "panini": PaniniNet,
     "spandrel": SpandrelEnhancer,
 }
 

@@ -1,0 +1,55 @@
+"""The encoder that tells how a picture is degraded, whoever is on it.
+
+Wang et al., "Panini-Net: GAN Prior Based Degradation-Aware Feature Interpolation for Face
+Restoration", AAAI 2022, §3.2. It is learned without labels: pictures with one degradation are
+brought together, others apart (see :mod:`dr2pipe.training.degradation_encoder`).
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+
+class DegradationEncoder(ModelMixin, ConfigMixin):
+    """Six convolutions with batch normalisation, and the mean over all places.
+
+    Args:
+        width: channels of the first layers; the vector has four times as many.
+        max_size: larger pictures are reduced to this side by averaging.
+    """
+
+    @register_to_config
+    def __init__(self, width: int = 64, max_size: int = 256):
+        super().__init__()
+        widths = (3, width, width, 2 * width, 2 * width, 4 * width, 4 * width)
+        self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
+        for i, (width_in, width_out) in enumerate(itertools.pairwise(widths)):
+            stride = 2 if i in (2, 4) else 1
+            self.convs.append(nn.Conv2d(width_in, width_out, 3, stride, padding=1))
+            self.norms.append(nn.BatchNorm2d(width_out))
+        last = widths[-1]
+        self.projection = nn.ModuleList([nn.Linear(last, last), nn.Linear(last, last)])
+
+    @property
+    def channels(self) -> int:
+        """Width of the vector."""
+        return 4 * self.config.width
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) RGB in [-1,1] to the degradation vector (B,channels)."""
+        if max(x.shape[-2:]) > self.config.max_size:
+            x = F.adaptive_avg_pool2d(x, self.config.max_size)
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = F.leaky_relu(norm(conv(x)), 0.1)
+        return x.mean(dim=(2, 3))
+
+    def project(self, vector: torch.Tensor) -> torch.Tensor:
+        """(B,channels) to what the contrastive loss compares, of the same shape."""
+        hidden, out = self.projection
+        return out(F.leaky_relu(hidden(vector), 0.1))
