@@ -2,7 +2,9 @@
 
 For every candidate setting, a ridge regression on features of the degraded picture predicts
 the score it would reach; the candidate with the best prediction is taken. It is fitted on the
-results of a sweep, where every face met every candidate.
+results of a sweep, where every face met every candidate. A picture unlike all of those gets the
+candidate that was best for the worst of them: predictions mean nothing there, and DR2 is for
+damage that nobody foresaw.
 """
 
 from __future__ import annotations
@@ -25,6 +27,9 @@ from dr2pipe.degradation_features import FEATURES, degradation_features
 SCORE = "psnr + 20 ssim"  # 0.05 of SSIM counts as much as 1 dB
 _STRENGTHS = tuple(10.0**k for k in range(-1, 5))  # of the ridge, to choose from
 _FOLDS = 5
+# What tells damage from a subject: bright clothes or a colourful room are no strange damage.
+_DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
+_MARGIN = 0.1  # of the range of a feature, by which a picture may lie outside
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,10 @@ class AutoSetting:
         candidates: settings of :class:`dr2pipe.restore.DR2Config`; ``enabled`` false leaves
             stage 1 out.
         fixed: place of the candidate that is best on average.
+        fallback: place of the candidate that is best for the third of pictures with the lowest
+            scores.
         mean, scale: (F,) of the features.
+        low, high: (F,), between which a picture's features are familiar; not all are looked at.
         weights: (2F+1, candidates) of the ridge on standardised features, their squares and 1.
         deviation: (candidates,), cross-validated deviation of the predicted lead over ``fixed``.
     """
@@ -46,8 +54,11 @@ class AutoSetting:
     sweep: str
     candidates: list[dict[str, Any]]
     fixed: int
+    fallback: int
     mean: list[float]
     scale: list[float]
+    low: list[float]
+    high: list[float]
     weights: list[list[float]]
     deviation: list[float]
 
@@ -55,12 +66,19 @@ class AutoSetting:
         """For each of (B,3,S,S) in [-1,1], the place of a candidate and the confidence in it.
 
         The confidence, 0.5 to 1, is the estimated probability that the candidate scores
-        higher than the best fixed one (the best fixed one itself: than the runner-up).
+        higher than the best fixed one (the best fixed one itself: than the runner-up). It is
+        0.5 for a picture whose features are unfamiliar.
         """
         features = degradation_features(pictures).numpy()
         scores = _inputs(features, np.array(self.mean), np.array(self.scale)) @ self.weights
+        looked_at = np.array([name in _DAMAGE for name in FEATURES])
+        outside = (features < self.low) | (features > self.high)
+        familiar = ~(outside & looked_at).any(axis=1)
         chosen = []
-        for row in scores:
+        for row, is_familiar in zip(scores, familiar, strict=True):
+            if not is_familiar:
+                chosen.append((self.fallback, 0.5))
+                continue
             best = int(row.argmax())
             other = self.fixed if best != self.fixed else int(row.argsort()[-2])
             deviation = self.deviation[best if best != self.fixed else other]
@@ -103,13 +121,19 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
     lead_error = (predicted - predicted[:, [fixed]]) - (relative - relative[:, [fixed]])
     mean, scale = table.features.mean(axis=0), table.features.std(axis=0) + 1e-9
     weights = _ridge(_inputs(table.features, mean, scale), relative, strength)
+    low, high = table.features.min(axis=0), table.features.max(axis=0)
+    margin = _MARGIN * (high - low)
+    worst = scores.mean(axis=1).argsort()[: max(len(scores) // 3, 1)]
     setting = AutoSetting(
         table.model_sha256,
         table.sweep,
         table.candidates,
         fixed,
+        int(scores[worst].mean(axis=0).argmax()),
         mean.tolist(),
         scale.tolist(),
+        (low - margin).tolist(),
+        (high + margin).tolist(),
         weights.tolist(),
         np.sqrt((lead_error**2).mean(axis=0)).tolist(),
     )

@@ -98,6 +98,22 @@ def test_confidence_is_how_often_the_choice_is_better(monkeypatch):
     assert all(0.5 <= confidence <= 1 for _, confidence in chosen)
 
 
+def test_an_unfamiliar_picture_gets_what_the_worst_ones_need(monkeypatch):
+    known = table()
+    hard = known.scores.mean(axis=1) < np.quantile(known.scores.mean(axis=1), 0.3)
+    known.values["psnr"][hard, :2] -= 30  # the last candidate is best for them
+    setting, _ = fit_auto(known)
+    assert setting.fallback == 2
+    monkeypatch.setattr("dr2pipe.auto_setting.degradation_features", torch.from_numpy)
+    strange, noise = known.features[:3].copy(), FEATURES.index("noise")
+    strange[1, noise] = known.features[:, noise].max() + 10
+    strange[0, FEATURES.index("saturation")] += 100  # a colourful room is no damage
+    chosen = setting.choose(strange)
+    assert chosen[1] == (2, 0.5)
+    assert chosen[0][1] > 0.5
+    assert chosen[2][1] > 0.5
+
+
 @pytest.fixture
 def auto_file(model_folder, tmp_path):
     """Chooses by the noise of a picture: none, little, much; the last is not to run at all."""
@@ -112,6 +128,8 @@ def auto_file(model_folder, tmp_path):
         weights=matrix.tolist(),
         mean=[0.0] * len(FEATURES),
         scale=[1.0] * len(FEATURES),
+        low=[-1e9] * len(FEATURES),
+        high=[1e9] * len(FEATURES),
         candidates=[*candidates(2), {"enabled": False, "num_steps": 100}],
     )
     mean = feature("noise", torch.cat([smooth(2, 16), noisy()])).mean()
