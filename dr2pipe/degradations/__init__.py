@@ -41,7 +41,12 @@ def check_degradation(name: str, severity: int | None = None) -> None:
 
 
 def degrade(
-    pixels: np.ndarray, name: str, rng: np.random.Generator, *, severity: int | None = None
+    pixels: np.ndarray,
+    name: str,
+    rng: np.random.Generator,
+    *,
+    severity: int | None = None,
+    noise_rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A degraded copy and the parameters drawn for it.
 
@@ -50,6 +55,8 @@ def degrade(
         name: a chain of ``chain_names()`` or the path of a YAML file with ranges (no
             severity), or a family of ``UNSEEN``.
         severity: 1..5, of the unseen families.
+        noise_rng: draws the noise of a chain in place of ``rng``, so that pictures can share
+            all else that is drawn.
 
     Raises:
         ValueError: unknown name, or a severity that is missing, misplaced or out of range.
@@ -57,4 +64,4 @@ def degrade(
     check_degradation(name, severity)
     if name in UNSEEN:
         return degrade_unseen(pixels, name, severity, rng)
-    return find_chain(name)(pixels, rng)
+    return find_chain(name)(pixels, rng, noise_rng)

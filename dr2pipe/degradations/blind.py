@@ -60,9 +60,16 @@ class BlindRanges:
 
 
 def degrade_blind(
-    pixels: np.ndarray, rng: np.random.Generator, ranges: BlindRanges
+    pixels: np.ndarray,
+    rng: np.random.Generator,
+    noise_rng: np.random.Generator | None = None,
+    *,
+    ranges: BlindRanges,
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """A degraded copy of (H,W,3) uint8 RGB, the same size, and what was drawn."""
+    """A degraded copy of (H,W,3) uint8 RGB, the same size, and what was drawn.
+
+    ``noise_rng``: of the noise alone, where pictures share all draws but not its pixels.
+    """
     height, width = pixels.shape[:2]
     scale = max(height, width) / _REFERENCE_SIDE_PX
     sigmas = rng.uniform(*ranges.sigma_px, size=2) * scale
@@ -78,7 +85,7 @@ def degrade_blind(
     small = (max(1, round(width / reduction)), max(1, round(height / reduction)))
     image = blur(pixels.astype(np.float32), kernel)
     image = cv2.resize(image, small, interpolation=cv2.INTER_LINEAR)
-    image = image + rng.normal(0, noise, image.shape).astype(np.float32)
+    image = image + (noise_rng or rng).normal(0, noise, image.shape).astype(np.float32)
     image = codecs.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     drawn = {
@@ -105,7 +112,7 @@ def degrade_blind(
 
 
 def degrade_sparnet(
-    pixels: np.ndarray, rng: np.random.Generator
+    pixels: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """SPARNet's training chain: one of four blurs, a tiny size, noise, strong JPEG."""
     height, width = pixels.shape[:2]
@@ -125,7 +132,8 @@ def degrade_sparnet(
     if rng.random() < 0.2:
         noise = rng.uniform(0, 25.5)
         channels = 3 if rng.random() < 0.5 else 1
-        image = image + rng.normal(0, noise, (side, side, channels)).astype(np.float32)
+        pattern = (noise_rng or rng).normal(0, noise, (side, side, channels))
+        image = image + pattern.astype(np.float32)
         drawn |= {"noise": noise, "noise_channels": channels}
     if rng.random() < 0.7:
         quality = int(rng.integers(35, 91))  # a compression of 10..65 out of 100
@@ -189,7 +197,7 @@ def _rounded(drawn: dict[str, Any]) -> dict[str, Any]:
     return {k: round(float(v), 4) if isinstance(v, float) else v for k, v in drawn.items()}
 
 
-Chain = Callable[[np.ndarray, np.random.Generator], tuple[np.ndarray, dict[str, Any]]]
+Chain = Callable[..., tuple[np.ndarray, dict[str, Any]]]  # (pixels, rng, noise_rng)
 
 # Chains with code of their own; those that differ in their ranges alone are YAML files.
 _CODED_CHAINS: dict[str, Chain] = {"sparnet": degrade_sparnet}

@@ -41,13 +41,20 @@ class DegradationEncoder(ModelMixin, ConfigMixin):
         """Width of the vector."""
         return 4 * self.config.width
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B,3,H,W) RGB in [-1,1] to the degradation vector (B,channels)."""
+    def forward(self, x: torch.Tensor, *, projected: bool = False, groups: int = 1) -> torch.Tensor:
+        """(B,3,H,W) RGB in [-1,1] to the degradation vector (B,channels).
+
+        Args:
+            projected: through :meth:`project` as well.
+            groups: of consecutive pictures that are normalised together while training.
+        """
         if max(x.shape[-2:]) > self.config.max_size:
             x = F.adaptive_avg_pool2d(x, self.config.max_size)
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            x = F.leaky_relu(norm(conv(x)), 0.1)
-        return x.mean(dim=(2, 3))
+            parts = conv(x).chunk(groups) if self.training else [conv(x)]
+            x = F.leaky_relu(torch.cat([norm(part) for part in parts]), 0.1)
+        vector = x.mean(dim=(2, 3))
+        return self.project(vector) if projected else vector
 
     def project(self, vector: torch.Tensor) -> torch.Tensor:
         """(B,channels) to what the contrastive loss compares, of the same shape."""

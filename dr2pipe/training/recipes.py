@@ -7,10 +7,15 @@ from pathlib import Path
 
 from dr2pipe.config import ConfigError, load_config, peek
 from dr2pipe.data.coarse import CoarseCache
+from dr2pipe.data.degradation_pairs import DegradationPairs
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.landmarks import read_parts
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.training.ddpm import DDPMConfig, DDPMRecipe
+from dr2pipe.training.degradation_encoder import (
+    DegradationEncoderConfig,
+    DegradationEncoderRecipe,
+)
 from dr2pipe.training.enhancer import EnhancerRecipe, EnhancerTrainConfig
 from dr2pipe.training.gfpgan import GFPGANRecipe, GFPGANTrainConfig
 from dr2pipe.training.recipe import TrainConfig
@@ -44,11 +49,21 @@ def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig) -> PairDataset:
     )
 
 
+def degradation_pairs_of(config: DegradationEncoderConfig) -> DegradationPairs:
+    """Two faces with one degradation."""
+    return DegradationPairs(faces_of(config), config.degradations)
+
+
 # name: (schema, recipe, its data set)
 RECIPES = {
     "ddpm": (DDPMConfig, DDPMRecipe, faces_of),
     "enhancer": (EnhancerTrainConfig, EnhancerRecipe, pairs_of),
     "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, faces_of),
+    "degradation_encoder": (
+        DegradationEncoderConfig,
+        DegradationEncoderRecipe,
+        degradation_pairs_of,
+    ),
     "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, pairs_of),
 }
 
