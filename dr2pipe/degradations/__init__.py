@@ -64,4 +64,4 @@ def degrade(
     check_degradation(name, severity)
     if name in UNSEEN:
         return degrade_unseen(pixels, name, severity, rng)
-    return find_chain(name)(pixels, rng, noise_rng)
+    return find_chain(name)(pixels, rng, noise_rng=noise_rng)

@@ -62,9 +62,8 @@ class BlindRanges:
 def degrade_blind(
     pixels: np.ndarray,
     rng: np.random.Generator,
-    noise_rng: np.random.Generator | None = None,
-    *,
     ranges: BlindRanges,
+    noise_rng: np.random.Generator | None = None,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """A degraded copy of (H,W,3) uint8 RGB, the same size, and what was drawn.
 
