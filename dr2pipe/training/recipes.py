@@ -18,6 +18,7 @@ from dr2pipe.training.degradation_encoder import (
 )
 from dr2pipe.training.enhancer import EnhancerRecipe, EnhancerTrainConfig
 from dr2pipe.training.gfpgan import GFPGANRecipe, GFPGANTrainConfig
+from dr2pipe.training.panini import PaniniRecipe, PaniniTrainConfig
 from dr2pipe.training.recipe import TrainConfig
 from dr2pipe.training.stylegan2 import StyleGAN2Recipe, StyleGAN2TrainConfig
 from dr2pipe.training.trainer import Trainer
@@ -31,7 +32,7 @@ def faces_of(config: TrainConfig) -> FaceDataset:
     )
 
 
-def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig) -> PairDataset:
+def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig | PaniniTrainConfig) -> PairDataset:
     """Clean faces with coarse or degraded versions of them, and landmarks where they are given."""
     pairs, parts = config.pairs, None
     if getattr(config, "landmarks", None) is not None:
@@ -65,6 +66,7 @@ RECIPES = {
         degradation_pairs_of,
     ),
     "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, pairs_of),
+    "panini": (PaniniTrainConfig, PaniniRecipe, pairs_of),
 }
 
 
