@@ -65,7 +65,7 @@ def restore(
     ``source`` and ``output`` stand for the settings ``input`` and ``output``.
     """
     from dr2pipe.config import load_config
-    from dr2pipe.restore_folder import RestoreConfig, restore_folder
+    from dr2pipe.restore_folder import RestoreConfig, describe_shares, restore_folder
 
     given = {"input": source, "output": output}
     given = [f"{name}={path}" for name, path in given.items() if path is not None]
@@ -80,6 +80,9 @@ def restore(
         if summary.warned:
             print(f"{summary.warned} with a warning, see {Path(config.output) / 'manifest.jsonl'}")
         _say_failures(summary, config.output)
+        shares = describe_shares(config.output) if config.enhancer.name == "panini" else None
+        if shares:
+            print(shares)
     return summary.exit_code
 
 

@@ -133,11 +133,18 @@ class Restorer:
 
     def enhance(self, coarse: torch.Tensor) -> torch.Tensor:
         """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
+        return self.enhancer(self._for_enhancer(coarse)).float()
+
+    def prior_shares(self, coarse: torch.Tensor) -> torch.Tensor:
+        """(B,levels) of an enhancer that mixes a prior with the picture, see ``PaniniNet``."""
+        return self.enhancer.prior_shares(self._for_enhancer(coarse)).float()
+
+    def _for_enhancer(self, coarse: torch.Tensor) -> torch.Tensor:
         if self.enhancer.input_size is not None:
             coarse = images.resize_tensor(coarse, self.enhancer.input_size)
-        if any(True for _ in self.enhancer.parameters()):  # baselines compute in float32
-            coarse = coarse.to(self.dtype)
-        return self.enhancer(coarse).float()
+        # Baselines compute in float32.
+        has_weights = any(True for _ in self.enhancer.parameters())
+        return coarse.to(self.dtype) if has_weights else coarse
 
     def _run_in_fp32(self, degraded: torch.Tensor, *parts: list) -> tuple[torch.Tensor, ...]:
         usual, self.dtype = self.dtype, torch.float32

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import diffusers
@@ -129,6 +131,11 @@ def restore_batch(
     for record, choice in zip(drawn, choices, strict=bool(choices)):
         if choice.note is not None:
             record["auto"] = choice.note
+    if getattr(restorer.enhancer.config, "interpolate", False):  # of Panini-Net
+        sides = restorer.enhancer.fused_sides
+        for record, shares in zip(drawn, restorer.prior_shares(faces[0]).tolist(), strict=True):
+            levels = zip(sides, shares, strict=True)
+            record["prior_share"] = {f"{side} px": round(share, 4) for side, share in levels}
     made |= zip(("coarse", "restored"), map(images.to_uint8, faces), strict=True)
     if "compare" in outputs:
         parts = (images.to_uint8(pictures), made["coarse"], made["restored"])
@@ -139,6 +146,20 @@ def restore_batch(
         [[note] if retried else [] for retried in in_fp32],
         drawn,
     )
+
+
+def describe_shares(output: str | Path) -> str | None:
+    """How much was taken from the prior in all pictures of a run, by level; None without one."""
+    lines = (Path(output) / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
+    latest = {record["path"]: record.get("drawn", {}) for record in map(json.loads, lines)}
+    found = [drawn["prior_share"] for drawn in latest.values() if "prior_share" in drawn]
+    if not found:
+        return None
+    levels = []
+    for side in found[0]:
+        low, median, high = np.quantile([shares[side] for shares in found], [0.1, 0.5, 0.9])
+        levels.append(f"{side} {median:.3f} ({low:.3f}..{high:.3f})")
+    return f"share of the prior, median (and 80 % of the pictures): {', '.join(levels)}"
 
 
 def _check_samples(config: RestoreConfig) -> None:

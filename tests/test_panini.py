@@ -6,6 +6,8 @@ import parity
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import TINY, make_pictures, run_command
+from PIL import Image
 
 from dr2pipe.convert import CheckpointError, convert_checkpoint
 from dr2pipe.convert.stylegan2 import load_renamed
@@ -254,3 +256,26 @@ def test_moco_file(tmp_path):
     assert torch.equal(again.eval()(x), network(x))
     assert json.loads((tmp_path / "native/config.json").read_text())["width"] == 64
     assert F.normalize(network.project(network(x))).shape == (2, 256)
+
+
+def test_shares_stand_in_the_manifest(tmp_path, model_folder):
+    small().save_pretrained(tmp_path / "panini")
+    faces = make_pictures(tmp_path / "in", 3)
+    done = run_command(
+        "-m", "dr2pipe.cli", "restore", faces, tmp_path / "o", "--set",
+        f"dr2.model={model_folder}", *TINY, "enhancer.name=panini",
+        f"enhancer.weights={tmp_path / 'panini'}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "share of the prior, median" in done.stdout
+    assert "8 px 0." in done.stdout
+    for line in (tmp_path / "o/manifest.jsonl").read_text().splitlines():
+        shares = json.loads(line)["drawn"]["prior_share"]
+        assert list(shares) == ["4 px", "8 px"]
+        assert all(0 < share < 1 for share in shares.values())
+    alone = run_command(
+        "-m", "dr2pipe.cli", "restore", faces, tmp_path / "alone", "--set", "dr2.enabled=false",
+        "enhancer.name=panini", f"enhancer.weights={tmp_path / 'panini'}",
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    assert Image.open(tmp_path / "alone/restored/face_000.png").size == (32, 32)
