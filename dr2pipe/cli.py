@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from dr2pipe.runs import RunSummary
 
 EXIT_USAGE = 2
+EXIT_SOME_FAILED = 3
 EXIT_INTERRUPTED = 130
 
 
@@ -218,6 +219,17 @@ def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
     return 0
 
 
+def embed(source: str, output: str, model: str, *, size: int | None) -> int:
+    """Vectors of how every picture of a folder is degraded, and a map of them."""
+    from dr2pipe.embed_folder import embed_folder
+
+    embedded = embed_folder(source, output, model, size=size)
+    for path, reason in embedded.failures.items():
+        print(f"{path}: {reason}", file=sys.stderr)
+    print(f"{len(embedded.paths)} pictures -> {output}/vectors.npz, {output}/map.png")
+    return EXIT_SOME_FAILED if embedded.failures else 0
+
+
 def find_config(family: str, name: str) -> Path:
     """A YAML file of ``configs/<family>`` by name; ValueError lists the names there are."""
     from dr2pipe.config import resource
@@ -312,6 +324,13 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument("config", help="YAML file")
         command.add_argument("overrides", nargs="*", metavar="key=value")
         command.set_defaults(run=lambda o, run=run: run(o.config, o.overrides))
+
+    command = commands.add_parser("embed", help="vectors of how pictures are degraded, and a map")
+    command.add_argument("input", help="folder of pictures (recursive)")
+    command.add_argument("output", help="folder for vectors.npz and map.png")
+    command.add_argument("--model", default="degradation_encoder_64", help="degradation encoder")
+    command.add_argument("--size", type=int, help="side to bring pictures to first")
+    command.set_defaults(run=lambda o: embed(o.input, o.output, o.model, size=o.size))
 
     command = commands.add_parser("fit-niqe", help="parameters of the metric niqe")
     command.add_argument("input", help="folder of clean pictures, or an .npz")

@@ -82,8 +82,12 @@ class Picture:
 # -- reading ---------------------------------------------------------------------------------
 
 
-def find_images(folder: str | Path, *, exclude: tuple[Path, ...] = ()) -> Iterator[Path]:
+def find_images(
+    folder: str | Path, *, exclude: tuple[Path, ...] = (), with_results: bool = False
+) -> Iterator[Path]:
     """Paths with an image extension (any letter case) below ``folder``, sorted.
+
+    The results of earlier runs inside of it are left out, unless ``with_results``.
 
     Linked folders are entered once, so a loop of links ends. Broken links and special files
     and folders that may not be opened are listed too: reading them says what is wrong.
@@ -103,8 +107,9 @@ def find_images(folder: str | Path, *, exclude: tuple[Path, ...] = ()) -> Iterat
             folders.clear()
             continue
         seen.add(real)
-        if {"run.yaml", "manifest.jsonl"} <= set(names) and Path(parent) != folder:
-            folders.clear()  # the results of an earlier run are no inputs
+        is_run = {"run.yaml", "manifest.jsonl"} <= set(names) and Path(parent) != folder
+        if is_run and not with_results:
+            folders.clear()
             continue
         folders.sort()
         found += [Path(parent) / name for name in names if _is_image_name(name)]

@@ -41,6 +41,8 @@ ALLOWED = {
         "processes",
         "config",
     },
+    "probe": {"degradations", "config"},
+    "embed_folder": {"enhancers", "models", "images", "files"},
     "run_records": {"files", "config"},
     "runs": {"run_records", "images", "processes", "config"},
     "restore_folder": {
@@ -97,6 +99,7 @@ ALLOWED = {
         "metrics",
         "images",
         "files",
+        "embed_folder",
     },
     "benchmark": {"restore_folder", "restore", "images", "processes", "config"},
     "demo": {"sheets", "restore_folder", "degradations", "metrics", "images", "config"},

@@ -1,0 +1,80 @@
+"""What a linear classifier can read from vectors of degraded faces: their degradation, not whose."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dr2pipe.config import stable_seed
+from dr2pipe.degradations import SEVERITIES, degrade
+
+# Kinds of damage that look different; none of them is in a training chain under this name.
+FAMILIES = (
+    "defocus",
+    "salt_and_pepper",
+    "poisson_noise",
+    "pixelation",
+    "low_bit_depth",
+    "haze",
+    "scratches",
+    "halftone",
+)
+_STRENGTH = 1e-2  # of the ridge, relative to the number of rows
+
+
+@dataclass
+class Probe:
+    """Shares of right answers on faces that the classifier has not seen, and by chance."""
+
+    family: float
+    severity: float  # mean over families of a classifier for each
+    content: float  # which face, on severities that the classifier has not seen
+    family_chance: float
+    severity_chance: float
+    content_chance: float
+
+
+def probe(describe, faces: np.ndarray, *, seed: int = 0) -> Probe:
+    """Degrade (N,S,S,3) uint8 faces in 8 families at 5 severities and classify what ``describe``
+    makes of them, (M,S,S,3) to (M,C); half of the faces are for fitting.
+
+    Raises:
+        ValueError: fewer than four faces.
+    """
+    if len(faces) < 4:
+        raise ValueError(f"a probe takes four faces or more, not {len(faces)}")
+    pixels, family, severity, face = [], [], [], []
+    for i, picture in enumerate(faces):
+        for f, name in enumerate(FAMILIES):
+            for level in SEVERITIES:
+                rng = np.random.default_rng(stable_seed(seed, name, level, i))
+                pixels.append(degrade(picture, name, rng, severity=level)[0])
+                family.append(f)
+                severity.append(level - 1)
+                face.append(i)
+    family, severity, face = (np.array(x) for x in (family, severity, face))
+    vectors = np.asarray(describe(np.stack(pixels)), dtype=np.float64)
+    seen = face % 2 == 0
+    by_family = [
+        _accuracy(vectors[family == f], severity[family == f], seen[family == f])
+        for f in range(len(FAMILIES))
+    ]
+    return Probe(
+        family=_accuracy(vectors, family, seen),
+        severity=float(np.mean(by_family)),
+        content=_accuracy(vectors, face, severity % 2 == 0),
+        family_chance=1 / len(FAMILIES),
+        severity_chance=1 / len(SEVERITIES),
+        content_chance=1 / len(faces),
+    )
+
+
+def _accuracy(vectors: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> float:
+    """Of a ridge classifier (one column per class) on standardised vectors."""
+    mean, scale = vectors[seen].mean(axis=0), vectors[seen].std(axis=0) + 1e-9
+    x = np.c_[(vectors - mean) / scale, np.ones(len(vectors))]
+    wanted = np.eye(labels.max() + 1)[labels]
+    gram = x[seen].T @ x[seen] + _STRENGTH * seen.sum() * np.eye(x.shape[1])
+    weights = np.linalg.solve(gram, x[seen].T @ wanted[seen])
+    return float(((x[~seen] @ weights).argmax(axis=1) == labels[~seen]).mean())
