@@ -13,7 +13,7 @@ import csv
 import dataclasses
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +97,7 @@ class SweepTable:
     candidates: list[dict[str, Any]]
     model_sha256: str
     sweep: str
+    rows: list[tuple[str, str]] = field(default_factory=list)  # degradation, picture
 
     @property
     def scores(self) -> np.ndarray:
@@ -179,7 +180,8 @@ def read_sweep(folder: str | Path) -> SweepTable:
     num_steps = first_stages[0]["num_steps"]
     candidates = [settings | {"num_steps": num_steps} for settings in points.values()]
     faces = np.array([row["picture"] for row in features])
-    return SweepTable(table, values, faces, candidates, models.pop(), summary["hash"])
+    sources = models.pop(), summary["hash"]
+    return SweepTable(table, values, faces, candidates, *sources, rows=list(places))
 
 
 def save_auto(setting: AutoSetting, path: str | Path) -> None:

@@ -11,6 +11,7 @@ from dr2pipe.auto_setting import SweepTable, fit_auto, load_auto, read_sweep, sa
 from dr2pipe.config import ConfigError, load_config
 from dr2pipe.degradation_features import FEATURES, degradation_features
 from dr2pipe.enhancers import build_enhancer
+from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.evaluation.sweep import SweepConfig, sweep
 from dr2pipe.remover import DR2Config, load_remover
 from dr2pipe.restore import Restorer
@@ -201,6 +202,13 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
         "dr2.mode=auto", f"dr2.auto={tmp_path / 'auto.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+    DegradationEncoder(4).save_pretrained(tmp_path / "encoder")
+    done = run_command("scripts/compare_auto_features.py", tmp_path / "s", tmp_path / "encoder")
+    assert done.returncode == 0, done.stderr
+    assert [line.split()[:3] for line in done.stdout.splitlines()[:3]] == [
+        [name, str(count), "features:"]
+        for name, count in (("formula", 15), ("encoder", 16), ("both", 31))
+    ]
     (tmp_path / "s/features.csv").unlink()
     with pytest.raises(ConfigError, match="no finished sweep"):
         read_sweep(tmp_path / "s")
