@@ -8,8 +8,10 @@ from conftest import make_pictures, run_command
 
 from dr2pipe import files
 from dr2pipe.auto_setting import SweepTable, fit_auto, load_auto, read_sweep, save_auto
+from dr2pipe.compare_auto import degraded_vectors
 from dr2pipe.config import ConfigError, load_config
 from dr2pipe.degradation_features import FEATURES, degradation_features
+from dr2pipe.embed_folder import load_encoder
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.evaluation.sweep import SweepConfig, sweep
@@ -207,7 +209,8 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert list(found) == ["formula", "encoder", "both", "fixed"]
-    assert len(set(found.values())) > 1
+    vectors = degraded_vectors(tmp_path / "s", load_encoder(str(tmp_path / "encoder")))
+    assert set(vectors) == set(read_sweep(tmp_path / "s").rows)
     (tmp_path / "s/features.csv").unlink()
     with pytest.raises(ConfigError, match="no finished sweep"):
         read_sweep(tmp_path / "s")
