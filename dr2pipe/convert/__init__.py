@@ -8,6 +8,12 @@ from pathlib import Path
 
 import torch
 
+from dr2pipe.convert.exegan import (
+    convert_exegan,
+    convert_exegan_discriminator,
+    convert_psp_encoder,
+    convert_resnet101_identity,
+)
 from dr2pipe.convert.features import convert_arcface_resnet18
 from dr2pipe.convert.gfpgan import convert_gfpgan_clean, convert_gfpgan_original
 from dr2pipe.convert.guided_diffusion import convert_guided_diffusion_unet
@@ -34,11 +40,18 @@ CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
     "panini_sr": convert_panini_sr,
     "panini_mfr": convert_panini_mfr,
     "moco_degradation_encoder": convert_moco_degradation_encoder,
+    "exegan": convert_exegan,
+    "exegan_discriminator": convert_exegan_discriminator,
+    "psp_encoder": convert_psp_encoder,
+    "resnet101_identity": convert_resnet101_identity,
     "stylegan2_generator": convert_stylegan2_generator,
     "stylegan2_discriminator": convert_stylegan2_discriminator,
     "face_part_discriminator": convert_face_part_discriminator,
     "arcface_resnet18": convert_arcface_resnet18,
 }
+
+# Which of several networks in one training file.
+_PREFERRED = {"exegan_discriminator": "d"}
 
 
 def convert_checkpoint(
@@ -64,4 +77,4 @@ def convert_checkpoint(
         raise ValueError(
             f"{kind} has no argument {', '.join(unknown)}; it takes {', '.join(known)}"
         )
-    return convert(read_state_dict(source), **constructor).eval()
+    return convert(read_state_dict(source, prefer=_PREFERRED.get(kind)), **constructor).eval()

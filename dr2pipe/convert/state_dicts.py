@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 # Where training code puts the weights inside a file; averaged weights come first.
 _WRAPPERS = ("params_ema", "g_ema", "params", "state_dict")
+# Tensors of the network that stand beside its wrapped weights.
+_BESIDE = ("latent_avg",)
 _MOST_KEYS_LISTED = 8
 
 
@@ -18,27 +20,34 @@ class CheckpointError(ValueError):
     """A checkpoint cannot be read or does not fit the network; the message lists the keys."""
 
 
-def read_state_dict(source: str | Path | Mapping) -> dict[str, torch.Tensor]:
+def read_state_dict(
+    source: str | Path | Mapping, *, prefer: str | None = None
+) -> dict[str, torch.Tensor]:
     """Tensors by name from a file or mapping, wrappers and ``module.`` prefixes removed.
+
+    ``prefer`` names the wrapper to take where a file holds several networks.
 
     ``.pth``, ``.pt``, ``.ckpt`` and ``.pkl`` are read by ``torch.load(weights_only=True)``
     alone: a file that needs anything else is refused, never executed.
     """
     if isinstance(source, Mapping):
-        return _unwrap(source, "the given state dict")
+        return _unwrap(source, "the given state dict", prefer)
     path = Path(source)
     if not path.is_file():
         raise CheckpointError(f"no checkpoint at {path}")
     try:
         if path.suffix == ".safetensors":
-            return _unwrap(load_file(path), str(path))
-        return _unwrap(torch.load(path, map_location="cpu", weights_only=True), str(path))
+            return _unwrap(load_file(path), str(path), prefer)
+        loaded = torch.load(path, map_location="cpu", weights_only=True)
+        return _unwrap(loaded, str(path), prefer)
     except pickle.UnpicklingError as error:
         reason = str(error).splitlines()[0]
         raise CheckpointError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and would have "
-            f"to run code ({reason}). If you trust it, load it where it was made and save its "
-            f"state dict alone: torch.save(model.state_dict(), path)."
+            f"to run code ({reason}). If you trust it, save its weights alone, where it was "
+            f"made: loaded = torch.load(FILE, weights_only=False); of a training file "
+            f"torch.save(loaded['g_ema'], NEW), of a whole network "
+            f"torch.save(loaded.state_dict(), NEW)."
         ) from None
     except CheckpointError:
         raise
@@ -47,11 +56,14 @@ def read_state_dict(source: str | Path | Mapping) -> dict[str, torch.Tensor]:
         raise CheckpointError(f"{path} is no readable checkpoint: {error}") from None
 
 
-def _unwrap(loaded, where: str) -> dict[str, torch.Tensor]:
+def _unwrap(loaded, where: str, prefer: str | None) -> dict[str, torch.Tensor]:
+    wrappers = _WRAPPERS if prefer is None else (prefer, *_WRAPPERS)
+    beside = {}
     while isinstance(loaded, Mapping):
-        wrapper = next((w for w in _WRAPPERS if isinstance(loaded.get(w), Mapping)), None)
+        wrapper = next((w for w in wrappers if isinstance(loaded.get(w), Mapping)), None)
         if wrapper is None:
             break
+        beside |= {k: loaded[k] for k in _BESIDE if isinstance(loaded.get(k), torch.Tensor)}
         loaded = loaded[wrapper]
     if not isinstance(loaded, Mapping) or not loaded:
         raise CheckpointError(f"{where} holds a {type(loaded).__name__}, not a state dict")
@@ -61,7 +73,7 @@ def _unwrap(loaded, where: str) -> dict[str, torch.Tensor]:
     loaded = {str(key): value for key, value in loaded.items()}
     if all(key.startswith("module.") for key in loaded):
         loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    return loaded
+    return loaded | beside
 
 
 def load_exactly(

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
+from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
@@ -22,6 +23,7 @@ ENHANCERS: dict[str, type[torch.nn.Module]] = {
     "sparnet": SPARNet,
     "gfpgan": GFPGAN,
     "panini": PaniniNet,
+    "exegan": ExeGAN,
     "spandrel": SpandrelEnhancer,
 }
 

@@ -1,4 +1,4 @@
-"""Identity-preserving loss."""
+"""Identity-preserving losses."""
 
 from __future__ import annotations
 
@@ -12,3 +12,9 @@ def identity_loss(embeddings: torch.Tensor, target_embeddings: torch.Tensor) -> 
     GFP-GAN (Wang et al. 2021, §3.4, eq. 7).
     """
     return F.l1_loss(embeddings, target_embeddings.detach())
+
+
+def identity_angle_loss(vectors: torch.Tensor, target_vectors: torch.Tensor) -> torch.Tensor:
+    """Mean |1 - cos| of identity vectors (B,C); targets are constants. EXE-GAN's."""
+    cosine = F.cosine_similarity(vectors, target_vectors.detach(), dim=1)
+    return (1 - cosine).abs().mean()

@@ -1,0 +1,88 @@
+"""The ResNet-101 that EXE-GAN compares identities with.
+
+He et al., "Deep Residual Learning for Image Recognition", CVPR 2016 (§4.1, bottleneck units),
+with the stride in the 3x3 convolution. Parameter names are those of the official file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from diffusers import ConfigMixin, ModelMixin
+from diffusers.configuration_utils import register_to_config
+from torch import nn
+
+FILE = "Arcface.pth"
+SIZE = 112
+_EXPANSION = 4  # a unit's output has this many times the channels of its 3x3 convolution
+
+
+class IdentityResNet(ModelMixin, ConfigMixin):
+    """Faces to identity vectors.
+
+    Args:
+        blocks: units of the four stages; (3,4,23,3) is the official file.
+        channels: width of the vector.
+    """
+
+    @register_to_config
+    def __init__(self, blocks: Sequence[int] = (3, 4, 23, 3), channels: int = 256):
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, padding=3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        width_in = 64
+        for stage, count in enumerate(blocks):
+            layer, width = nn.Sequential(), 64 << stage
+            for i in range(count):
+                layer.append(Bottleneck(width_in, width, 2 if stage and i == 0 else 1))
+                width_in = width * _EXPANSION
+            self.add_module(f"layer{stage + 1}", layer)
+        self.fc = nn.Linear(width_in, channels)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,3,H,W) RGB in [-1,1], any size, to (B,channels), not normalised."""
+        x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", align_corners=False)
+        x = F.relu(self.bn1(self.conv1(x)))
+        x = F.max_pool2d(x, 3, 2, padding=1)
+        for stage in range(1, 5):
+            x = getattr(self, f"layer{stage}")(x)
+        return self.fc(x.mean(dim=(2, 3)))
+
+
+class Bottleneck(nn.Module):
+    def __init__(self, width_in: int, width: int, stride: int):
+        super().__init__()
+        width_out = width * _EXPANSION
+        self.conv1 = nn.Conv2d(width_in, width, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(width)
+        self.conv2 = nn.Conv2d(width, width, 3, stride, padding=1, bias=False)
+        self.bn2 = nn.BatchNorm2d(width)
+        self.conv3 = nn.Conv2d(width, width_out, 1, bias=False)
+        self.bn3 = nn.BatchNorm2d(width_out)
+        self.downsample = nn.Identity()
+        if stride > 1 or width_in != width_out:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(width_in, width_out, 1, stride, bias=False), nn.BatchNorm2d(width_out)
+            )
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        branch = F.relu(self.bn1(self.conv1(x)))
+        branch = F.relu(self.bn2(self.conv2(branch)))
+        return F.relu(self.bn3(self.conv3(branch)) + self.downsample(x))
+
+
+def load_identity_resnet(path: str | Path | None) -> IdentityResNet:
+    """A frozen network from a converted folder.
+
+    Raises:
+        ValueError: no such folder; the message says how to make one of the official file.
+    """
+    if path is None or not (Path(path) / "config.json").is_file():
+        raise ValueError(
+            f"comparing identities takes a folder made of EXE-GAN's file {FILE} "
+            f"({path or 'no path'} given): 'dr2pipe convert {FILE} FOLDER --kind resnet101_identity'"
+        )
+    return IdentityResNet.from_pretrained(path).requires_grad_(False).eval()
