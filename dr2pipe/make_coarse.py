@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,8 +13,9 @@ import numpy as np
 import torch
 from omegaconf import MISSING
 
-from dr2pipe import images
+from dr2pipe import files, images
 from dr2pipe.config import ConfigError, stable_seed, to_dict
+from dr2pipe.data.coarse import PLAN
 from dr2pipe.data.folders import write_pictures
 from dr2pipe.degradations import check_degradation, degrade, describe_chain
 from dr2pipe.processes import process_state
@@ -69,6 +71,8 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
         if process_state().is_main_process:
             write_pictures(config.input, source, sources=config.sources)
         process_state().wait_for_everyone()
+    elif config.sources is not None:
+        raise ConfigError("sources selects inside an .npz file; for a folder set sources=null")
     kept = {f"variant_{variant:02d}" for variant in range(config.variants)}
     other = [p.name for p in Path(config.output).glob("variant_*") if p.name not in kept]
     if other:
@@ -76,6 +80,9 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
             f"{config.output} holds {', '.join(sorted(other))} of another configuration, which "
             f"training would use too; remove it or choose another output"
         )
+    if process_state().is_main_process:
+        plan = json.dumps({"variants": config.variants}).encode()
+        files.write_bytes(Path(config.output) / PLAN, plan)
     summaries = []
     for variant, (settings, (restorer, hashes)) in enumerate(zip(drawn, restorers, strict=True)):
         recorded: dict[str, Any] = {

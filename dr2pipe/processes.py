@@ -31,6 +31,13 @@ def process_state() -> PartialState:
     return PartialState(cpu=use_cpu(), timeout=WAIT_FOR_OTHERS)
 
 
+def ignore_stop_signals(worker: int) -> None:
+    """For loader workers: SIGINT and SIGTERM to a whole group of processes are for the trainer,
+    which needs its workers until it has saved and ends them itself."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
 @contextmanager
 def stop_signals_caught(on_stop: Callable[[], None]) -> Iterator[None]:
     """SIGINT and SIGTERM call ``on_stop``; a second one ends the process at once.

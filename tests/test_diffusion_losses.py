@@ -48,7 +48,7 @@ def test_bound_is_the_divergence_of_two_gaussians(t):
     epsilon, variance = noise * 0.7, torch.full_like(clean, 0.3)
     posterior = Posterior.of(KEEP)
     a, b = posterior.coefficient_clean[t], posterior.coefficient_noisy[t]
-    estimate = ((noisy - (1 - KEEP[t]).sqrt() * epsilon) / KEEP[t].sqrt()).clamp(-1, 1)
+    estimate = (noisy - (1 - KEEP[t]).sqrt() * epsilon) / KEEP[t].sqrt()
     log_variance = 0.65 * posterior.log_beta[t] + 0.35 * posterior.log_variance[t]
     true = Normal(a * clean + b * noisy, (0.5 * posterior.log_variance[t]).exp())
     model = Normal(a * estimate + b * noisy, (0.5 * log_variance).exp())

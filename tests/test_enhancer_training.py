@@ -84,6 +84,22 @@ def test_coarse_faces_of_another_run_are_not_mixed_in(clean, model_folder, tmp_p
         make_coarse(coarse_config(clean, tmp_path / "c", model_folder, "variants=2"))
 
 
+def test_unfinished_coarse_faces_are_refused(clean, model_folder, tmp_path):
+    config = coarse_config(clean, tmp_path / "coarse", model_folder)
+    make_coarse(config)
+    assert len(CoarseCache(tmp_path / "coarse").variants) == 3
+    shutil.rmtree(tmp_path / "coarse" / "variant_02")
+    with pytest.raises(ValueError, match="has 2 of 3 variants"):
+        CoarseCache(tmp_path / "coarse")
+
+
+def test_a_folder_has_no_sources(clean, model_folder, tmp_path):
+    config = coarse_config(clean, tmp_path / "coarse", model_folder, "sources=[2]")
+    with pytest.raises(ConfigError, match="for a folder set sources=null"):
+        make_coarse(config)
+    assert not (tmp_path / "coarse").exists()
+
+
 def test_folders_within_folders(clean, model_folder, tmp_path):
     for name in ("a", "b"):  # equal names in two folders
         make_pictures(tmp_path / "nested" / name, 1, height=32, width=32)

@@ -90,6 +90,9 @@ def test_vgg_errors(tmp_path):
     torch.save({"features.0.weight": torch.zeros(64, 3, 3, 3)}, tmp_path / "x.pth")
     with pytest.raises(ValueError, match="is not vgg19"):
         load_vgg(tmp_path / "x.pth")
+    (tmp_path / "junk.pth").write_bytes(b"no weights")
+    with pytest.raises(ValueError, match=r"junk\.pth holds no readable weights"):
+        load_vgg(tmp_path / "junk.pth")
     with pytest.raises(ValueError, match="no layer conv9_1"):
         VGGFeatures("vgg19", ["conv9_1"])
     with pytest.raises(ValueError, match="choose vgg16, vgg19"):

@@ -161,22 +161,28 @@ def test_a_broken_gradient_never_reaches_a_checkpoint(config_file, data, tmp_pat
     assert all(value.isfinite().all() for value in live.values())
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_stopped_from_outside(config_file, data, tmp_path, number):
+# A launcher or a cluster stops the whole group: the trainer and its loader's workers.
+@pytest.mark.parametrize(
+    ("number", "group"),
+    [(signal.SIGTERM, False), (signal.SIGTERM, True), (signal.SIGKILL, True)],
+)
+def test_stopped_from_outside(config_file, data, tmp_path, number, group):
     steps = ["total_steps=60", "save_every_steps=10", "keep_checkpoints=20"]
     train(config_file, data, tmp_path / "calm", *steps)
     command = [
         sys.executable, str(SCRIPT), str(config_file), f"data.path={data}",
-        f"output={tmp_path / 'cut'}", *steps,
+        f"output={tmp_path / 'cut'}", f"loader_workers={int(group)}", *steps,
     ]  # fmt: skip
     # The last bits of a convolution depend on the number of threads.
     environment = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())}
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.DEVNULL, env=environment, start_new_session=True
+    )
     folder = tmp_path / "cut" / "checkpoints"
     deadline = time.time() + 120
     while not list(folder.glob("step_*")) and time.time() < deadline:
         time.sleep(0.01)
-    os.kill(process.pid, number)
+    (os.killpg if group else os.kill)(process.pid, number)
     code = process.wait(timeout=60)
     assert code in ((130,) if number == signal.SIGTERM else (-9, 0)), code
     assert train(config_file, data, tmp_path / "cut", *steps) == 0
@@ -252,6 +258,44 @@ def test_resuming_with_other_settings_warns_and_uses_them(config_file, data, tmp
     assert "learning_rate" in caplog.text
     _, _, state = weights_of(tmp_path / "run", 3)
     assert state["optimizers"]["unet"]["param_groups"][0]["lr"] == 0.5
+
+
+def test_another_end_of_a_cosine_is_told_and_a_past_end_refused(
+    config_file, data, tmp_path, caplog
+):
+    train(config_file, data, tmp_path / "run", "total_steps=4")
+    train(config_file, data, tmp_path / "run", "total_steps=5")
+    assert "resuming with another total_steps" in caplog.text
+    with pytest.raises(ConfigError, match="checkpoint of step 5, past total_steps=3"):
+        train(config_file, data, tmp_path / "run", "total_steps=3")
+
+
+@pytest.mark.parametrize(
+    ("arrays", "says"),
+    [
+        (None, "no .npz file with the arrays images and files"),
+        ({"images": np.zeros((2, 16, 16, 3), np.uint8)}, "no .npz file with the arrays"),
+        ({"images": np.zeros((2, 16, 16, 3)), "files": ["a", "b"]}, "images of float64"),
+        ({"images": np.zeros((2, 16, 16, 3), np.uint8), "files": ["a"]}, "holds 1 files"),
+    ],
+)
+def test_npz_files_of_anything_else(config_file, tmp_path, arrays, says):
+    path = tmp_path / "other.npz"
+    if arrays is None:
+        path.write_bytes(b"no archive")
+    else:
+        np.savez(path, **arrays)
+    with pytest.raises(ValueError, match=says):
+        train(config_file, path, tmp_path / "run")
+
+
+def test_squeezed_pictures_are_told(tmp_path, caplog):
+    make_pictures(tmp_path / "in", 2, height=30, width=30)
+    FaceDataset(tmp_path / "in", size=16)
+    assert not caplog.text
+    make_pictures(tmp_path / "in" / "wide", 1, height=20, width=40)
+    FaceDataset(tmp_path / "in", size=16)
+    assert "1 of 3 pictures are no squares" in caplog.text
 
 
 def test_folders_of_pictures(tmp_path):

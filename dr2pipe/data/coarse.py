@@ -7,6 +7,7 @@ the blur k_σ is drawn anew for every showing.
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import cv2
@@ -14,12 +15,14 @@ import numpy as np
 
 from dr2pipe import images
 
+PLAN = "coarse.json"  # how many variants there are to be
+
 
 class CoarseCache:
     """The coarse faces of a folder made by ``scripts/make_coarse.py``.
 
     Raises:
-        ValueError: the folder holds no variant.
+        ValueError: the folder holds no variant, or fewer than were to be made.
     """
 
     def __init__(self, folder: str | Path):
@@ -27,6 +30,13 @@ class CoarseCache:
         self.variants = [p for p in self.variants if p.is_dir()]
         if not self.variants:
             raise ValueError(f"no coarse faces in {folder}; scripts/make_coarse.py makes them")
+        plan = Path(folder) / PLAN
+        planned = json.loads(plan.read_text())["variants"] if plan.is_file() else 0
+        if len(self.variants) < planned:
+            raise ValueError(
+                f"{folder} has {len(self.variants)} of {planned} variants; run "
+                f"scripts/make_coarse.py to its end first"
+            )
 
     def has(self, name: str) -> bool:
         """Whether every variant has the face of that path below the clean faces' folder."""

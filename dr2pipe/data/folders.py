@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from torch.utils.data import Dataset, Sampler
 
 from dr2pipe import images
 from dr2pipe.config import stable_seed
+
+logger = logging.getLogger(__name__)
 
 
 class FaceDataset(Dataset):
@@ -90,10 +93,12 @@ class FaceDataset(Dataset):
 
 def _check_files(paths: list[str], size: int) -> None:
     """Raise ValueError for files that cannot be used, before hours of training meet them."""
-    broken = []
+    broken, squeezed = [], []
     for path in paths:
         try:
             width, height = images.check_file(path)
+            if width != height:
+                squeezed.append(path)
             if min(width, height) < size:
                 raise images.PictureError(
                     f"{width}x{height} pixels are fewer than data.size={size}"
@@ -104,6 +109,13 @@ def _check_files(paths: list[str], size: int) -> None:
         raise ValueError(
             f"{len(broken)} of {len(paths)} files cannot be used; remove or replace them\n"
             + "\n".join(broken[:20])
+        )
+    if squeezed:
+        logger.warning(
+            "%d of %d pictures are no squares and are squeezed to one, the first: %s",
+            len(squeezed),
+            len(paths),
+            squeezed[0],
         )
 
 
@@ -135,8 +147,18 @@ def write_pictures(
 def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[np.ndarray, list[str]]:
     if not path.is_file():
         raise ValueError(f"no training data at {path}")
-    with np.load(path, allow_pickle=False) as archive:
+    try:
+        archive = np.load(path, allow_pickle=False)
         pixels, names = archive["images"], archive["files"]
+    # Other files make the reader fail in any way, and its advice is to read them unsafely.
+    except Exception:
+        raise ValueError(f"{path} is no .npz file with the arrays images and files") from None
+    with archive:
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(names) != len(pixels):
+            raise ValueError(
+                f"{path} holds {len(names)} files and images of {pixels.dtype} "
+                f"{pixels.shape}, not a file for each of uint8 (N,S,S,3)"
+            )
         if sources is not None:
             if "source" not in archive:
                 raise ValueError(f"{path} has no 'source' array to select data.sources from")

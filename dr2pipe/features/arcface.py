@@ -15,6 +15,8 @@ from diffusers import ConfigMixin, ModelMixin
 from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from dr2pipe.features.weights import read_weights
+
 SIZE = 128
 FILE = "arcface_resnet18.pth"
 _LUMA = (0.2989, 0.5870, 0.1140)
@@ -110,7 +112,7 @@ def load_arcface(path: str | Path | None) -> ArcFaceResNet:
     if Path(path).is_dir():
         network = ArcFaceResNet.from_pretrained(path)
     else:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
+        weights = read_weights(path)
         network = ArcFaceResNet()
         try:
             network.load_state_dict({k.removeprefix("module."): v for k, v in weights.items()})

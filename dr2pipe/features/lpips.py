@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dr2pipe.features.vgg import load_vgg
+from dr2pipe.features.weights import read_weights
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 # What the authors subtract from and divide pictures in [-1,1] by.
@@ -75,13 +76,13 @@ def load_lpips(vgg16_path: str | Path | None, weights_path: str | Path | None) -
             f"LPIPS needs its linear weights vgg.pth, version 0.1 ({weights_path or 'no path'} "
             f"given); they are in the package lpips, folder weights/v0.1"
         )
-    stored = torch.load(weights_path, map_location="cpu", weights_only=True)
+    stored = read_weights(weights_path)
     vgg = load_vgg(vgg16_path, "vgg16", LAYERS)
     widths = (64, 128, 256, 512, 512)
     weights = []
     for i, width in enumerate(widths):
         key = f"lin{i}.model.1.weight"
-        weight = stored.get(key) if isinstance(stored, dict) else None
+        weight = stored.get(key)
         if weight is None or weight.numel() != width:
             raise ValueError(f"{weights_path} is not LPIPS's vgg.pth: {key} does not fit")
         weights.append(weight.flatten().float())

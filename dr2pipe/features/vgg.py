@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dr2pipe.features.weights import read_weights
+
 # Convolutions per stage; every stage ends in a 2x2 maximum and has the width below.
 _STAGES = {"vgg16": (2, 2, 3, 3, 3), "vgg19": (2, 2, 4, 4, 4)}
 _WIDTHS = (64, 128, 256, 512, 512)
@@ -79,11 +81,12 @@ def load_vgg(
     file = FILES.get(name, name)
     if path is None or not Path(path).is_file():
         raise ValueError(
-            f"{name} needs torchvision's file {file} ({path or 'no path'} given): download it from "
-            f"torchvision's model page; its sha256 begins with {file.split('-')[-1][:8]}"
+            f"{name} needs torchvision's file {file} ({path or 'no path'} given): "
+            f"torchvision.models.{name}(weights='IMAGENET1K_V1') downloads it into torch's cache, "
+            f"hub/checkpoints; its sha256 begins with {file.split('-')[-1][:8]}"
         )
     network = VGGFeatures(name, layers)
-    weights = torch.load(path, map_location="cpu", weights_only=True)
+    weights = read_weights(path)
     # torchvision numbers convolutions, ReLUs and maxima of `features` in one row.
     place = 0
     for key, convolution in network.convolutions.items():

@@ -67,7 +67,7 @@ def variational_bound(
 
     posterior, keep = Posterior.of(alphas_cumprod), at(alphas_cumprod.double())
     true_mean = at(posterior.coefficient_clean) * clean + at(posterior.coefficient_noisy) * noisy
-    estimate = ((noisy - (1 - keep).sqrt() * epsilon) / keep.sqrt()).clamp(-1, 1)
+    estimate = (noisy - (1 - keep).sqrt() * epsilon) / keep.sqrt()
     mean = at(posterior.coefficient_clean) * estimate + at(posterior.coefficient_noisy) * noisy
     true_log_variance = at(posterior.log_variance)
     share = (variance + 1) / 2

@@ -91,10 +91,20 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
 
 
 def warn_of_changes(config: TrainConfig, images_per_step: int, state: dict[str, Any]) -> None:
-    """Log which settings differ from those that ``state`` was saved with."""
+    """Log which settings differ from those that ``state`` was saved with.
+
+    Raises:
+        ConfigError: the checkpoint is past the last step.
+    """
+    if state["step"] > config.total_steps:
+        raise ConfigError(
+            f"{config.output} has a checkpoint of step {state['step']}, past "
+            f"total_steps={config.total_steps}; choose another output folder"
+        )
     now = to_dict(config) | {"images_per_step": images_per_step}
     before = state["config"] | {"images_per_step": state["images_per_step"]}
-    changed = [k for k in now if k not in _FREE_TO_CHANGE and now[k] != before.get(k)]
+    free = _FREE_TO_CHANGE - ({"total_steps"} if config.schedule == "cosine" else set())
+    changed = [k for k in now if k not in free and now[k] != before.get(k)]
     if changed:
         logger.warning(
             "resuming with another %s: this will not repeat an undisturbed run",

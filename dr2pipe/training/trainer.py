@@ -23,7 +23,7 @@ from tqdm import tqdm
 from dr2pipe import files, images
 from dr2pipe.config import stable_seed, to_dict
 from dr2pipe.data.folders import ShuffledBatches
-from dr2pipe.processes import stop_signals_caught, use_cpu
+from dr2pipe.processes import ignore_stop_signals, stop_signals_caught, use_cpu
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
     load_optimizer,
@@ -136,7 +136,12 @@ class Trainer:
             total_steps=self.config.total_steps,
         )
         workers = self.config.loader_workers
-        return DataLoader(self.dataset, batch_sampler=batches, num_workers=workers)
+        return DataLoader(
+            self.dataset,
+            batch_sampler=batches,
+            num_workers=workers,
+            worker_init_fn=ignore_stop_signals,
+        )
 
     def _micro_step(self, batch: dict) -> None:
         batch = {
@@ -160,7 +165,7 @@ class Trainer:
     def _check_finite(self, what: str, value: torch.Tensor, batch: dict) -> None:
         if not torch.isfinite(torch.as_tensor(value)):
             raise FloatingPointError(
-                f"{what} is {float(value)} at step {self.step}; pictures of this batch: "
+                f"{what} is {float(torch.as_tensor(value).detach())} at step {self.step}; pictures of this batch: "
                 f"{', '.join(batch['name'])}"
             )
 
