@@ -10,9 +10,12 @@ import numpy as np
 import torch
 
 from dr2pipe import files, images
-from dr2pipe.config import stable_seed
+from dr2pipe.config import load_config, resource, stable_seed
+from dr2pipe.degradations import degrade
 from dr2pipe.diffusion.dr2 import remove_degradation
 from dr2pipe.remover import DR2Config, load_remover
+from dr2pipe.restore import build_restorer
+from dr2pipe.restore_folder import RestoreConfig
 from dr2pipe.sheets import contact_sheet
 
 _SAMPLING_STEPS = 50
@@ -116,6 +119,42 @@ def write_samples(model: str, path: str | Path) -> None:
     side = 2 * faces.shape[1]
     faces = [images.resize_pixels(face, (side, side)) for face in faces]
     rows = [faces[i : i + 4] for i in range(0, len(faces), 4)]
+    images.write_png(path, contact_sheet(rows))
+
+
+def write_restorations(
+    preset: str, faces: str | Path, path: str | Path, *, count: int = 16, seed: int = 0
+) -> None:
+    """Faces degraded, coarse, restored and clean, two faces a row; every other one severely.
+
+    Args:
+        preset: name in configs/restore.
+        faces: ``.npz`` with ``images`` (N,S,S,3) uint8; ``count`` are taken evenly spaced.
+    """
+    config = load_config(
+        RestoreConfig,
+        resource("configs") / "restore" / f"{preset}.yaml",
+        ["input=unused", "output=unused"],
+    )
+    restorer, _ = build_restorer(config.dr2, config.enhancer)
+    with np.load(faces, allow_pickle=False) as archive:
+        clean = archive["images"]
+    clean = clean[np.linspace(0, len(clean) - 1, count).astype(int)]
+    given = (restorer.input_size, restorer.input_size)
+    degraded = []
+    for i, face in enumerate(clean):
+        rng = np.random.default_rng(stable_seed(seed, "restoration", i))
+        small = images.resize_pixels(face, given)
+        degraded.append(degrade(small, ("medium", "severe")[i % 2], rng)[0])
+    seeds = [stable_seed(seed, i) for i in range(len(clean))]
+    made = restorer(images.to_tensor(np.stack(degraded)), seeds)
+    stages = (degraded, images.to_uint8(made.coarse), images.to_uint8(made.restored), clean)
+    shown = (restorer.output_size, restorer.output_size)
+    blocks = [
+        [images.resize_pixels(picture, shown) for picture in row]
+        for row in zip(*stages, strict=True)
+    ]
+    rows = [[*first, *second] for first, second in zip(blocks[::2], blocks[1::2], strict=True)]
     images.write_png(path, contact_sheet(rows))
 
 

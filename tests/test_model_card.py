@@ -1,7 +1,8 @@
 import json
 
+import numpy as np
 import pytest
-from conftest import run_command
+from conftest import make_pixels, run_command
 from PIL import Image
 
 from dr2pipe.model_card import _terms, read_log, sample_faces, summarise
@@ -52,6 +53,19 @@ def test_the_terms_of_a_loss(tmp_path):
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "t.png") as picture:
         assert picture.width > 500
+
+
+def test_restorations_as_a_command(tmp_path):
+    faces = np.stack([make_pixels(i, 128, 128) for i in range(17)])
+    np.savez(tmp_path / "faces.npz", images=faces, files=[f"f{i}" for i in range(17)])
+    command = ("scripts/model_card.py", "restorations", tmp_path / "r.png", tmp_path / "faces.npz")
+    result = run_command(*command)
+    assert result.returncode == 0, result.stderr
+    sheet = np.asarray(Image.open(tmp_path / "r.png"))
+    assert sheet.shape == (8 * 130 - 2, 8 * 130 - 2, 3)
+    assert (sheet[:128, 3 * 130 : 3 * 130 + 128] == faces[0]).all()
+    degraded, restored = (sheet[:128, i * 130 : i * 130 + 128].astype(int) for i in (0, 2))
+    assert (degraded != restored).any()
 
 
 def test_every_sample_has_a_seed_of_its_own(model_folder):
