@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from torch.utils.data import Dataset
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 
@@ -17,18 +19,28 @@ class DegradationPairs(Dataset):
     """Positive pairs for contrastive learning.
 
     One draw of a degradation is applied to two different faces. They share its parameters, not
-    the pixels of its noise: those would tell a pair without telling the degradation.
+    the pixels of its noise: those would tell a pair without telling the degradation. Each face
+    is mirrored, moved and recoloured by draws of its own, since what the light of one studio
+    looks like is no degradation either.
 
     Args:
         faces: clean faces, two or more.
         degradations: chain: share of the pairs.
+        recolour, jitter: strength 0..1 of the changes of colour and place.
 
     Raises:
         ConfigError, ValueError: one face alone, no or an unknown chain, or an unseen family,
             which is kept for evaluation.
     """
 
-    def __init__(self, faces: FaceDataset, degradations: Mapping[str, float]):
+    def __init__(
+        self,
+        faces: FaceDataset,
+        degradations: Mapping[str, float],
+        *,
+        recolour: float = 0.0,
+        jitter: float = 0.0,
+    ):
         if len(faces) < 2:
             raise ConfigError("a pair takes two faces, and there is one")
         shares = np.array(list(degradations.values()), dtype=float)
@@ -39,7 +51,11 @@ class DegradationPairs(Dataset):
             raise ConfigError(f"{', '.join(unseen)}: kept for evaluation, training must not see it")
         for name in degradations:
             check_degradation(name)
+        for name, strength in (("recolour", recolour), ("jitter", jitter)):
+            if not 0 <= strength <= 1:
+                raise ConfigError(f"{name}={strength} must lie in [0, 1]")
         self.faces, self.names, self.shares = faces, list(degradations), shares / shares.sum()
+        self.recolour, self.jitter = recolour, jitter
 
     def __len__(self) -> int:
         return len(self.faces)
@@ -54,11 +70,23 @@ class DegradationPairs(Dataset):
         pair = {"name": item["name"], "seed": item["seed"]}
         clean = {"query": item["image"], "key": self.faces[other, position]["image"]}
         for number, (role, image) in enumerate(clean.items()):
+            own_rng = np.random.default_rng([item["seed"], 3, number])
             degraded, _ = degrade(
-                images.to_uint8(image[None])[0],
+                self._varied(image, own_rng),
                 chain,
                 np.random.default_rng([item["seed"], 1]),
                 noise_rng=np.random.default_rng([item["seed"], 2, number]),
             )
             pair[role] = images.to_tensor(degraded)[0]
         return pair
+
+    def _varied(self, image: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
+        """(3,S,S) in [-1,1] as (S,S,3) uint8, mirrored, moved and recoloured at random."""
+        # Both faces of a pair have the same showing, by which the data set mirrored them alike.
+        if self.faces.flip and rng.random() < 0.5:
+            image = image.flip(-1)
+        if self.recolour > 0:
+            gain, shift = draw_colours(self.recolour, rng)
+            image = (image * gain + shift).clamp(-1, 1)
+        pixels = images.to_uint8(image[None])[0]
+        return move(pixels, draw_move(self.jitter, rng)) if self.jitter > 0 else pixels

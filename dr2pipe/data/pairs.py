@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch.utils.data import Dataset
@@ -13,6 +12,7 @@ from torch.utils.data import Dataset
 from dr2pipe import images
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as the chains'
@@ -101,15 +101,15 @@ class PairDataset(Dataset):
         rng = np.random.default_rng(item["seed"])
         moved = None
         if self.jitter > 0:
-            moved = _draw_move(self.jitter, np.random.default_rng([item["seed"], 1]))
+            moved = draw_move(self.jitter, np.random.default_rng([item["seed"], 1]))
             clean = images.to_uint8(item["image"][None])[0]
-            item["image"] = images.to_tensor(_move(clean, moved))[0]
+            item["image"] = images.to_tensor(move(clean, moved))[0]
         if rng.random() < self.coarse_share:
             degraded = self.coarse.read(self.faces.relative(item["name"]), rng)
             if item["flipped"]:
                 degraded = degraded[:, ::-1]
             if moved is not None:
-                degraded = _move(degraded, moved)
+                degraded = move(degraded, moved)
             degraded = gaussian_blur(degraded, rng.uniform(*self.coarse_sigma_px))
         else:
             clean = images.to_uint8(item["image"][None])[0]
@@ -123,7 +123,7 @@ class PairDataset(Dataset):
         side = (self.input_size, self.input_size)
         item["input"] = images.to_tensor(images.resize_pixels(degraded, side))[0]
         if self.recolour > 0:
-            gain, shift = _draw_colours(self.recolour, rng)
+            gain, shift = draw_colours(self.recolour, rng)
             for name in ("image", "input"):
                 item[name] = (item[name] * gain + shift).clamp(-1, 1)
         if self.parts is not None:
@@ -137,35 +137,3 @@ class PairDataset(Dataset):
             parts[:, 0] = self.faces.size - parts[:, 0]
         parts[:, :2] -= 0.5
         return torch.from_numpy(parts).float()
-
-
-def _draw_move(strength: float, rng: np.random.Generator) -> np.ndarray:
-    """(2,3): turn, scale and shift about the middle of a picture whose side is 1."""
-    angle = strength * rng.uniform(-0.2, 0.2)
-    scale = 1 + strength * rng.uniform(-0.15, 0.15)
-    shift = strength * rng.uniform(-0.08, 0.08, size=2)
-    turn = scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    offset = 0.5 + shift - turn @ [0.5, 0.5]
-    return np.column_stack([turn, offset])
-
-
-def _move(pixels: np.ndarray, move: np.ndarray) -> np.ndarray:
-    """(S,S,3) uint8 moved alike at every size; what comes in from outside is mirrored."""
-    side = len(pixels)
-    matrix = move.copy()
-    # Pixel i has its centre at (i + 0.5) / side.
-    matrix[:, 2] = side * move[:, 2] + 0.5 * (move[:, :2].sum(axis=1) - 1)
-    return cv2.warpAffine(
-        np.ascontiguousarray(pixels),
-        matrix,
-        (side, side),
-        flags=cv2.INTER_LANCZOS4,
-        borderMode=cv2.BORDER_REFLECT_101,
-    )
-
-
-def _draw_colours(strength: float, rng: np.random.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """Gain and shift (3,1,1) of pictures in [-1,1]; channels differ half as much as pictures."""
-    gain = (1 + strength * rng.uniform(-1, 1)) * (1 + strength / 2 * rng.uniform(-1, 1, size=3))
-    shift = strength * rng.uniform(-1, 1) + strength / 2 * rng.uniform(-1, 1, size=3)
-    return tuple(torch.tensor(v, dtype=torch.float32).view(3, 1, 1) for v in (gain, shift))

@@ -34,6 +34,8 @@ from dr2pipe.training.recipe import TrainConfig, Trained
 @dataclass
 class DegradationEncoderConfig(TrainConfig):
     degradations: dict[str, float] = field(default_factory=dict)  # chain: share
+    recolour: float = 0.0  # of each face by itself, before it is degraded
+    jitter: float = 0.0
     width: int = 64
     queue: int = 8192  # keys
     momentum: float = 0.999  # of the key encoder
@@ -73,7 +75,7 @@ class DegradationEncoderRecipe:
 
     def __init__(self, config: DegradationEncoderConfig):
         together = config.batch_size * process_state().num_processes
-        if config.queue % together:
+        if config.queue < together or config.queue % together:
             raise ConfigError(
                 f"queue={config.queue} must be a multiple of the {together} pictures of a batch "
                 f"in all processes"
@@ -88,6 +90,8 @@ class DegradationEncoderRecipe:
                 "batch_size must hold two groups of norm_group pictures or more: keys in the "
                 "group of their queries would be told by its statistics"
             )
+        if config.width < 1:
+            raise ConfigError(f"width={config.width} must be at least 1")
         if not (0 <= config.momentum < 1 and config.temperature > 0):
             raise ConfigError("momentum must lie in [0, 1), and temperature above 0")
         self.config = config
@@ -112,7 +116,10 @@ class DegradationEncoderRecipe:
         queries = F.normalize(queries.float(), dim=1)
         memory.follow(getattr(networks["encoder"], "module", networks["encoder"]), config.momentum)
         order = deal(batch["seed"].tolist(), config.norm_group).to(queries.device)
-        with torch.no_grad():
+        # The trainer sets the precision of what it trains, and keys are not trained.
+        low = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(config.precision)
+        device = queries.device.type
+        with torch.no_grad(), torch.autocast(device, low, enabled=low is not None):
             dealt = memory.encoder(batch["key"][order], projected=True, groups=groups)
             keys = F.normalize(dealt.float(), dim=1)[order.argsort()]
         logits = contrastive_logits(queries, keys, memory.queue, config.temperature)

@@ -52,7 +52,9 @@ def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig | PaniniTrainConfig
 
 def degradation_pairs_of(config: DegradationEncoderConfig) -> DegradationPairs:
     """Two faces with one degradation."""
-    return DegradationPairs(faces_of(config), config.degradations)
+    return DegradationPairs(
+        faces_of(config), config.degradations, recolour=config.recolour, jitter=config.jitter
+    )
 
 
 # name: (schema, recipe, its data set)
