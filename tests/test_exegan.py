@@ -14,6 +14,7 @@ from dr2pipe.features.resnet101 import load_identity_resnet
 from dr2pipe.losses.adversarial import (
     logistic_discriminator_loss,
     logistic_generator_loss,
+    path_length_penalty,
     r1_penalty,
 )
 from dr2pipe.losses.identity import identity_angle_loss
@@ -91,21 +92,21 @@ def test_generator_equals_the_reference(size):
     same(network.synthesis.mapping(z1), "w_from_z1")
     w = network.random_w(z1)
     same(network.latents(w, exemplar), "latent_single")
-    same(network.draw(real, mask, network.latents(w, exemplar)), "fake_single")
-    completed = network(real, mask=mask, exemplar=exemplar, w=w)
+    same(network(real, mask=mask, latents=network.latents(w, exemplar), whole=True), "fake_single")
+    completed = network(real, mask=mask, latents=network.latents(w, exemplar))
     same(completed, "completed_single")
     if size == 256:
         return
     mixed = network.latents(network.random_w(z1, z2, 3), exemplar)
     same(mixed, "latent_mix_inject3")
-    same(network.draw(real, mask, mixed), "fake_mix_inject3")
+    same(network(real, mask=mask, latents=mixed, whole=True), "fake_mix_inject3")
     truncated = network.latents(network.random_w(z1, centre=centre, psi=0.5), exemplar)
-    same(network.draw(real, mask, truncated), "fake_trunc0.5")
+    same(network(real, mask=mask, latents=truncated, whole=True), "fake_trunc0.5")
     shared = network.latents(w, exemplar, own_share=0.3)
     same(shared, "latent_lambda0.3")
-    same(network.draw(real, mask, shared), "fake_lambda0.3")
+    same(network(real, mask=mask, latents=shared, whole=True), "fake_lambda0.3")
     given = network.latents(made_input(record, arrays, "w_direct"), exemplar)
-    same(network.draw(real, mask, given), "fake_input_is_latent")
+    same(network(real, mask=mask, latents=given, whole=True), "fake_input_is_latent")
 
 
 @pytest.fixture(scope="module")
@@ -267,19 +268,18 @@ def test_known_pixels_stay_and_holes_do_not_matter():
     mask[:, :, 4:10, 3:12] = 1
     x, w = torch.rand(2, 3, 16, 16) * 2 - 1, torch.randn(2, 16)
     exemplar = torch.randn(2, len(network.exemplar_rows), 16)
-    filled = network(x, mask=mask, exemplar=exemplar, w=w)
+    latents = network.latents(w, exemplar)
+    filled = network(x, mask=mask, latents=latents)
     known = (mask == 0).expand_as(x)
     assert torch.equal(filled[known], x[known])
     other = torch.where(mask > 0, torch.rand_like(x), x)
-    assert torch.equal(network(other, mask=mask, exemplar=exemplar, w=w), filled)
-    restyled = network(x, mask=mask, exemplar=exemplar.roll(1, dims=0), w=w)
+    assert torch.equal(network(other, mask=mask, latents=latents), filled)
+    restyled = network(x, mask=mask, latents=network.latents(w, exemplar.roll(1, dims=0)))
     assert not torch.equal(restyled, filled)
-    for wrong in (
-        {"mask": mask[:, :, :8]},
-        {"exemplar": exemplar[:, 1:]},
-        {"x": x[..., :8]},
-    ):
-        given = {"x": x, "mask": mask, "exemplar": exemplar, "w": w} | wrong
+    with pytest.raises(ValueError, match="instead of"):
+        network.latents(w, exemplar[:, 1:])
+    for wrong in ({"mask": mask[:, :, :8]}, {"latents": latents[:, 1:]}, {"x": x[..., :8]}):
+        given = {"x": x, "mask": mask, "latents": latents} | wrong
         with pytest.raises(ValueError, match="instead of"):
             network(given.pop("x"), **given)
     with pytest.raises(ValueError, match="crossover=9"):
@@ -313,3 +313,23 @@ def test_small_style_encoders_load_from_folders(tmp_path):
     assert torch.equal(loaded(x, [2, 7]), encoder(x)[:, [2, 7]])
     with pytest.raises(ValueError, match=r"0\.\.7"):
         loaded(x, [8])
+
+
+def test_path_lengths_equal_the_reference():
+    record, arrays = parity.load("exe_gan_generator")
+    weights = parity.make_model(record["models"]["generator"])
+    network = convert_checkpoint(weights, "exegan").requires_grad_(False)
+    real, mask, z1, exemplar, noise = (
+        made_input(record, arrays, n)
+        for n in ("real", "mask", "z1", "exemplar_embedding", "path_noise")
+    )
+    latents = network.latents(network.random_w(z1), exemplar).requires_grad_()
+    drawn = network(real, mask=mask, latents=latents, whole=True)
+    (gradient,) = torch.autograd.grad((drawn * noise / 64).sum(), latents)
+    lengths = gradient.square().sum(dim=2).mean(dim=1).sqrt()
+    assert_close(lengths, record, arrays, "path_lengths")
+    mean = 0.7 + 0.01 * (lengths.mean() - 0.7)
+    scalars = record["scalars"]
+    assert mean.item() == pytest.approx(scalars["path_mean"], rel=1e-5)
+    penalty = path_length_penalty(lengths, mean).item()
+    assert penalty == pytest.approx(scalars["path_penalty"]["value"], rel=1e-4)

@@ -51,7 +51,7 @@ class ExeGAN(ModelMixin, ConfigMixin):
     The defaults are the official network for 256 px.
     """
 
-    conditions = ("mask", "exemplar", "w")
+    conditions = ("mask", "latents")
 
     @register_to_config
     def __init__(
@@ -113,19 +113,18 @@ class ExeGAN(ModelMixin, ConfigMixin):
         x: torch.Tensor,
         *,
         mask: torch.Tensor,
-        exemplar: torch.Tensor,
-        w: torch.Tensor,
+        latents: torch.Tensor,
         noise: Noise = None,
+        whole: bool = False,
     ) -> torch.Tensor:
         """Fill the holes of faces.
 
         Args:
             x: (B,3,size,size) RGB in [-1,1]; what lies in the holes does not matter.
             mask: (B,1,size,size), 1 in the holes, 0 elsewhere.
-            exemplar: (B,rows,style_channels), styles for ``exemplar_rows``.
-            w: (B,style_channels) or (B,num_latents,style_channels): styles of the other rows,
-                see :meth:`random_w`.
+            latents: (B,num_latents,style_channels), see :meth:`latents`.
             noise: of the synthesis; None is the stored one, so that results repeat.
+            whole: return all that was drawn, what is known of the picture included.
 
         Returns:
             (B,3,size,size): ``x`` outside the holes, what was drawn inside, not clamped.
@@ -133,8 +132,15 @@ class ExeGAN(ModelMixin, ConfigMixin):
         Raises:
             ValueError: a picture or mask of another size, styles of another shape.
         """
-        drawn = self.draw(x, mask, self.latents(w, exemplar), noise=noise)
-        return complete(x, mask, drawn)
+        encoded = self.encode(x, mask)
+        code = encoded.code[:, None].expand(-1, latents.shape[1], -1)
+        styles = torch.cat([latents, code.to(latents.dtype)], dim=2)
+
+        def add(features: torch.Tensor, resolution: int, stage: str) -> torch.Tensor:
+            return features + encoded.features[resolution] if stage == "upsampled" else features
+
+        drawn = self.synthesis(styles, noise=noise, start=encoded.start, fuse=add)
+        return drawn if whole else complete(x, mask, drawn)
 
     def random_w(
         self,
@@ -162,7 +168,10 @@ class ExeGAN(ModelMixin, ConfigMixin):
     ) -> torch.Tensor:
         """W+ (B,num_latents,style_channels) with the exemplar's rows in their places.
 
-        ``own_share``: 0..1, how much of ``w`` stays in those rows.
+        Args:
+            w: (B,style_channels) or (B,num_latents,style_channels), see :meth:`random_w`.
+            exemplar: (B,rows,style_channels), styles for ``exemplar_rows``.
+            own_share: 0..1, how much of ``w`` stays in those rows.
 
         Raises:
             ValueError: an exemplar of another number or width of rows.
@@ -174,19 +183,6 @@ class ExeGAN(ModelMixin, ConfigMixin):
             w = w[:, None].expand(-1, self.synthesis.num_latents, -1)
         own, replaced = w.split([self.config.first_exemplar_row, expected[1]], dim=1)
         return torch.cat([own, torch.lerp(exemplar, replaced, own_share)], dim=1)
-
-    def draw(
-        self, x: torch.Tensor, mask: torch.Tensor, latents: torch.Tensor, *, noise: Noise = None
-    ) -> torch.Tensor:
-        """The whole picture (B,3,size,size) that the synthesis makes; see :meth:`forward`."""
-        encoded = self.encode(x, mask)
-        code = encoded.code[:, None].expand(-1, latents.shape[1], -1)
-        styles = torch.cat([latents, code.to(latents.dtype)], dim=2)
-
-        def add(features: torch.Tensor, resolution: int, stage: str) -> torch.Tensor:
-            return features + encoded.features[resolution] if stage == "upsampled" else features
-
-        return self.synthesis(styles, noise=noise, start=encoded.start, fuse=add)
 
     def encode(self, x: torch.Tensor, mask: torch.Tensor) -> Encoded:
         """Features of masked faces; arguments as in :meth:`forward`."""

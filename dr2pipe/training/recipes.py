@@ -10,6 +10,7 @@ from dr2pipe.data.coarse import CoarseCache
 from dr2pipe.data.degradation_pairs import DegradationPairs
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.landmarks import read_parts
+from dr2pipe.data.masked import MaskedFaces
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.training.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.degradation_encoder import (
@@ -17,6 +18,7 @@ from dr2pipe.training.degradation_encoder import (
     DegradationEncoderRecipe,
 )
 from dr2pipe.training.enhancer import EnhancerRecipe, EnhancerTrainConfig
+from dr2pipe.training.exegan import ExeGANRecipe, ExeGANTrainConfig
 from dr2pipe.training.gfpgan import GFPGANRecipe, GFPGANTrainConfig
 from dr2pipe.training.panini import PaniniRecipe, PaniniTrainConfig
 from dr2pipe.training.recipe import TrainConfig
@@ -57,6 +59,11 @@ def degradation_pairs_of(config: DegradationEncoderConfig) -> DegradationPairs:
     )
 
 
+def masked_faces_of(config: ExeGANTrainConfig) -> MaskedFaces:
+    """Clean faces and masks."""
+    return MaskedFaces(faces_of(config), config.masks)
+
+
 # name: (schema, recipe, its data set)
 RECIPES = {
     "ddpm": (DDPMConfig, DDPMRecipe, faces_of),
@@ -68,6 +75,7 @@ RECIPES = {
         degradation_pairs_of,
     ),
     "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, pairs_of),
+    "exegan": (ExeGANTrainConfig, ExeGANRecipe, masked_faces_of),
     "panini": (PaniniTrainConfig, PaniniRecipe, pairs_of),
 }
 

@@ -6,7 +6,7 @@ Karras et al. 2020 (§3.1 lazy regularisation, §3.2 path lengths); style mixing
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -77,7 +77,7 @@ class StyleGAN2Recipe:
         trained = {
             name: Trained(
                 network,
-                _adam(network, config.learning_rate, lazy[name]),
+                lazy_adam(network, config.learning_rate, lazy[name]),
                 ema=name == "generator",
             )
             for name, network in networks.items()
@@ -130,7 +130,7 @@ class StyleGAN2Recipe:
     def preview(self, networks: dict, batch: dict) -> torch.Tensor:
         """Samples of the first eight fixed seeds."""
         generator = networks["generator"]
-        z = _draw_z(range(8), generator.config.style_channels, "preview")
+        z = draw_z(range(8), generator.config.style_channels, "preview")
         w = generator.mapping(z.to(generator.device))
         return torch.cat(list(generator(w).float().clamp(-1, 1)), dim=-1)
 
@@ -146,25 +146,32 @@ class StyleGAN2Recipe:
     def _generate(self, generator, seeds: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
         """Pictures and the W+ latents they depend on."""
         bare = getattr(generator, "module", generator)  # what several processes wrap
-        width, rows = bare.config.style_channels, bare.num_latents
-        first, second = (_draw_z(seeds, width, name).to(bare.device) for name in ("z", "z2"))
-        w, other = bare.mapping(torch.cat([first, second])).float().chunk(2)
-        coins = torch.stack(
-            [torch.rand(2, generator=generator_of([seed], "mixing")) for seed in seeds]
-        ).to(bare.device)
-        crossover = 1 + (coins[:, 1] * (rows - 1)).long()
-        crossover[coins[:, 0] >= self.config.mixing_probability] = rows
-        from_first = torch.arange(rows, device=bare.device) < crossover[:, None]
-        latents = torch.where(from_first[:, :, None], w[:, None], other[:, None])
+        latents = random_latents(bare, seeds, self.config.mixing_probability)
         noise = draw_noises(seeds, bare.noise_sizes, bare.device)
         return generator(latents, noise=noise).float(), latents
 
 
-def _adam(network: torch.nn.Module, rate: float, every: int | None) -> torch.optim.Adam:
+def random_latents(
+    generator: StyleGAN2Generator, seeds: list[int], mixing_probability: float
+) -> torch.Tensor:
+    """W+ (B,rows,C) of random z, a second one from a random row on in a share of the pictures."""
+    width, rows, device = generator.config.style_channels, generator.num_latents, generator.device
+    first, second = (draw_z(seeds, width, name).to(device) for name in ("z", "z2"))
+    w, other = generator.mapping(torch.cat([first, second])).float().chunk(2)
+    coins = torch.stack([torch.rand(2, generator=generator_of([s], "mixing")) for s in seeds])
+    coins = coins.to(device)
+    crossover = 1 + (coins[:, 1] * (rows - 1)).long()
+    crossover[coins[:, 0] >= mixing_probability] = rows
+    from_first = torch.arange(rows, device=device) < crossover[:, None]
+    return torch.where(from_first[:, :, None], w[:, None], other[:, None])
+
+
+def lazy_adam(network: torch.nn.Module, rate: float, every: int | None) -> torch.optim.Adam:
     """Adam, slower where a regulariser is applied in every ``every``-th step alone (§3.1)."""
     share = 1.0 if every is None else every / (every + 1)
     return torch.optim.Adam(network.parameters(), lr=rate * share, betas=(0.0, 0.99**share))
 
 
-def _draw_z(seeds, width: int, purpose: str) -> torch.Tensor:
+def draw_z(seeds: Sequence[int], width: int, purpose: str) -> torch.Tensor:
+    """(B,width), each row by its own seed."""
     return torch.stack([torch.randn(width, generator=generator_of([s], purpose)) for s in seeds])
