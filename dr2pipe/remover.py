@@ -11,7 +11,7 @@ from diffusers import SchedulerMixin, UNet2DModel
 
 from dr2pipe import files
 from dr2pipe.auto_setting import AutoSetting, load_auto
-from dr2pipe.config import ConfigError
+from dr2pipe.config import ConfigError, stable_hash
 from dr2pipe.diffusion.dr2 import check_network, remove_degradation
 from dr2pipe.diffusion.low_pass import LowPass, build_low_pass
 from dr2pipe.diffusion.timesteps import (
@@ -23,6 +23,7 @@ from dr2pipe.diffusion.timesteps import (
 from dr2pipe.models import find_model, load_unet
 
 MODES = ("fixed", "auto")
+STRENGTHS = {"bicubic": "factor", "gaussian": "sigma_px", "fft": "cutoff"}  # settings by filter
 
 
 @dataclass
@@ -159,6 +160,30 @@ def load_remover(config: DR2Config) -> tuple[Remover | AutoRemover, dict[str, st
     return AutoRemover(setting, removers), hashes | {"auto": files.sha256(path)}
 
 
+def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str, Any]:
+    """All of stage 1 that decides its results, with ω as a number; its weights have hashes."""
+    network = {"network_config_hash": stable_hash(stated(remover.unet.config))}
+    if isinstance(remover, AutoRemover):
+        schedulers = [stated(r.scheduler.config) for r in remover.removers if r is not None]
+        different = {stable_hash(scheduler): scheduler for scheduler in schedulers}
+        chosen_from = {"scheduler_configs": list(different.values())}
+        return {"mode": "auto", "variance": config.variance} | chosen_from | network
+    described = dataclasses.asdict(config) | {
+        "omega": remover.omega,
+        "scheduler": type(remover.scheduler).__name__,
+        "scheduler_config": stated(remover.scheduler.config),
+    }
+    # Where a model lies does not matter.
+    for name in ("model", "auto"):
+        described.pop(name)
+    return described | network
+
+
+def stated(config: dict[str, Any]) -> dict[str, Any]:
+    """A diffusers configuration without its private entries, as plain values."""
+    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != "_"}
+
+
 def _build_remover(
     config: DR2Config, unet: UNet2DModel, scheduler: SchedulerMixin | None
 ) -> Remover:
@@ -168,8 +193,7 @@ def _build_remover(
     if omega is None:
         omega = default_omega(config.tau, config.factor, config.num_steps)
     check_chain(omega, config.tau, config.num_steps, config.num_evaluations)
-    options = {"bicubic": "factor", "gaussian": "sigma_px", "fft": "cutoff"}
-    option = options.get(config.low_pass)
+    option = STRENGTHS.get(config.low_pass)
     chosen = {option: getattr(config, option)} if option else {}
     if option and chosen[option] is None:
         raise ConfigError(f"dr2.low_pass={config.low_pass} needs dr2.{option}")

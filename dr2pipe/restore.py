@@ -13,7 +13,7 @@ from dr2pipe import files, images
 from dr2pipe.config import ConfigError
 from dr2pipe.enhancers import Enhancer, build_enhancer
 from dr2pipe.models import find_model, use_attention
-from dr2pipe.remover import AutoRemover, Choice, DR2Config, Remover, load_remover
+from dr2pipe.remover import AutoRemover, Choice, DR2Config, Remover, load_remover, stated
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _BASELINE_OPTIONS = {"none": (), "bicubic": ("size",)}  # enhancers without weights
@@ -159,6 +159,11 @@ class Restorer:
 
     def _networks(self) -> list[torch.nn.Module]:
         return [self.enhancer, *([self.remover.unet] if self.remover is not None else [])]
+
+
+def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
+    """All of stage 2 that decides its results; its weights have hashes."""
+    return {"name": config.name, **stated(enhancer.config)}
 
 
 # -- loading ---------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import platform
 from dataclasses import dataclass, field
@@ -18,8 +17,8 @@ import dr2pipe
 from dr2pipe import images
 from dr2pipe.config import ConfigError, to_dict
 from dr2pipe.processes import process_state
-from dr2pipe.remover import AutoRemover, DR2Config
-from dr2pipe.restore import EnhancerConfig, Restorer, build_restorer
+from dr2pipe.remover import DR2Config, describe_dr2
+from dr2pipe.restore import EnhancerConfig, Restorer, build_restorer, describe_enhancer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
 from dr2pipe.samples import COMBINE, sample_restorer
 from dr2pipe.sheets import side_by_side
@@ -27,6 +26,10 @@ from dr2pipe.sheets import side_by_side
 _LEVELS_PER_UNIT = 127.5
 # A spread map is this many times brighter than the standard deviation in levels of 255.
 SPREAD_BRIGHTNESS = 4
+_NO_SPREAD = (
+    "the automatic setting left stage 1 out, whose noise samples differ by: the spread is unknown, "
+    "and the black spread map does not mean certainty"
+)
 
 
 @dataclass
@@ -113,6 +116,7 @@ def restore_batch(
 ) -> BatchResult:
     """Pictures (B,3,S,S) in [-1,1] as 8-bit results by output subfolder."""
     drawn: list[dict[str, Any]] = [{} for _ in seeds]
+    warnings: list[list[str]] = [[] for _ in seeds]
     made: dict[str, np.ndarray] = {}
     if samples == 1:
         result = restorer(pictures, seeds)
@@ -126,8 +130,10 @@ def restore_batch(
         levels = found.spread.cpu().double() * _LEVELS_PER_UNIT
         grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
         made["spread"] = grey.repeat(3, axis=3)
-        for record, spread in zip(drawn, levels.mean(dim=(1, 2, 3)).tolist(), strict=True):
-            record["spread"] = round(spread, 3)
+        for i, spread in enumerate(levels.mean(dim=(1, 2, 3)).tolist()):
+            drawn[i]["spread"] = round(spread, 3) if found.varies[i] else None
+            if not found.varies[i]:
+                warnings[i].append(_NO_SPREAD)
     for record, choice in zip(drawn, choices, strict=bool(choices)):
         if choice.note is not None:
             record["auto"] = choice.note
@@ -140,12 +146,10 @@ def restore_batch(
     if "compare" in outputs:
         parts = (images.to_uint8(pictures), made["coarse"], made["restored"])
         made["compare"] = [side_by_side(list(row)) for row in zip(*parts, strict=True)]
-    note = "not finite in low precision, restored again in float32"
-    return BatchResult(
-        [{name: made[name][i] for name in outputs} for i in range(len(pictures))],
-        [[note] if retried else [] for retried in in_fp32],
-        drawn,
-    )
+    for of_picture, retried in zip(warnings, in_fp32, strict=True):
+        of_picture += ["not finite in low precision, restored again in float32"] * retried
+    pixels = [{name: made[name][i] for name in outputs} for i in range(len(pictures))]
+    return BatchResult(pixels, warnings, drawn)
 
 
 def describe_shares(output: str | Path) -> str | None:
@@ -176,30 +180,15 @@ def _settings(
 ) -> dict[str, Any]:
     """Everything that decides a picture's result, with ω as a number."""
     dr2: dict[str, Any] = {"enabled": False}
-    if isinstance(restorer.remover, AutoRemover):
-        dr2 = {"mode": "auto", "variance": config.dr2.variance}
-    elif restorer.remover is not None:
-        scheduler = restorer.remover.scheduler
-        dr2 = dataclasses.asdict(config.dr2) | {
-            "omega": restorer.remover.omega,
-            "scheduler": type(scheduler).__name__,
-            "scheduler_config": _stated(scheduler.config),
-        }
-        # Where a model lies does not matter; its weights do, and their hashes are below.
-        for name in ("model", "auto"):
-            dr2.pop(name)
+    if restorer.remover is not None:
+        dr2 = describe_dr2(config.dr2, restorer.remover)
     several = {}
     if config.samples > 1:
         several = {"samples": config.samples, "combine": config.combine}
     return several | {
         "seed": config.seed,
         "dr2": dr2,
-        "enhancer": {"name": config.enhancer.name, **_stated(restorer.enhancer.config)},
+        "enhancer": describe_enhancer(config.enhancer, restorer.enhancer),
         "precision": config.precision,
         "weights_sha256": weight_hashes,
     }
-
-
-def _stated(config: dict[str, Any]) -> dict[str, Any]:
-    """A diffusers configuration without its private entries, as plain values."""
-    return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != "_"}

@@ -29,6 +29,8 @@ class Samples:
         coarse_mean, coarse_medoid: the same of the coarse faces; the medoid's own coarse face.
         first: everything about the first sample, whose seeds are the pictures' own.
         in_fp32: of every picture, whether any sample was computed again in float32.
+        varies: of every picture, whether stage 1 ran: without its noise all samples are equal,
+            and a spread of 0 says nothing.
     """
 
     mean: torch.Tensor
@@ -38,6 +40,7 @@ class Samples:
     coarse_medoid: torch.Tensor
     first: Restored
     in_fp32: list[bool]
+    varies: list[bool]
 
 
 def sample_restorer(
@@ -64,6 +67,7 @@ def sample_restorer(
         coarse_medoid=coarse[chosen, each],
         first=found[0],
         in_fp32=[any(parts) for parts in zip(*(r.in_fp32 for r in found), strict=True)],
+        varies=[calls > 0 for calls in found[0].calls],
     )
 
 

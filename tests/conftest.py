@@ -1,5 +1,6 @@
 """Tiny real networks and pictures; nothing here needs a download or a GPU."""
 
+import csv
 import os
 import subprocess
 import sys
@@ -8,11 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers import UNet2DModel
 from PIL import Image
 
+from dr2pipe import files
+from dr2pipe.auto_setting import AutoSetting, save_auto
+from dr2pipe.config import load_config
+from dr2pipe.degradation_features import FEATURES
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
+from dr2pipe.enhancers import build_enhancer
+from dr2pipe.evaluation.evaluate import evaluate
+from dr2pipe.evaluation.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
@@ -85,3 +94,82 @@ def run_command(*arguments, timeout=300, cwd=ROOT, **environment):
         text=True,
         timeout=timeout,
     )
+
+
+@pytest.fixture
+def auto_by_brightness(monkeypatch, model_folder, tmp_path):
+    """File of an automatic setting: the tiny network for bright pictures, nothing for dark ones."""
+    count = 2 * len(FEATURES) + 1
+    dr2 = {"enabled": True, "factor": 2, "tau": 2, "omega": 8, "num_evaluations": 2}
+    setting = AutoSetting(
+        model_sha256=files.sha256(model_folder),
+        sweep="s",
+        candidates=[dr2, {"enabled": False}],
+        fixed=0,
+        fallback=0,
+        **{name: [0.0] * len(FEATURES) for name in ("mean", "scale", "low", "high")},
+        weights=[[0.0, 0.0]] * count,
+        deviation=[1.0, 1.0],
+    )
+
+    def choose(self, pictures):
+        return [(0 if picture.mean() > 0 else 1, 0.75) for picture in pictures]
+
+    monkeypatch.setattr(AutoSetting, "choose", choose)
+    save_auto(setting, tmp_path / "auto.json")
+    return tmp_path / "auto.json"
+
+
+# -- studies ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def clean(tmp_path_factory):
+    """Folder of faces for a study."""
+    return make_pictures(tmp_path_factory.mktemp("clean") / "faces", 5, height=32, width=32)
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory):
+    """Folder of a small enhancer to 32 px."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("enhancer") / "spar"
+    options = {"size": 32, "channels": [8, 16], "residual_blocks": 1, "hourglass_depth": 1}
+    build_enhancer("sparnet", **options).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def protocol(tmp_path, clean, network, model_folder):
+    """A protocol file; the output is named on top."""
+    dr2 = {"model": str(model_folder), "factor": 2, "tau": 2, "omega": 8, "num_evaluations": 2}
+    bicubic = {"name": "bicubic", "options": {"size": 32}}
+    enhancer = {"name": "sparnet", "weights": str(network)}
+    content = {
+        "name": "toy",
+        "clean": {"path": str(clean)},
+        "size": 32,
+        "degraded_size": 16,
+        "degradations": ["mild", "severe", "speckle:4", "rain:2"],
+        "methods": {
+            "input": {},
+            "coarse": {"dr2": dr2},
+            "baseline": {"enhancer": bicubic},
+            "enhancer": {"enhancer": enhancer},
+            "DR2 + enhancer": {"dr2": dr2, "enhancer": enhancer},
+        },
+        "baseline": "baseline",
+        "metrics": ["psnr", "ssim"],
+        "batch_size": 2,
+    }
+    path = tmp_path / "toy.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False))
+    return path
+
+
+def run_study(protocol, output, *overrides):
+    return evaluate(load_config(Protocol, protocol, [f"output={output}", *overrides]))
+
+
+def study_rows(folder):
+    return list(csv.DictReader((folder / "results.csv").open()))

@@ -1,6 +1,6 @@
-import csv
 import hashlib
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,73 +8,20 @@ import time
 
 import numpy as np
 import pytest
-import torch
-import yaml
 from conftest import ROOT, make_pictures, run_command
+from conftest import run_study as run
+from conftest import study_rows as rows_of
 from PIL import Image
 
 from dr2pipe import images
-from dr2pipe.config import ConfigError, load_config, stable_seed
+from dr2pipe.config import ConfigError, stable_seed
 from dr2pipe.degradations import degrade
 from dr2pipe.enhancers import build_enhancer
-from dr2pipe.evaluation.evaluate import evaluate
-from dr2pipe.evaluation.protocol import Protocol
 from dr2pipe.evaluation.statistics import estimate
 from dr2pipe.metrics import psnr
 from dr2pipe.restore import DR2Config, EnhancerConfig, build_restorer
 
 METHODS = ["input", "coarse", "baseline", "enhancer", "DR2 + enhancer"]
-
-
-@pytest.fixture(scope="module")
-def clean(tmp_path_factory):
-    return make_pictures(tmp_path_factory.mktemp("clean") / "faces", 5, height=32, width=32)
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory):
-    """Folder of a small enhancer to 32 px."""
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("enhancer") / "spar"
-    options = {"size": 32, "channels": [8, 16], "residual_blocks": 1, "hourglass_depth": 1}
-    build_enhancer("sparnet", **options).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture
-def protocol(tmp_path, clean, network, model_folder):
-    """A protocol file; the output is named on top."""
-    dr2 = {"model": str(model_folder), "factor": 2, "tau": 2, "omega": 8, "num_evaluations": 2}
-    bicubic = {"name": "bicubic", "options": {"size": 32}}
-    enhancer = {"name": "sparnet", "weights": str(network)}
-    content = {
-        "name": "toy",
-        "clean": {"path": str(clean)},
-        "size": 32,
-        "degraded_size": 16,
-        "degradations": ["mild", "severe", "speckle:4", "rain:2"],
-        "methods": {
-            "input": {},
-            "coarse": {"dr2": dr2},
-            "baseline": {"enhancer": bicubic},
-            "enhancer": {"enhancer": enhancer},
-            "DR2 + enhancer": {"dr2": dr2, "enhancer": enhancer},
-        },
-        "baseline": "baseline",
-        "metrics": ["psnr", "ssim"],
-        "batch_size": 2,
-    }
-    path = tmp_path / "toy.yaml"
-    path.write_text(yaml.safe_dump(content, sort_keys=False))
-    return path
-
-
-def run(protocol, output, *overrides):
-    return evaluate(load_config(Protocol, protocol, [f"output={output}", *overrides]))
-
-
-def rows_of(folder):
-    return list(csv.DictReader((folder / "results.csv").open()))
 
 
 def test_every_method_is_measured_on_every_face(protocol, tmp_path):
@@ -111,6 +58,45 @@ def test_every_method_is_measured_on_every_face(protocol, tmp_path):
     difference = (values["coarse"] - values["baseline"]).mean()
     assert cell["difference"]["mean"] == pytest.approx(difference, abs=1e-4)
     assert (tmp_path / "o/report.html").is_file()
+
+
+def test_differences_of_the_main_method(protocol, tmp_path):
+    table = run(protocol, tmp_path / "o", "degradations=[mild,severe,'rain:2','rain:4','haze:2']")
+    summary = json.loads((tmp_path / "o/summary.json").read_text())
+    values = {
+        (r["degradation"], r["method"], r["picture"]): float(r["ssim"])
+        for r in rows_of(tmp_path / "o")
+    }
+    names = sorted({picture for _, _, picture in values})
+    found = {
+        (d["degradation"], d["against"]): d for d in summary["differences"] if d["metric"] == "ssim"
+    }
+    families = {
+        "severe": ["severe"],
+        "mean of chains": ["mild", "severe"],
+        "mean of rain": ["rain 2", "rain 4"],
+        "mean of unseen families": ["rain 2", "rain 4", "haze 2"],
+    }
+    others = [method for method in METHODS if method != "DR2 + enhancer"]
+    assert {other for _, other in found} == set(others)
+    assert "mean of haze" not in {label for label, _ in found}  # of one severity
+    for label, degradations in families.items():
+        for other in others:
+            of_faces = [
+                np.mean([values[d, METHODS[-1], n] - values[d, other, n] for d in degradations])
+                for n in names
+            ]
+            expected, cell = estimate(np.array(of_faces)), found[label, other]
+            assert cell["mean"] == pytest.approx(expected.mean, abs=1e-5)
+            assert (cell["low"], cell["high"]) == (
+                pytest.approx(expected.low, abs=1e-5),
+                pytest.approx(expected.high, abs=1e-5),
+            )
+    assert "| minus input | minus coarse | minus baseline (baseline) | minus enhancer |" in table
+    cell = found["mean of rain", "input"]
+    low, high = (f"{cell[k]:.3f}".replace("-", "−") for k in ("low", "high"))
+    line = next(x for x in table.splitlines() if x.startswith("| mean of rain") and low in x)
+    assert f"({low}…{high})" in line
 
 
 def test_each_method_is_what_its_name_says(protocol, clean, network, model_folder, tmp_path):
@@ -205,6 +191,41 @@ def test_results_of_another_protocol_are_refused(protocol, tmp_path):
     assert (tmp_path / "d/rows.jsonl").read_bytes() == before
 
 
+def test_what_a_network_says_of_itself_is_part_of_the_protocol(
+    protocol, network, model_folder, tmp_path
+):
+    """Weights alone do not decide a result."""
+
+    def change(path, **changes):
+        path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+    copy = tmp_path / "model"
+    shutil.copytree(model_folder, copy)
+    stage1 = [f"methods.{m}.dr2.model={copy}" for m in ("coarse", "DR2 + enhancer")]
+    enhancer = tmp_path / "enhancer"
+    shutil.copytree(network, enhancer)
+    stage2 = [f"methods.{m}.enhancer.weights={enhancer}" for m in ("enhancer", "DR2 + enhancer")]
+    given = ["clean.limit=1", "degradations=[mild]"]
+    run(protocol, tmp_path / "o", *given)
+    before = (tmp_path / "o/results.csv").read_bytes()
+    run(protocol, tmp_path / "o", *given, *stage1, *stage2)  # where they lie does not matter
+    assert (tmp_path / "o/results.csv").read_bytes() == before
+    change(copy / "scheduler/scheduler_config.json", beta_end=0.03)
+    with pytest.raises(ConfigError, match="another protocol"):
+        run(protocol, tmp_path / "o", *given, *stage1)
+    run(protocol, tmp_path / "p", *given, *stage1)
+    assert (tmp_path / "p/results.csv").read_bytes() != before
+    shutil.copyfile(
+        model_folder / "scheduler/scheduler_config.json", copy / "scheduler/scheduler_config.json"
+    )
+    change(copy / "unet/config.json", norm_eps=0.1)
+    with pytest.raises(ConfigError, match="another protocol"):
+        run(protocol, tmp_path / "o", *given, *stage1)
+    change(enhancer / "config.json", add_input=True)
+    with pytest.raises(ConfigError, match="another protocol"):
+        run(protocol, tmp_path / "o", *given, *stage2)
+
+
 def test_pictures_are_those_of_the_list(protocol, clean, tmp_path):
     lines = [
         f"{hashlib.sha256(p.read_bytes()).hexdigest()}  ./{p.name}" for p in sorted(clean.iterdir())
@@ -212,6 +233,10 @@ def test_pictures_are_those_of_the_list(protocol, clean, tmp_path):
     listed = tmp_path / "faces.sha256"
     listed.write_text("\n".join(lines) + "\n")
     assert run(protocol, tmp_path / "o", f"clean.sha256={listed}", "degradations=[mild]")
+    listed.write_text("\n".join(line.replace("  ", " *") for line in lines))  # sha256sum -b
+    assert run(protocol, tmp_path / "o", f"clean.sha256={listed}", "degradations=[mild]")
+    written = f"clean.sha256={tmp_path / 'o/clean.sha256'}"
+    assert run(protocol, tmp_path / "o", written, "degradations=[mild]")
     listed.write_text("\n".join(["0" * 64 + lines[0][64:], *lines[2:], "f" * 64 + "  gone.png"]))
     with pytest.raises(ConfigError) as error:
         run(protocol, tmp_path / "p", f"clean.sha256={listed}")
@@ -250,38 +275,18 @@ def test_groups_and_the_gap_between_them(protocol, tmp_path):
     for column, says in (("same", "into one group"), ("age", "no column 'age'")):
         with pytest.raises(ConfigError, match=says):
             run(protocol, tmp_path / "p", *given, f"clean.groups=[{column}]")
+    text = listed.read_text()
+    listed.write_text(text, encoding="utf-8-sig")  # as spreadsheets write it
+    run(protocol, tmp_path / "o", *given, "clean.groups=[kind]")
+    listed.write_text(text.replace("file,", "name,"))
+    with pytest.raises(ConfigError, match="no column 'file'; it has name, kind, same"):
+        run(protocol, tmp_path / "p", *given, "clean.groups=[kind]")
     listed.write_text("file,kind\n" + "\n".join(x.rsplit(",", 1)[0] for x in lines[:4]) + "\n")
     with pytest.raises(ConfigError, match=r"no line for face_004\.png"):
         run(protocol, tmp_path / "p", *given, "clean.groups=[kind]")
     listed.write_text("file,kind\n" + "\n".join(f"face_{i:03d}.png," for i in range(5)) + "\n")
     with pytest.raises(ConfigError, match=r"'kind' of face_000\.png is empty"):
         run(protocol, tmp_path / "p", *given, "clean.groups=[kind]")
-
-
-def test_pictures_made_elsewhere(protocol, clean, tmp_path):
-    degraded = make_pictures(tmp_path / "degraded", 5, height=16, width=16)
-    made = tmp_path / "made" / "given"
-    for path in clean.iterdir():
-        images.write_png(made / path.name, 255 - images.read_image(path).pixels)
-    given = [
-        "degradations=[given]",
-        f"clean.degraded={degraded}",
-        f"methods.elsewhere.folder={made.parent}",
-    ]
-    run(protocol, tmp_path / "o", *given)
-    found = [float(r["psnr"]) for r in rows_of(tmp_path / "o") if r["method"] == "elsewhere"]
-    pairs = [
-        [images.to_tensor(images.read_image(folder / name).pixels) for folder in (made, clean)]
-        for name in sorted(path.name for path in clean.iterdir())
-    ]
-    assert found == pytest.approx([psnr(*pair).item() for pair in pairs], abs=1e-4)
-    (degraded / "face_003.png").unlink()
-    with pytest.raises(ConfigError, match=r"face_003\.png has no partner"):
-        run(protocol, tmp_path / "p", *given)
-    make_pictures(degraded, 5, height=20, width=16)
-    with pytest.raises(ConfigError, match="has 16x20 pixels"):
-        run(protocol, tmp_path / "p", *given)
-    assert not (tmp_path / "p").exists()
 
 
 def test_a_crop(protocol, tmp_path):
@@ -298,16 +303,6 @@ def test_a_crop(protocol, tmp_path):
     run(protocol, tmp_path / "p", f"clean.path={square}", "degradations=[mild]")
     values = [[r["psnr"] for r in rows_of(tmp_path / x)] for x in ("o", "p")]
     assert values[0] == values[1]
-
-
-def test_spread_is_compared_with_the_error(protocol, tmp_path):
-    given = ["uncertainty_samples=3", "clean.limit=2", "degradations=[mild]"]
-    run(protocol, tmp_path / "o", *given)
-    found = json.loads((tmp_path / "o/summary.json").read_text())["uncertainty"]
-    assert -1 <= found["correlation"] <= 1
-    assert sum(b["count"] for b in found["bins"]) == 2 * 32 * 32
-    with pytest.raises(ConfigError, match="all its samples would be equal"):
-        run(protocol, tmp_path / "p", *given, "main=enhancer")
 
 
 def test_a_preset_as_a_method(protocol, tmp_path):
@@ -340,6 +335,7 @@ def test_a_preset_as_a_method(protocol, tmp_path):
         ("main=best", "no method 'best'"),
         ("uncertainty_samples=1", "at least 2"),
         ("methods={}", "methods must name"),
+        ("methods={degraded: {}}", "no method can be called 'degraded'"),
     ],
 )
 def test_errors_come_before_any_work(protocol, tmp_path, override, says):

@@ -41,12 +41,11 @@ ALLOWED = {
         "processes",
         "config",
     },
-    "probe": {"degradations", "config"},
+    "probe": {"degradations", "images", "config"},
     "compare_auto": {
         "embed_folder",
         "evaluation",
         "auto_setting",
-        "enhancers",
         "images",
         "config",
     },

@@ -1,7 +1,10 @@
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 
+from dr2pipe import images
+from dr2pipe.degradations import degrade
 from dr2pipe.features.lpips import load_lpips
 from dr2pipe.metrics import METRICS, measure, sets, ssim
 from dr2pipe.metrics.faces import identity_angle, landmark_error
@@ -124,8 +127,11 @@ def test_against_scikit_image():
         assert found["ssim"][i] == pytest.approx(expected, abs=1e-4)
 
 
-def ms_ssim_by_formula(a, b):
-    """Wang et al. 2003 in float64 on (H,W), borders mirrored."""
+def ms_ssim_terms(a, b):
+    """Weights and means by scale: Wang et al. 2003 in float64 on (H,W), borders mirrored.
+
+    Contrast over the windows that lie inside; the last scale's similarity over all pixels.
+    """
     from scipy.ndimage import correlate1d
 
     taps = np.exp(-(np.arange(-5, 6) ** 2) / (2 * 1.5**2))
@@ -134,7 +140,7 @@ def ms_ssim_by_formula(a, b):
     def mean(x):
         for axis in (0, 1):
             x = correlate1d(x, taps, axis=axis, mode="mirror")
-        return x[5:-5, 5:-5]
+        return x
 
     c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
     for scale, weight in enumerate((0.0448, 0.2856, 0.3001, 0.2363, 0.1333)):
@@ -143,21 +149,37 @@ def ms_ssim_by_formula(a, b):
             mean(a * a) - m_a**2 + mean(b * b) - m_b**2 + c2
         )
         luminance = (2 * m_a * m_b + c1) / (m_a**2 + m_b**2 + c1)
-        term = luminance * contrast if scale == 4 else contrast
-        yield weight, term
+        yield weight, (luminance * contrast if scale == 4 else contrast[5:-5, 5:-5]).mean()
         a, b = (x.reshape(x.shape[0] // 2, 2, -1, 2).mean(axis=(1, 3)) for x in (a, b))
 
 
-def test_ms_ssim_by_its_formula():
-    restored, original = pictures(count=1, size=256)
-    terms = [ms_ssim_by_formula(levels(restored[0])[..., c], levels(original[0])[..., c])
-             for c in range(3)]  # fmt: skip
-    expected = 1.0
-    for scale in zip(*terms, strict=True):
-        mean = np.mean([term.mean() for _, term in scale])
-        expected *= mean ** scale[0][0]
-    found = measure(restored, original, ["ms_ssim"])["ms_ssim"][0]
-    assert found == pytest.approx(expected, abs=1e-4)
+def ms_ssim_by_formula(a, b):
+    """Of (H,W,3); a scale's negative mean counts as 0."""
+    channels = [ms_ssim_terms(a[..., c], b[..., c]) for c in range(3)]
+    scales = zip(*channels, strict=True)
+    return np.prod([max(np.mean([m for _, m in scale]), 0) ** scale[0][0] for scale in scales])
+
+
+@pytest.mark.parametrize("size", [128, 192, 256])
+@pytest.mark.parametrize(
+    ("damage", "severity"), [("severe", None), ("haze", 5), ("low_light", 5), ("halftone", 5)]
+)
+def test_ms_ssim_by_its_formula(size, damage, severity):
+    _, original = pictures(count=2, size=size)
+    for i, face in enumerate(images.to_uint8(original)):
+        degraded, _ = degrade(face, damage, np.random.default_rng(i), severity=severity)
+        pair = images.to_tensor(degraded), original[i : i + 1]
+        found = measure(*pair, ["ms_ssim"])["ms_ssim"][0]
+        expected = ms_ssim_by_formula(*(levels(x[0]) for x in pair))
+        assert expected < 0.98
+        assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_ms_ssim_of_opposite_pictures():
+    _, original = pictures(count=1, size=128)
+    found = measure(-original, original, ["ms_ssim"])["ms_ssim"][0]
+    expected = ms_ssim_by_formula(levels(-original[0]), levels(original[0]))
+    assert found == pytest.approx(expected, abs=1e-4) == 0
 
 
 def half_mask(count=3, size=128):
@@ -222,6 +244,33 @@ def test_landmark_error_is_in_percent_of_the_eyes_distance():
     assert np.isnan(found[2])
 
 
+def test_landmarks_of_a_csv(tmp_path):
+    restored, original = pictures(count=3, size=16)
+    for i in range(3):
+        images.write_png(tmp_path / f"made/{i}.png", images.to_uint8(restored)[i])
+        images.write_png(tmp_path / f"{i}.png", images.to_uint8(original)[i])
+    lines = [f"{i}.png,4,5,12,5,8,12" for i in range(3)]
+    lines += ["made/0.png,4,5,12,5,8,12", "made/1.png,7,9,15,9,11,16", "made/2.png,,,,,,"]
+    path = tmp_path / "points.csv"
+    columns = "file,eyeL_x,eyeL_y,eyeR_x,eyeR_y,nose_x,nose_y"
+    path.write_text("\n".join([columns, *lines]))
+    meter = Meter(["listed_landmark_error"], {"landmarks": str(path)}, 16)
+    found = meter.measure(restored, original)["listed_landmark_error"]
+    assert found[:2] == [0, pytest.approx(5 / 8 * 100)]
+    assert np.isnan(found[2])
+    with pytest.raises(ValueError, match="lists other pictures"):
+        meter.measure(restored / 2, original)
+    for text, says in (
+        ("file,eyeL_x,eyeL_y\n0.png,1,1", "no column eyeR_x, eyeR_y"),
+        (f"{columns}\n9.png,1,1,1,1,1,1", r"9\.png: no such file"),
+        (f"{columns}\n0.png,1,1,1,1,1,", r"0\.png lacks some of its points"),
+        (f"{columns}\n0.png,1,1,1,1,1,a", r"0\.png: could not convert"),
+    ):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            Meter(["listed_landmark_error"], {"landmarks": str(path)}, 16)
+
+
 def test_fid_and_kid_by_their_formulas():
     from scipy.linalg import sqrtm
 
@@ -254,6 +303,7 @@ def test_sets_do_not_depend_on_the_batch(monkeypatch):
     class Tiny(torch.nn.Module):
         def forward(self, pixels):
             assert pixels.dtype == torch.uint8
+            sizes.append(len(pixels))
             return pixels.float().mean(dim=(2, 3))
 
     monkeypatch.setattr(sets, "load_inception", lambda path: Tiny())
@@ -262,9 +312,17 @@ def test_sets_do_not_depend_on_the_batch(monkeypatch):
     paths = {"inception": __file__}
     meter = Meter(["fid", "kid"], paths, 16)
     assert meter.set_names == ("fid", "kid")
-    first = meter.measure_sets(restored.split(1), original.split(1))
-    monkeypatch.setattr("dr2pipe.metrics.meter._SET_BATCH", 3)
-    assert meter.measure_sets(restored.split(1), original.split(1)) == pytest.approx(first)
+    sizes = []
+
+    def found(batch):
+        monkeypatch.setattr("dr2pipe.metrics.meter._SET_BATCH", batch)
+        sizes.clear()
+        parts = [meter.set_features(iter(x.split(1))) for x in (restored, original)]
+        assert sizes == [batch] * (20 // batch) * 2  # fid and kid share features
+        return meter.compare_sets(*parts)
+
+    first = found(10)
+    assert found(2) == pytest.approx(first)
     assert first["fid"] > 0
 
 
@@ -323,6 +381,8 @@ def test_lpips_by_its_formula(weight_files):
     masked = meter.measure(restored, original, torch.ones(3, 1, 32, 32))["lpips"]
     assert masked == pytest.approx(found, abs=1e-6)
     assert set(meter.versions()["lpips"]) == {"vgg16", "lpips"}
+    of_formulas = Meter(["psnr", "ssim"], {}, 32).versions()
+    assert of_formulas == {"psnr": {}, "ssim": {"torchmetrics": torchmetrics.__version__}}
 
 
 def test_lpips_can_be_trained_with(weight_files):

@@ -84,6 +84,24 @@ def test_a_folder_in_samples(pictures, tmp_path, model_folder, combine):
     assert (tmp_path / "o/restored/face_000.png").read_bytes() == before
 
 
+def test_a_picture_without_stage_1_has_no_spread(
+    tmp_path, model_folder, auto_by_brightness, restorer
+):
+    assert sample_restorer(restorer, faces(), [1, 2, 3], 2).varies == [True] * 3
+    for name, level in (("bright", 200), ("dark", 40)):
+        picture = Image.new("RGB", (16, 16), (level, level, level))
+        (tmp_path / "in").mkdir(exist_ok=True)
+        picture.save(tmp_path / f"in/{name}.png")
+    more = ["samples=2", "dr2.mode=auto", f"dr2.auto={auto_by_brightness}"]
+    assert run(tmp_path / "in", tmp_path / "o", model_folder, *more).warned == 1
+    lines = [json.loads(s) for s in (tmp_path / "o/manifest.jsonl").read_text().splitlines()]
+    found = {line["path"]: line for line in lines}
+    assert found["bright.png"]["drawn"]["spread"] > 0
+    assert found["bright.png"]["warnings"] == []
+    assert found["dark.png"]["drawn"]["spread"] is None
+    assert "left stage 1 out" in found["dark.png"]["warnings"][0]
+
+
 def test_the_mean_of_a_folder_is_the_mean(pictures, tmp_path, model_folder, restorer):
     run(pictures, tmp_path / "one", model_folder)
     run(pictures, tmp_path / "many", model_folder, "samples=2", "batch_size=1")

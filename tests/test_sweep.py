@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 
 import pytest
@@ -8,6 +9,7 @@ from conftest import make_pictures, make_unet, run_command
 from dr2pipe.config import ConfigError, load_config
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.evaluation.sweep import SweepConfig, grid_points, pareto_front, sweep
+from dr2pipe.metrics import METRICS
 from dr2pipe.restore_folder import RestoreConfig
 
 
@@ -64,9 +66,9 @@ def test_what_a_sweep_leaves(settings, tmp_path):
     features = list(csv.DictReader((tmp_path / "o/features.csv").open()))
     assert len(features) == 2 * 3
     assert (tmp_path / "o/report.html").is_file()
-    # More noise hides more of a face.
-    fidelity = {p["settings"].get("tau"): p["fidelity"] for p in summary["points"]}
-    assert len(fidelity) == 4
+    # Points of three τ and two N, and the one without stage 1.
+    assert len(summary["points"]) == 7
+    assert {p["settings"].get("tau") for p in summary["points"]} == {1, 3, 5, None}
 
 
 def test_a_sweep_as_a_command_goes_on(settings, tmp_path):
@@ -89,6 +91,10 @@ def test_a_sweep_as_a_command_goes_on(settings, tmp_path):
     [
         ("{beauty: [1]}", "grid cannot vary beauty"),
         ("{tau: []}", "no values for tau"),
+        ("{tau: [a]}", "grid.tau: Value 'a'"),
+        ("{tau: [2.5]}", "grid.tau: Value '2.5'"),
+        ("{tau: [null]}", "grid.tau: .*None"),
+        ("{num_evaluations: [0]}", "num_evaluations: 0 must be at least 1"),
         ("{}", "no values for anything"),
         ("{tau: [9], omega: [3]}", "no point with omega"),
         ("{tau: [2], omega: [200]}", "omega=200 must lie in"),
@@ -99,6 +105,24 @@ def test_a_grid_that_makes_no_sense(settings, tmp_path, grid, says):
     with pytest.raises((ConfigError, ValueError), match=says):
         run(settings, tmp_path / "o", f"grid={grid}")
     assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_no_random_points(settings, tmp_path, count):
+    with pytest.raises(ConfigError, match=f"random_points={count} must be at least 1"):
+        run(settings, tmp_path / "o", f"random_points={count}")
+    assert not (tmp_path / "o").exists()
+
+
+def test_what_is_not_finite_is_null(settings, tmp_path, monkeypatch):
+    nothing = dataclasses.replace(
+        METRICS["psnr"], load=lambda: lambda a, b: a.mean((1, 2, 3)) * torch.nan
+    )
+    monkeypatch.setitem(METRICS, "psnr", nothing)
+    run(settings, tmp_path / "o", "metrics=[ssim,psnr]", "grid={factor: [2], tau: [3], omega: [7]}")
+    text = (tmp_path / "o/summary.json").read_text()
+    assert "NaN" not in text
+    assert points_of(tmp_path / "o")["points"][0]["values"]["mean"]["psnr"] is None
 
 
 def test_points_of_a_grid(settings):
@@ -112,6 +136,13 @@ def test_points_of_a_grid(settings):
         (2, 12, 5),
         (6, 16, 5),
     ]
+    # The strength of a filter that is not used makes no further point.
+    found = points(
+        "{low_pass: [bicubic, gaussian], factor: [2, 4], sigma_px: [1, 2], omega: [8], tau: [2]}"
+    )
+    assert [(p.low_pass, p.factor if p.low_pass == "bicubic" else p.sigma_px) for p in found] == [
+        ("bicubic", 2), ("bicubic", 4), ("gaussian", 1), ("gaussian", 2),
+    ]  # fmt: skip
     many = "{tau: [1, 2, 3], omega: [5, 6, 7]}"
     drawn = points(many, "random_points=4")
     assert len(drawn) == 4

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import dr2pipe
 from dr2pipe import files, images
 from dr2pipe.config import ConfigError, stable_hash, stable_seed, to_dict, to_yaml
 from dr2pipe.degradation_features import degradation_features
@@ -33,7 +31,10 @@ from dr2pipe.evaluation.protocol import (
     Protocol,
     parse_degradations,
     partner,
+    png_name,
+    write_hashes,
 )
+from dr2pipe.evaluation.records import ROWS, RUN, append_rows, read_hash, read_rows, versions
 from dr2pipe.evaluation.summary import finish, read_groups
 from dr2pipe.metrics import psnr
 from dr2pipe.metrics.meter import Meter, available
@@ -42,7 +43,7 @@ from dr2pipe.samples import sample_restorer
 
 logger = logging.getLogger(__name__)
 
-ROWS = "rows.jsonl"  # a line per face and degradation
+DEGRADED = "degraded"  # among the kept pictures, what the methods were given
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,11 @@ class Study:
             protocol.metrics, protocol.metric_files, protocol.size
         )
         self.meter = Meter(self.metrics, protocol.metric_files, protocol.size)
+        if protocol.merge and self.keeps_pictures:
+            keeping = ", ".join(["save_pictures", *self.meter.set_names])
+            raise ConfigError(f"merge takes over values and no pictures: leave out {keeping}")
+        if DEGRADED in protocol.methods:
+            raise ConfigError(f"no method can be called '{DEGRADED}': kept pictures have it")
         self.methods = Methods(protocol)
         self.main = self._method(protocol.main, -1)
         self.baseline = self._method(protocol.baseline, 0)
@@ -130,7 +136,7 @@ class Study:
     def restore(self, unit: Unit, degraded: torch.Tensor) -> dict[str, Made]:
         """What every method makes of degraded faces."""
         names = [self.clean.names[i] for i in unit.faces]
-        return self.methods(degraded, self.seeds(unit.faces), names, unit.degradation.label)
+        return self.methods(degraded, self.seeds(unit.faces), names, unit.degradation)
 
     def measure(self, unit: Unit) -> list[dict[str, Any]]:
         """The rows of a unit, a dict per face."""
@@ -142,14 +148,15 @@ class Study:
             | {"values": {}, "calls": {}}
             for i in unit.faces
         ]
+        if self.protocol.save_pictures:
+            self._keep(unit, DEGRADED, degraded)
         for method, result in made.items():
+            if self.keeps_pictures:
+                self._keep(unit, method, result.pictures)
             values = self.meter.measure(result.pictures, originals)
             for i, row in enumerate(rows):
                 row["values"][method] = {name: values[name][i] for name in values}
                 row["calls"][method] = result.calls[i]
-                if self.keeps_pictures:
-                    path = self.picture_path(unit.degradation.label, method, row["picture"])
-                    images.write_png(path, images.to_uint8(result.pictures[i : i + 1])[0])
         if self.compare_clean:
             self._compare_clean(unit.faces, made, rows)
             seen = images.resize_tensor(degraded, self.methods.first_stage_size)
@@ -181,22 +188,44 @@ class Study:
             for i, row in enumerate(rows):
                 row["values"][name] |= {"fidelity": fidelity[i], "removal": removal[i]}
 
-    def picture_path(self, label: str, method: str, picture: str) -> Path:
-        """Where a result is kept; ``original`` is a method here."""
-        folder = Path(self.protocol.output) / "pictures" / method.replace("/", "_") / label
-        return folder / f"{picture}.png"
+    def picture_path(self, degradation: Degradation, method: str, picture: str) -> Path:
+        """Where a result is kept, and what it was made of (the method ``DEGRADED``)."""
+        folder = Path(self.protocol.output) / "pictures" / method.replace("/", "_")
+        return folder / degradation.folder / png_name(picture)
+
+    def is_done(self, unit: Unit, done: set[tuple[str, str]]) -> bool:
+        """Whether all its rows are there, and all its pictures if they are to be kept."""
+        if not done.issuperset(self.rows_of(unit)):
+            return False
+        kept = list(self.methods.configs) if self.keeps_pictures else []
+        kept += [DEGRADED] if self.protocol.save_pictures else []
+        names = [self.clean.names[i] for i in unit.faces]
+        paths = (self.picture_path(unit.degradation, m, name) for m in kept for name in names)
+        return all(path.is_file() for path in paths)
+
+    def _keep(self, unit: Unit, method: str, pictures: torch.Tensor) -> None:
+        for i, pixels in zip(unit.faces, images.to_uint8(pictures), strict=True):
+            path = self.picture_path(unit.degradation, method, self.clean.names[i])
+            images.write_png(path, pixels)
 
     def _calibrate(
         self, degraded: torch.Tensor, seeds: list[int], originals: torch.Tensor
-    ) -> list[dict[str, Any]]:
-        """Per face, how the spread of its samples goes with their true error."""
+    ) -> list[dict[str, Any] | None]:
+        """Per face, how the spread of its samples goes with their true error.
+
+        None where the automatic setting left stage 1 out: equal samples have no spread.
+        """
         inputs = images.resize_tensor(degraded, self.sampled.input_size)
         count = self.protocol.uncertainty_samples
         samples = sample_restorer(self.sampled, inputs, seeds, count)
         mean = images.resize_tensor(samples.mean.cpu(), self.protocol.size)
-        spread = images.resize_tensor(samples.spread.cpu(), self.protocol.size)
+        # Enlarging may go below 0 beside an edge.
+        spread = images.resize_tensor(samples.spread.cpu(), self.protocol.size).clamp(min=0)
         error = (mean - originals).abs().mean(dim=1, keepdim=True)
-        return [calibration(s, e) for s, e in zip(spread, error, strict=True)]
+        return [
+            calibration(s, e) if varies else None
+            for s, e, varies in zip(spread, error, samples.varies, strict=True)
+        ]
 
     def _method(self, name: str | None, position: int) -> str:
         known = list(self.methods.configs)
@@ -210,8 +239,7 @@ class Study:
         wanted = [(Path(p.clean.degraded), p.degraded_size)] if p.clean.degraded else []
         for config in self.methods.configs.values():
             if config.folder is not None:
-                labels = [degradation.label for degradation in self.degradations]
-                wanted += [(Path(config.folder) / label, p.size) for label in labels]
+                wanted += [(Path(config.folder) / d.folder, p.size) for d in self.degradations]
         names = self.clean.names
         return [
             stable_hash([images.hash_bytes(partner(folder, n, side).tobytes()) for n in names])
@@ -260,7 +288,7 @@ def run_study(study: Study, finish: Finish) -> str | None:
         done = {(row["degradation"], row["picture"]) for row in read_rows(output / ROWS)}
         # By place among all units, so that processes agree, whatever each of them finds done.
         mine = study.units()[state.process_index :: state.num_processes]
-        missing = [unit for unit in mine if not done.issuperset(study.rows_of(unit))]
+        missing = [unit for unit in mine if not study.is_done(unit, done)]
         _work(study, missing, output / ROWS, show_progress=state.is_main_process)
         state.wait_for_everyone()
         rows = read_rows(output / ROWS)
@@ -282,18 +310,6 @@ def evaluate(protocol: Protocol) -> str | None:
     return run_study(Study(protocol), finish)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a study, one per face and degradation; a line cut off by a kill is no row."""
-    rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-            rows[row["degradation"], row["picture"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
-    return list(rows.values())
-
-
 def _work(study: Study, units: list[Unit], path: Path, *, show_progress: bool) -> None:
     stopped = []
 
@@ -309,23 +325,12 @@ def _work(study: Study, units: list[Unit], path: Path, *, show_progress: bool) -
         for unit in units:
             if stopped:
                 break
-            _append(path, study.measure(unit))
+            append_rows(path, study.measure(unit))
             progress.update(len(unit.faces))
 
 
-def _append(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One write, so that processes may share the file."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(handle, data) != len(data):
-            raise OSError(f"{path}: a line could not be written whole")
-    finally:
-        os.close(handle)
-
-
 def _prepare(study: Study, output: Path) -> None:
-    """Refuse other protocols' results, take over what ``merge`` names, write ``run.yaml``."""
+    """Refuse other protocols' results, take over what ``merge`` names, say what is run."""
     for folder in [output, *map(Path, study.protocol.merge)]:
         found = read_hash(folder)
         if found is None and folder != output:
@@ -347,18 +352,5 @@ def _prepare(study: Study, output: Path) -> None:
         "protocol": study.description,
         "versions": versions(),
     }
-    files.write_bytes(output / "run.yaml", to_yaml(described).encode())
-
-
-def read_hash(folder: Path) -> str | None:
-    """The protocol hash of a folder of results; None where there is none."""
-    try:
-        first = (folder / "run.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    except OSError:
-        return None
-    key, _, value = first.partition(": ")
-    return value.strip("'\" ") if key == "protocol_hash" else "no protocol"
-
-
-def versions() -> dict[str, str]:
-    return {"dr2pipe": dr2pipe.__version__, "torch": str(torch.__version__)}
+    files.write_bytes(output / RUN, to_yaml(described).encode())
+    files.write_bytes(output / "clean.sha256", write_hashes(study.clean.sha256).encode())

@@ -12,11 +12,18 @@ import numpy as np
 import torch
 
 from dr2pipe import images
-from dr2pipe.config import ConfigError, load_config, resource
-from dr2pipe.evaluation.protocol import MethodConfig, Protocol, partner
+from dr2pipe.config import ConfigError, load_config, resource, stable_hash
+from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, partner
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.processes import process_state
-from dr2pipe.restore import DR2Config, EnhancerConfig, Restorer, build_restorer
+from dr2pipe.remover import describe_dr2, stated
+from dr2pipe.restore import (
+    DR2Config,
+    EnhancerConfig,
+    Restorer,
+    build_restorer,
+    describe_enhancer,
+)
 from dr2pipe.restore_folder import RestoreConfig
 
 
@@ -46,14 +53,14 @@ class Methods:
         self.configs = {name: resolve(name, m) for name, m in protocol.methods.items()}
         self._restorers: dict[str, Restorer] = {}
         self._hashes: dict[str, dict[str, str]] = {}
-        self._networks: dict[str, SharedUNet] = {}  # by the hash of their weights
+        self._networks: dict[str, SharedUNet] = {}  # by hashes of their weights and config
         for config in self.configs.values():
             for stage in (config.dr2, config.enhancer):
                 if stage is not None:
                     self._build(stage)
 
     def describe(self) -> dict[str, Any]:
-        """Settings and weight hashes of every method; where a model lies does not matter."""
+        """Settings, networks' configs and weight hashes of every method."""
         return {name: self._describe(config) for name, config in self.configs.items()}
 
     def restorer(self, name: str) -> Restorer:
@@ -66,7 +73,11 @@ class Methods:
 
     @torch.no_grad()
     def __call__(
-        self, degraded: torch.Tensor, seeds: list[int], names: list[str], label: str
+        self,
+        degraded: torch.Tensor,
+        seeds: list[int],
+        names: list[str],
+        degradation: Degradation,
     ) -> dict[str, Made]:
         """Every method's results for (B,3,D,D) in [-1,1].
 
@@ -75,19 +86,21 @@ class Methods:
         """
         coarse = self.coarse(degraded, seeds)
         made = {}
-        for name, config in self.configs.items():
-            faces, calls = coarse[name]
+        for method, config in self.configs.items():
+            faces, calls = coarse[method]
             pictures = faces
             if config.folder is not None:
-                pixels = [partner(Path(config.folder) / label, n, self.size) for n in names]
+                folder = Path(config.folder) / degradation.folder
+                pixels = [partner(folder, name, self.size) for name in names]
                 pictures = images.to_tensor(np.stack(pixels))
             if config.enhancer is not None:
                 enhancer = self._restorers[_key(config.enhancer)]
                 pictures = enhancer.enhance(faces.to(enhancer.device))
             if not pictures.isfinite().all():
-                raise FloatingPointError(f"'{name}' of {label} is not finite; try precision=fp32")
+                where = f"'{method}' of {degradation.label}"
+                raise FloatingPointError(f"{where} is not finite; try precision=fp32")
             pictures = images.resize_tensor(pictures.cpu().clamp(-1, 1), self.size)
-            made[name] = Made(pictures, faces, calls)
+            made[method] = Made(pictures, faces, calls)
         return made
 
     @torch.no_grad()
@@ -132,8 +145,9 @@ class Methods:
         restorer, self._hashes[key] = built
         if restorer.remover is not None:
             # Settings of one model share its network, and what it computed.
-            weights = self._hashes[key]["dr2"]
-            shared = self._networks.setdefault(weights, SharedUNet(restorer.remover.unet))
+            unet = restorer.remover.unet
+            model = self._hashes[key]["dr2"] + stable_hash(stated(unet.config))
+            shared = self._networks.setdefault(model, SharedUNet(unet))
             restorer.remover.unet = shared
         self._restorers[key] = restorer
 
@@ -144,11 +158,14 @@ class Methods:
         described: dict[str, Any] = {}
         if config.folder is not None:
             described["made_elsewhere"] = True
-        for title, stage in (("dr2", config.dr2), ("enhancer", config.enhancer)):
-            if stage is not None:
-                where = ("model", "weights", "auto")
-                settings = {k: v for k, v in dataclasses.asdict(stage).items() if k not in where}
-                described[title] = settings | {"weights_sha256": self._hashes[_key(stage)]}
+        if config.dr2 is not None:
+            key = _key(config.dr2)
+            settings = describe_dr2(config.dr2, self._restorers[key].remover)
+            described["dr2"] = settings | {"weights_sha256": self._hashes[key]}
+        if config.enhancer is not None:
+            key = _key(config.enhancer)
+            settings = describe_enhancer(config.enhancer, self._restorers[key].enhancer)
+            described["enhancer"] = settings | {"weights_sha256": self._hashes[key]}
         return described
 
 

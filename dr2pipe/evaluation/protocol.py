@@ -44,12 +44,20 @@ class MethodConfig:
     preset: str | None = None  # a file of configs/restore, or its name: takes its dr2 and enhancer
     dr2: DR2Config | None = None
     enhancer: EnhancerConfig | None = None
-    folder: str | None = None  # made elsewhere: FOLDER/<degradation>/<name>.png
+    folder: str | None = None  # made elsewhere: see Protocol
 
 
 @dataclass
 class Protocol:
-    """``degradations``: chains by name or YAML file, unseen families as ``name:severity``."""
+    """``degradations``: chains by name or YAML file, unseen families as ``name:severity``.
+
+    With ``save_pictures``, ``pictures/<method>/<degradation>/`` of the output hold every result,
+    and ``pictures/degraded/<degradation>/`` what the methods were given, at ``degraded_size``.
+    The folder of a degradation is its name, of an unseen family ``rain-3``; a picture has the
+    relative path of its face, with ``.png`` after it unless it ends so. Another tool's results
+    for ``pictures/degraded``, of side ``size`` and in folders of the same names, are a method
+    by ``methods.NAME.folder``.
+    """
 
     name: str = MISSING
     output: str = MISSING
@@ -81,6 +89,11 @@ class Degradation:
     def label(self) -> str:
         return Path(self.name).stem + (f" {self.severity}" if self.severity else "")
 
+    @property
+    def folder(self) -> str:
+        """The label as a name of folders: without spaces, ``rain-3``."""
+        return self.label.replace(" ", "-")
+
 
 def parse_degradation(text: str) -> Degradation:
     """``name`` or ``name:severity``; ValueError where there is no such thing."""
@@ -99,7 +112,7 @@ def parse_degradations(protocol: Protocol) -> list[Degradation]:
     labels = [degradation.label for degradation in degradations]
     if not labels:
         raise ConfigError("degradations must name at least one")
-    if len(set(labels)) < len(labels):
+    if len({degradation.folder for degradation in degradations}) < len(labels):
         raise ConfigError(f"degradations must differ in their names: {', '.join(labels)}")
     if (GIVEN in labels) != (protocol.clean.degraded is not None):
         raise ConfigError(f"the degradation '{GIVEN}' and clean.degraded go together")
@@ -176,11 +189,17 @@ def read_hashes(path: str | Path) -> dict[str, str]:
         raise ConfigError(f"cannot read the list of hashes {path}: {error}") from None
     hashes = {}
     for number, line in enumerate(lines, 1):
-        digest, gap, name = line.partition("  ")
-        if not gap or len(digest) != 64:
+        # A star marks files that were read as binary, which makes no difference.
+        digest, name, mark = line[:64], line[66:], line[64:66]
+        if mark not in ("  ", " *") or len(digest) != 64 or not name:
             raise ConfigError(f"{path}, line {number}: not 'sha256  name' as sha256sum prints it")
         hashes[name.removeprefix("./")] = digest.lower()
     return hashes
+
+
+def write_hashes(hashes: dict[str, str]) -> str:
+    """What :func:`read_hashes` reads."""
+    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
 
 
 def check_hashes(found: dict[str, str], listed: dict[str, str], source: str) -> None:
@@ -194,16 +213,21 @@ def check_hashes(found: dict[str, str], listed: dict[str, str], source: str) -> 
         )
 
 
+def png_name(name: str) -> str:
+    """The name of a PNG file that belongs to a face: a.png, but a.jpg.png."""
+    return name if name.lower().endswith(".png") else f"{name}.png"
+
+
 def partner(folder: str | Path, name: str, size: int) -> np.ndarray:
     """The picture of ``folder`` that belongs to a face, (size,size,3) uint8 RGB.
 
-    It has the face's relative path, or that with ``.png``.
+    It has the face's relative path, that with ``.png`` after it, or ``.png`` in place of the ending.
 
     Raises:
         ConfigError: there is none, it cannot be read, or it has another size.
     """
-    paths = [Path(folder) / name, (Path(folder) / name).with_suffix(".png")]
-    path = next((p for p in paths if p.is_file()), None)
+    names = (name, png_name(name), Path(name).with_suffix(".png"))
+    path = next((p for p in (Path(folder) / n for n in names) if p.is_file()), None)
     if path is None:
         raise ConfigError(f"{name} has no partner in {folder}")
     try:

@@ -183,7 +183,7 @@ def _check_evaluation(summary: dict, examples: list[Example]) -> None:
 def _settings_of(summary: dict, protocol: dict) -> str:
     """What decides the values, as YAML."""
     settings = {k: v for k, v in protocol.items() if k not in ("name", "hash")}
-    return to_yaml(settings | {"versions": summary.get("versions", {})})
+    return to_yaml(settings | {"versions": summary["versions"]})
 
 
 def _method_line(summary: dict, method: str) -> dict[str, Any]:
@@ -200,16 +200,22 @@ def _method_line(summary: dict, method: str) -> dict[str, Any]:
 
 
 def _describe_stages(stages: dict[str, Any]) -> str:
-    texts = [f"pictures of {stages['folder']}"] if stages.get("folder") else []
-    if stages.get("dr2"):
-        dr2 = stages["dr2"]
-        texts.append(
-            ", ".join(f"{key} {dr2[key]}" for key in ("factor", "tau", "omega") if key in dr2)
-        )
-        texts[-1] = f"DR2 ({texts[-1]})"
-    if stages.get("enhancer"):
-        texts.append(f"enhancer {stages['enhancer'].get('name', '')}".strip())
+    """A method as :meth:`dr2pipe.evaluation.methods.Methods.describe` has it, in words."""
+    texts = ["pictures made elsewhere"] if stages.get("made_elsewhere") else []
+    if "dr2" in stages:
+        texts.append(f"DR2 ({_describe_dr2(stages['dr2'])})")
+    if "enhancer" in stages:
+        texts.append(f"enhancer {stages['enhancer']['name']}")
     return " → ".join(texts) or "the degraded picture, enlarged"
+
+
+def _describe_dr2(dr2: dict[str, Any]) -> str:
+    if dr2["mode"] == "auto":
+        return "settings chosen for each picture"
+    texts = [plots.filter_label(dr2), f"τ = {dr2['tau']}", f"ω = {dr2['omega']}"]
+    if dr2["num_evaluations"] is not None:
+        texts.append(f"{dr2['num_evaluations']} evaluations")
+    return ", ".join(texts)
 
 
 def _correlation(summary: dict) -> str | None:

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from dr2pipe import files, images
 from dr2pipe.config import ConfigError
 from dr2pipe.degradations import UNSEEN
 from dr2pipe.evaluation.calibration import pooled_bins
+from dr2pipe.evaluation.markdown import markdown_tables
 from dr2pipe.evaluation.protocol import CleanConfig
+from dr2pipe.evaluation.records import versions
 from dr2pipe.evaluation.report import Example, write_evaluation_report
 from dr2pipe.evaluation.statistics import estimate
 from dr2pipe.metrics import METRICS
@@ -35,9 +38,9 @@ def finish(study: Study, rows: list[dict[str, Any]], output: Path) -> str:
     rows = sorted(rows, key=lambda row: (labels[row["degradation"]], order[row["picture"]]))
     files.write_bytes(output / "results.csv", _csv_of(study, rows).encode())
     summary = summarise(study, rows, values)
-    text = json.dumps(_without_nan(summary), indent=1, ensure_ascii=False)
+    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False)
     files.write_bytes(output / "summary.json", text.encode())
-    table = _tables(summary)
+    table = markdown_tables(summary)
     files.write_bytes(output / "table.md", table.encode())
     write_evaluation_report(output, summary, _examples(study, values))
     return table
@@ -77,10 +80,12 @@ def summarise(study: Study, rows: list[dict], values: dict[str, np.ndarray]) -> 
             for d in study.degradations
         ],
         "cells": cells,
+        "differences": list(_differences(study, values)),
         "sets": list(_sets(study)),
         "groups": _group_results(study, values),
         "calls": {m: float(np.mean([row["calls"][m] for row in rows])) for m in methods},
         "uncertainty": _uncertainty(study, rows),
+        "versions": versions(),
     }
 
 
@@ -96,16 +101,18 @@ def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, li
     if config.groups_csv is None:
         raise ConfigError("clean.groups needs clean.groups_csv")
     try:
-        with open(config.groups_csv, newline="", encoding="utf-8") as file:
+        # Spreadsheets write a mark of byte order first.
+        with open(config.groups_csv, newline="", encoding="utf-8-sig") as file:
             lines = {line.get("file"): line for line in csv.DictReader(file)}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {config.groups_csv}: {error}") from None
     columns = next(iter(lines.values()), {})
+    missing = [column for column in ("file", *config.groups) if column not in columns]
+    if missing:
+        known = ", ".join(map(str, columns)) or "no lines"
+        raise ConfigError(f"{config.groups_csv} has no column '{missing[0]}'; it has {known}")
     groups: dict[str, dict[str, list[int]]] = {}
     for column in config.groups:
-        if column not in columns or "file" not in columns:
-            known = ", ".join(map(str, columns))
-            raise ConfigError(f"{config.groups_csv} has no column '{column}' or 'file': {known}")
         found: dict[str, list[int]] = {}
         for place, name in enumerate(names):
             # A list may hold paths below the folder or names alone.
@@ -137,14 +144,37 @@ def _values(study: Study, rows: list[dict]) -> dict[str, np.ndarray]:
     return values
 
 
-def _row_groups(study: Study) -> dict[str, list[int]]:
+def _row_groups(study: Study, *, families: bool = False) -> dict[str, list[int]]:
     """By title of a table's row, the degradations that it is the mean of."""
     groups = {d.label: [i] for i, d in enumerate(study.degradations)}
+    groups |= _families(study) if families else {}
     for title, unseen in MEANS.items():
         places = [i for i, d in enumerate(study.degradations) if (d.name in UNSEEN) == unseen]
         if len(places) > 1:
             groups[title] = places
     return groups
+
+
+def _families(study: Study) -> dict[str, list[int]]:
+    """The same for the unseen families with several severities."""
+    places: dict[str, list[int]] = {}
+    for i, degradation in enumerate(study.degradations):
+        if degradation.severity is not None:
+            places.setdefault(f"mean of {degradation.name}", []).append(i)
+    return {title: found for title, found in places.items() if len(found) > 1}
+
+
+def _differences(study: Study, values: dict[str, np.ndarray]) -> Iterable[dict[str, Any]]:
+    """The main method minus every other, over faces, by degradation, family and means of both."""
+    methods = list(study.methods.configs)
+    for metric, array in values.items():
+        for title, places in _row_groups(study, families=True).items():
+            faces = dict(zip(methods, array[places].mean(axis=0), strict=True))
+            for other in methods:
+                if other != study.main:
+                    named = {"degradation": title, "metric": metric, "against": other}
+                    found = estimate(faces[study.main] - faces[other])
+                    yield named | dataclasses.asdict(found)
 
 
 def _group_results(study: Study, values: dict[str, np.ndarray]) -> dict[str, Any]:
@@ -172,34 +202,44 @@ def _sets(study: Study) -> Iterable[dict[str, Any]]:
     """Metrics of whole sets of pictures, from the kept ones."""
     if not study.meter.set_names:
         return
-    originals = [images.to_tensor(study.clean.face(i)) for i in range(len(study.clean))]
+    faces = (images.to_tensor(study.clean.face(i)) for i in range(len(study.clean)))
+    originals = study.meter.set_features(faces)
     for degradation in study.degradations:
         for method in study.methods.configs:
-            paths = [
-                study.picture_path(degradation.label, method, name) for name in study.clean.names
-            ]
-            pictures = (images.to_tensor(images.read_image(path).pixels) for path in paths)
-            for metric, value in study.meter.measure_sets(pictures, originals).items():
+            paths = [study.picture_path(degradation, method, n) for n in study.clean.names]
+            features = study.meter.set_features(map(_kept, paths))
+            for metric, value in study.meter.compare_sets(features, originals).items():
                 named = {"degradation": degradation.label, "method": method, "metric": metric}
                 yield named | {"value": value}
+
+
+def _kept(path: Path) -> torch.Tensor:
+    """(1,3,S,S) in [-1,1] of a kept picture."""
+    try:
+        return images.to_tensor(images.read_image(path).pixels)
+    except images.PictureError as error:
+        raise ConfigError(f"the kept picture {path} cannot be used: {error}") from None
 
 
 def _uncertainty(study: Study, rows: list[dict]) -> dict[str, Any] | None:
     if study.sampled is None:
         return None
-    found = [row["uncertainty"] for row in rows]
+    found = [row for row in rows if row["uncertainty"] is not None]
     by_degradation = {
         d.label: estimate(
-            [r["uncertainty"]["correlation"] for r in rows if r["degradation"] == d.label]
+            [r["uncertainty"]["correlation"] for r in found if r["degradation"] == d.label]
         ).mean
         for d in study.degradations
     }
+    known = [mean for mean in by_degradation.values() if not np.isnan(mean)]
     return {
         "samples": study.protocol.uncertainty_samples,
         "method": study.main,
-        "correlation": float(np.mean(list(by_degradation.values()))),
+        "correlation": float(np.mean(known)) if known else None,
         "by_degradation": by_degradation,
-        "bins": pooled_bins(found),
+        "bins": pooled_bins([row["uncertainty"] for row in found]) if found else [],
+        # Faces of which the automatic setting left stage 1 out, so that samples are equal.
+        "without_spread": len(rows) - len(found),
     }
 
 
@@ -259,33 +299,10 @@ def _csv_of(study: Study, rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def _tables(summary: dict[str, Any]) -> str:
-    """A table of means for each metric, as markdown."""
-    methods = summary["methods"]
-    lines = [f"protocol {summary['protocol']['name']} {summary['protocol']['hash']}"]
-    for metric, about in summary["metrics"].items():
-        found = {
-            (c["degradation"], c["method"]): c for c in summary["cells"] if c["metric"] == metric
-        }
-        if not found:
-            continue
-        unit = f" in {about['unit']}" if about["unit"] else ""
-        heading = (
-            f"{metric}{unit}, {about['better']} is better, mean of {summary['pictures']} faces"
-        )
-        lines += ["", heading, "", f"| degradation | {' | '.join(methods)} |"]
-        lines.append("|---" * (len(methods) + 1) + "|")
-        for title in dict.fromkeys(degradation for degradation, _ in found):
-            means = [found[title, method]["mean"] for method in methods]
-            cells = " | ".join(f"{mean:.{about['decimals']}f}" for mean in means)
-            lines.append(f"| {title} | {cells} |")
-    return "\n".join(lines) + "\n"
-
-
-def _without_nan(value: Any) -> Any:
+def without_nan(value: Any) -> Any:
     """The same with null for what is not finite, which JSON cannot hold."""
     if isinstance(value, dict):
-        return {k: _without_nan(v) for k, v in value.items()}
+        return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list):
-        return [_without_nan(v) for v in value]
+        return [without_nan(v) for v in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

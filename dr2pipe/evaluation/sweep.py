@@ -21,7 +21,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from omegaconf import MISSING
+from omegaconf import MISSING, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from dr2pipe import files
 from dr2pipe.config import ConfigError, stable_seed, to_yaml
@@ -30,7 +31,9 @@ from dr2pipe.diffusion.timesteps import default_omega
 from dr2pipe.evaluation.evaluate import Study, run_study
 from dr2pipe.evaluation.protocol import CleanConfig, MethodConfig, Protocol
 from dr2pipe.evaluation.report import write_sweep_report
+from dr2pipe.evaluation.summary import without_nan
 from dr2pipe.metrics import METRICS
+from dr2pipe.remover import STRENGTHS
 from dr2pipe.restore import DR2Config, EnhancerConfig
 
 # What a grid may vary, in the order in which points are named.
@@ -63,21 +66,31 @@ class SweepConfig:
 def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
     """The settings to try by id; combinations with ω below τ are none.
 
-    More evaluations than there are steps mean all of them; settings that come out equal are one.
+    More evaluations than there are steps mean all of them, and the strength of another filter
+    than the point's own means nothing; settings that come out equal are one.
 
     Raises:
-        ConfigError: an unknown or empty axis, or nothing left.
+        ConfigError: an unknown or empty axis, a value of the wrong type, or nothing left.
     """
+    if config.random_points is not None and config.random_points < 1:
+        raise ConfigError(f"random_points={config.random_points} must be at least 1, or null")
     unknown = [axis for axis in config.grid if axis not in AXES]
     if unknown:
         raise ConfigError(f"grid cannot vary {', '.join(unknown)}; it can {', '.join(AXES)}")
     empty = [axis for axis, values in config.grid.items() if not values]
     if empty or not config.grid:
         raise ConfigError(f"grid has no values for {', '.join(empty) or 'anything'}")
-    axes = [axis for axis in AXES if axis in config.grid]
+    axes = {
+        axis: [_checked(axis, value) for value in config.grid[axis]]
+        for axis in AXES
+        if axis in config.grid
+    }
     points: list[DR2Config] = []
-    for values in itertools.product(*(config.grid[axis] for axis in axes)):
+    for values in itertools.product(*axes.values()):
         point = dataclasses.replace(config.dr2, **dict(zip(axes, values, strict=True)))
+        for low_pass, strength in STRENGTHS.items():
+            if low_pass != point.low_pass:
+                setattr(point, strength, getattr(config.dr2, strength))
         if point.omega is None and point.low_pass == "bicubic":
             point.omega = default_omega(point.tau, point.factor, point.num_steps)
         if point.omega is not None and point.omega < point.tau:
@@ -95,6 +108,17 @@ def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
         raise ConfigError("grid has no point with omega at or above tau")
     digits = max(2, len(str(len(points) - 1)))
     return {f"p{i:0{digits}d}": point for i, point in enumerate(points)}
+
+
+def _checked(axis: str, value: Any) -> Any:
+    """A value of an axis as :class:`DR2Config` takes it; ConfigError for another type."""
+    try:
+        point = OmegaConf.merge(OmegaConf.structured(DR2Config), {axis: value})
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"grid.{axis}: {str(error).splitlines()[0]}") from None
+    if axis == "num_evaluations" and value is not None and point[axis] < 1:
+        raise ConfigError(f"grid.num_evaluations: {value} must be at least 1, or null for all")
+    return point[axis]
 
 
 def sweep(config: SweepConfig) -> str | None:
@@ -130,7 +154,7 @@ def _finish(
     files.write_bytes(output / "results.csv", _results_csv(study, rows).encode())
     files.write_bytes(output / "features.csv", _features_csv(rows).encode())
     summary = _summarise(config, points, study, rows)
-    text = json.dumps(summary, indent=1, ensure_ascii=False)
+    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False)
     files.write_bytes(output / "summary.json", text.encode())
     best = points[summary["best"]["mean"]]
     files.write_bytes(output / "preset.yaml", _preset(config, best, study.hash).encode())

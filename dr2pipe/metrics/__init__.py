@@ -33,6 +33,7 @@ FILES = {
     "arcface": f"GFP-GAN's {ARCFACE_FILE}: dr2pipe fetch arcface_resnet18",
     "niqe": "an .npz by 'dr2pipe fit-niqe', or the authors' modelparameters.mat",
     "yunet": "OpenCV Zoo's face_detection_yunet_2023mar.onnx",
+    "landmarks": "your own csv of points that a detector found, see metrics/faces.py",
     "inception": "torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
 }
 
@@ -83,6 +84,11 @@ def _load_landmark_error(yunet: str) -> Callable:
     return lambda restored, original: faces.landmark_error(restored, original, detect)
 
 
+def _load_listed_landmark_error(landmarks: str) -> Callable:
+    detect = faces.read_landmarks(landmarks)
+    return lambda restored, original: faces.landmark_error(restored, original, detect)
+
+
 def _load_niqe(path: str) -> Callable:
     pristine = load_pristine(path)
     return lambda restored, original: niqe(restored, pristine)
@@ -106,6 +112,14 @@ METRICS: dict[str, Metric] = {
     "identity_angle": Metric("°", "lower", 2, "0 to 180", _load_identity_angle, ("arcface",)),
     "landmark_error": Metric(
         "% of the eyes' distance", "lower", 2, "0 to infinity", _load_landmark_error, ("yunet",)
+    ),
+    "listed_landmark_error": Metric(
+        "% of the eyes' distance",
+        "lower",
+        2,
+        "0 to infinity",
+        _load_listed_landmark_error,
+        ("landmarks",),
     ),
     "niqe": Metric("", "lower", 2, "0 to infinity", _load_niqe, ("niqe",)),
     "fid": Metric(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import torch.nn.functional as F
 from dr2pipe import images
 from dr2pipe.features.arcface import to_grey
 
-# (H,W,3) RGB bytes to five points (5,2) in pixels, the eyes first; None where no face is found.
+# (H,W,3) RGB bytes to points (P,2) in pixels, the eyes first; None where no face is found.
 Detector = Callable[[np.ndarray], "np.ndarray | None"]
 _LEAST_SCORE = 0.5  # degraded faces score low
 _DETECTOR_SIDE_PX = 320  # what YuNet was trained at: small crops are enlarged to it
@@ -34,7 +35,7 @@ def identity_angle(
 def landmark_error(
     restored: torch.Tensor, original: torch.Tensor, detect: Detector
 ) -> torch.Tensor:
-    """Mean distance of five points in percent of the eyes' distance, (B,); lower is better.
+    """Mean distance of points in percent of the eyes' distance, (B,); lower is better.
 
     NaN where the detector does not find a face in either picture.
     """
@@ -52,6 +53,53 @@ def _distance(points: np.ndarray | None, expected: np.ndarray | None) -> float:
         return float("nan")
     eyes = np.linalg.norm(expected[0] - expected[1])
     return float(np.linalg.norm(points - expected, axis=1).mean() / eyes * 100)
+
+
+def read_landmarks(path: str | Path) -> Detector:
+    """Points that another detector found, as a detector that knows pictures by their pixels.
+
+    The csv has a column ``file`` with paths from its own folder, and pairs of columns like
+    ``eyeL_x`` and ``eyeL_y`` in pixels of that file; eyeL and eyeR must be among them, and a
+    line without numbers is a picture without a face. It lists restored and original pictures.
+
+    Raises:
+        ValueError: no such file or column, a value that is no number, or an unreadable picture.
+        The detector raises it for a picture that is not listed.
+    """
+    path = Path(path)
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as table:
+            lines = list(csv.DictReader(table))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from None
+    columns = list(lines[0]) if lines else []
+    points = ["eyeL", "eyeR", *(c[:-2] for c in columns if c.endswith("_x"))]
+    axes = [f"{point}_{axis}" for point in dict.fromkeys(points) for axis in "xy"]
+    missing = [column for column in ("file", *axes) if column not in columns]
+    if missing:
+        raise ValueError(f"{path} has no column {', '.join(missing)}")
+    found: dict[str, np.ndarray | None] = {}
+    for line in lines:
+        try:
+            pixels = images.read_image(path.parent / line["file"]).pixels
+            numbers = [float(line[axis]) for axis in axes if line[axis]]
+        except ValueError as error:
+            raise ValueError(f"{path}: {line['file']}: {error}") from None
+        if len(numbers) not in (0, len(axes)):
+            raise ValueError(f"{path}: {line['file']} lacks some of its points")
+        found[_digest(pixels)] = np.array(numbers).reshape(-1, 2) if numbers else None
+
+    def detect(pixels: np.ndarray) -> np.ndarray | None:
+        try:
+            return found[_digest(pixels)]
+        except KeyError:
+            raise ValueError(f"{path} lists other pictures than those that are compared") from None
+
+    return detect
+
+
+def _digest(pixels: np.ndarray) -> str:
+    return f"{pixels.shape} {images.hash_bytes(pixels.tobytes())}"
 
 
 def load_yunet(path: str | Path) -> Detector:

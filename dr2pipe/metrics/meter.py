@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+import torchmetrics
 
 from dr2pipe import files, images
 from dr2pipe.metrics import FILES, METRICS, check_metrics, measure
 
 _SET_BATCH = 16
+_BY_TORCHMETRICS = ("ssim", "ms_ssim", "kid")  # all others are computed here
 
 
 class Meter:
@@ -55,22 +58,39 @@ class Meter:
         """Values by name, one per picture: see :func:`dr2pipe.metrics.measure`."""
         return measure(restored, original, self.metrics, mask)
 
-    def measure_sets(
-        self, restored: Iterable[torch.Tensor], originals: Iterable[torch.Tensor]
+    @torch.no_grad()
+    def set_features(self, pictures: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
+        """(N,F) of pictures (1,3,H,W) in [-1,1] by metric of whole sets.
+
+        No more than a batch of pictures is held; metrics of the same files share features.
+        """
+        networks = {METRICS[name].needs: embed for name, (embed, _) in self.set_metrics.items()}
+        found: dict[tuple[str, ...], list[torch.Tensor]] = {needs: [] for needs in networks}
+        pictures = iter(pictures)
+        while batch := list(islice(pictures, _SET_BATCH)):
+            pixels = torch.from_numpy(images.to_uint8(torch.cat(batch))).permute(0, 3, 1, 2)
+            for needs, embed in networks.items():
+                found[needs].append(embed(pixels))
+        features = {needs: torch.cat(parts) for needs, parts in found.items()}
+        return {name: features[METRICS[name].needs] for name in self.set_metrics}
+
+    def compare_sets(
+        self, restored: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor]
     ) -> dict[str, float]:
-        """FID and KID of pictures (1,3,H,W) in [-1,1] against originals."""
-        restored, originals = list(restored), list(originals)
-        found = {}
-        for name, (embed, distance) in self.set_metrics.items():
-            found[name] = distance(_features(embed, restored), _features(embed, originals))
-        return found
+        """FID and KID from what :meth:`set_features` returns."""
+        return {
+            name: distance(restored[name], originals[name])
+            for name, (_, distance) in self.set_metrics.items()
+        }
 
     def versions(self) -> dict[str, Any]:
-        """By metric, the sha256 of each file that its values depend on."""
-        return {
-            name: {need: files.sha256(self.paths[need]) for need in METRICS[name].needs}
-            for name in [*self.metrics, *self.set_metrics]
-        }
+        """By metric, what its values depend on: its files' sha256, and torchmetrics' version."""
+        described: dict[str, Any] = {}
+        for name in [*self.metrics, *self.set_metrics]:
+            described[name] = {n: files.sha256(self.paths[n]) for n in METRICS[name].needs}
+            if name in _BY_TORCHMETRICS:
+                described[name]["torchmetrics"] = torchmetrics.__version__
+        return described
 
 
 def available(
@@ -119,13 +139,3 @@ def _check_paths(paths: Mapping[str, str]) -> None:
     unknown = [name for name in paths if name not in FILES]
     if unknown:
         raise ValueError(f"unknown metric_files.{unknown[0]}; choose from {', '.join(FILES)}")
-
-
-@torch.no_grad()
-def _features(embed: torch.nn.Module, pictures: list[torch.Tensor]) -> torch.Tensor:
-    """(N,F) of pictures (1,3,H,W)."""
-    found = []
-    for start in range(0, len(pictures), _SET_BATCH):
-        pixels = images.to_uint8(torch.cat(pictures[start : start + _SET_BATCH]))
-        found.append(embed(torch.from_numpy(pixels).permute(0, 3, 1, 2)))
-    return torch.cat(found)

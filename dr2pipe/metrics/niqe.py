@@ -3,7 +3,8 @@
 Mittal, Soundararajan and Bovik, "Making a Completely Blind Image Quality Analyzer", IEEE Signal
 Processing Letters 2013. Lower is better; it needs no original. The pristine statistics are
 fitted by :func:`fit_niqe` on a folder of clean pictures, or read from the authors' .mat file;
-numbers are comparable only where these and the block size are the same.
+numbers are comparable only where these and the block size are the same. Grey levels are 0..255
+by MATLAB's rgb2gray, rounded, as in the authors' code.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ _WINDOW_PX, _SIGMA_PX = 7, 7 / 6
 _SCALES = 2
 _SHARP_SHARE = 0.75  # of the sharpest block: what counts as sharp when fitting
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
-_LUMA = (65.481, 128.553, 24.966)  # BT.601, the authors' rgb2gray in studio range
+_LUMA = (0.2989, 0.5870, 0.1140)  # MATLAB's rgb2gray, as in the authors' code
 # Ratios E[|x|]²/E[x²] of generalised Gaussians by their shape, to be looked up.
 _SHAPES = torch.arange(0.2, 10.001, 0.001, dtype=torch.float64)
 _RATIOS = torch.exp(
@@ -121,8 +122,8 @@ def load_pristine(path: str | Path) -> Pristine:
 def block_features(picture: torch.Tensor, block_px: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(blocks,36) features and (blocks,) sharpness of (3,H,W) RGB in [-1,1]."""
     weights = torch.tensor(_LUMA, dtype=torch.float64).view(3, 1, 1)
-    luma = ((picture.double() + 1) / 2).clamp(0, 1)
-    luma = ((luma * weights).sum(dim=0) + 16).round()  # (H,W), 16..235
+    levels = ((picture.double() + 1) * 127.5).round().clamp(0, 255)  # as if saved
+    luma = (levels * weights).sum(dim=0).round()  # (H,W), 0..255
     rows, columns = luma.shape[0] // block_px, luma.shape[1] // block_px
     if rows < 1 or columns < 1:
         raise ValueError(

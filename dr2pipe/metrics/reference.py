@@ -58,8 +58,11 @@ def ssim(
 def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
     """SSIM over five scales, (B,), at most 1; higher is better.
 
-    Wang et al. 2003, over windows that lie wholly inside; each scale averaged over channels
-    first. Pictures of at least 112 pixels: the smallest copy must hold a window's half.
+    Wang et al. 2003, as torchmetrics computes it. The contrast terms of the first four scales
+    are means over the windows that lie wholly inside; the similarity of the last scale is the
+    mean over every pixel, borders mirrored. Each scale is averaged over channels first, and a
+    negative average counts as 0. Pictures of at least 112 pixels: the smallest copy must hold
+    a window's half.
     """
     # kernel_size is not the window, which σ decides; it only sets what torchmetrics lets pass.
     values = [
