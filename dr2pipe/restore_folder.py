@@ -16,8 +16,10 @@ from omegaconf import MISSING
 import dr2pipe
 from dr2pipe import images
 from dr2pipe.config import ConfigError, to_dict
+from dr2pipe.inpaint import Inpainter, InpainterConfig, cover, load_inpainter, read_hole
+from dr2pipe.jobs import Partners
 from dr2pipe.processes import process_state
-from dr2pipe.remover import DR2Config, describe_dr2
+from dr2pipe.remover import DR2Config, describe_dr2, stated
 from dr2pipe.restore import EnhancerConfig, Restorer, build_restorer, describe_enhancer
 from dr2pipe.runs import BatchResult, FolderRun, RunSummary
 from dr2pipe.samples import COMBINE, sample_restorer
@@ -30,6 +32,14 @@ _NO_SPREAD = (
     "the automatic setting left stage 1 out, whose noise samples differ by: the spread is unknown, "
     "and the black spread map does not mean certainty"
 )
+
+
+@dataclass
+class RepairConfig(InpainterConfig):
+    """Holes, such as scratches, that are filled before the first stage."""
+
+    mask: str | None = None  # a picture for all, or a folder with one for each; null: no repair
+    exemplar: str | None = None  # likewise; null: the picture itself
 
 
 @dataclass
@@ -48,6 +58,7 @@ class RestoreConfig:
     save_compare: bool = False  # input | coarse | restored, side by side
     samples: int = 1  # restorations of each picture with different noise
     combine: str = "mean"  # mean | medoid of the samples
+    repair: RepairConfig = field(default_factory=RepairConfig)
     loader_threads: int = 2
     max_pixels: int = images.MAX_PIXELS
 
@@ -70,8 +81,17 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
         channels_last=config.channels_last,
         compile=config.compile,
     )
+    repair, partners = None, {}
+    if config.repair.mask is not None:
+        repair, found = load_inpainter(config.repair, device=process_state().device)
+        weight_hashes |= found
+        partners = _partners(config.repair, repair, restorer.input_size)
     settings = _settings(config, restorer, weight_hashes)
+    if repair is not None:
+        networks = (repair.network, repair.encoder)
+        settings["repair"] = [stated(network.config) for network in networks]
     outputs = ["restored"]
+    outputs += ["repaired"] if repair is not None else []
     outputs += ["coarse"] if config.save_coarse else []
     outputs += ["compare"] if config.save_compare else []
     outputs += ["spread"] if config.samples > 1 else []
@@ -84,8 +104,13 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     run = FolderRun(
         config.input,
         config.output,
-        process=lambda pictures, seeds: restore_batch(
-            restorer, pictures, seeds, outputs, samples=config.samples, combine=config.combine
+        process=lambda pictures, seeds, **given: restore_batch(
+            restorer,
+            repair_batch(repair, pictures, seeds, **given) if repair is not None else pictures,
+            seeds,
+            outputs,
+            samples=config.samples,
+            combine=config.combine,
         ),
         size=restorer.input_size,
         output_size=restorer.output_size,
@@ -101,8 +126,22 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
             "versions": versions,
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
+        partners=partners,
     )
     return run.run()
+
+
+def repair_batch(
+    inpainter: Inpainter,
+    pictures: torch.Tensor,
+    seeds: list[int],
+    *,
+    mask: list[torch.Tensor],
+    exemplar: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Pictures (B,3,S,S) in [-1,1] with the holes of ``mask`` filled; lists of (1,...,S,S)."""
+    exemplars = pictures if exemplar is None else torch.cat(exemplar)
+    return inpainter(pictures, torch.cat(mask), inpainter.styles(exemplars), seeds).clamp(-1, 1)
 
 
 def restore_batch(
@@ -143,6 +182,7 @@ def restore_batch(
             levels = zip(sides, shares, strict=True)
             record["prior_share"] = {f"{side} px": round(share, 4) for side, share in levels}
     made |= zip(("coarse", "restored"), map(images.to_uint8, faces), strict=True)
+    made["repaired"] = images.to_uint8(pictures)
     if "compare" in outputs:
         parts = (images.to_uint8(pictures), made["coarse"], made["restored"])
         made["compare"] = [side_by_side(list(row)) for row in zip(*parts, strict=True)]
@@ -164,6 +204,21 @@ def describe_shares(output: str | Path) -> str | None:
         low, median, high = np.quantile([shares[side] for shares in found], [0.1, 0.5, 0.9])
         levels.append(f"{side} {median:.3f} ({low:.3f}..{high:.3f})")
     return f"share of the prior, median (and 80 % of the pictures): {', '.join(levels)}"
+
+
+def _partners(config: RepairConfig, inpainter: Inpainter, size: int) -> dict[str, Partners]:
+    """Masks at the restorer's size, and exemplars where they are given."""
+
+    def hole(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
+        return cover(read_hole(mask, picture), size)
+
+    def exemplar(found: images.Picture, _: images.Picture) -> torch.Tensor:
+        return found.resized(inpainter.exemplar_size)
+
+    partners = {"mask": Partners(config.mask, hole)}
+    if config.exemplar is not None:
+        partners["exemplar"] = Partners(config.exemplar, exemplar)
+    return partners
 
 
 def _check_samples(config: RestoreConfig) -> None:

@@ -7,11 +7,10 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,21 +24,13 @@ from tqdm import tqdm
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_hash, stable_seed
+from dr2pipe.jobs import Job, Partners, find_jobs
 from dr2pipe.processes import process_state, stop_signals_caught
 from dr2pipe.run_records import RunRecords
 
 logger = logging.getLogger(__name__)
 
 EXIT_DONE, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NONE_SUCCEEDED, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
-
-
-@dataclass(frozen=True)
-class Job:
-    """One picture to do; ``output_name`` is its path below each output subfolder."""
-
-    path: Path
-    relative: str
-    output_name: str
 
 
 @dataclass
@@ -50,6 +41,8 @@ class Loaded:
     image: torch.Tensor
     picture: images.Picture
     warnings: list[str]
+    partners: dict[str, torch.Tensor]  # what was prepared of each, by name
+    partner_sha256: dict[str, str]
 
 
 @dataclass
@@ -61,8 +54,9 @@ class BatchResult:
     drawn: list[dict[str, Any]] | None = None
 
 
-# (B,3,S,S) in [-1,1] and one seed per picture to their results.
-ProcessBatch = Callable[[torch.Tensor, list[int]], BatchResult]
+# (B,3,S,S) in [-1,1] and one seed per picture to their results; partners come as keyword
+# arguments by their names, lists of what was prepared of each.
+ProcessBatch = Callable[..., BatchResult]
 
 
 @dataclass
@@ -83,44 +77,6 @@ class RunSummary:
         return EXIT_SOME_FAILED if self.restored + self.skipped else EXIT_NONE_SUCCEEDED
 
 
-def find_jobs(
-    source: str | Path, output: str | Path, outputs: Sequence[str] = ("restored",)
-) -> list[Job]:
-    """The pictures of a file or folder with the names of their results.
-
-    A result is named after its picture with ``.png``; where two would collide, the input's
-    extension stays inside the name.
-
-    Raises:
-        ConfigError: no such file or folder, or no picture in it.
-    """
-    source, output = Path(source), Path(output)
-    if source.is_dir():
-        # The output may lie inside the input, or be the same folder; results are no inputs.
-        inside = () if output.resolve() == source.resolve() else (output,)
-        names = {"restored", "coarse", "compare", "spread", *outputs}
-        results = [output / name for name in sorted(names)]
-        results = tuple(path for path in results if path.resolve() != source.resolve())
-        paths = list(images.find_images(source, exclude=inside + results))
-        relatives = [path.relative_to(source).as_posix() for path in paths]
-    elif os.path.lexists(source):
-        paths, relatives = [source], [source.name]
-    else:
-        raise ConfigError(f"no file or folder at {source}")
-    if not paths:
-        kinds = ", ".join(images.EXTENSIONS)
-        raise ConfigError(f"no pictures ({kinds}) in {source}")
-    short = [str(Path(relative).with_suffix(".png")) for relative in relatives]
-    long = [f"{relative}.png" for relative in relatives]
-    uses = Counter(short)
-    taken = set(long)
-    names = [
-        long_name if uses[short_name] > 1 or short_name in taken else short_name
-        for short_name, long_name in zip(short, long, strict=True)
-    ]
-    return [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
-
-
 class FolderRun:
     """Take every picture of ``source`` through ``process`` into ``output``.
 
@@ -132,6 +88,7 @@ class FolderRun:
             finished pictures are still valid, and the pictures carry it as text.
         outputs: subfolders written for every picture, the main one first.
         run_description: the content of ``run.yaml``.
+        partners: files that belong to each picture, by the name that ``process`` has for them.
     """
 
     def __init__(
@@ -150,10 +107,12 @@ class FolderRun:
         max_pixels: int = images.MAX_PIXELS,
         run_description: dict[str, Any] | None = None,
         png_text: dict[str, Any] | None = None,
+        partners: Mapping[str, Partners] | None = None,
     ):
         if batch_size < 1 or loader_threads < 1:
             raise ConfigError("batch_size and loader_threads must be at least 1")
-        self.jobs = find_jobs(source, output, outputs)
+        self.partners = dict(partners or {})
+        self.jobs = find_jobs(source, output, outputs, self.partners.values())
         self.output = Path(output)
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)
@@ -253,6 +212,7 @@ class FolderRun:
                 result = self.process(
                     torch.cat([loaded.image for loaded in part]),
                     [self._seed(loaded.job) for loaded in part],
+                    **{name: [one.partners[name] for one in part] for name in self.partners},
                 )
             # The run loop is the one place that carries on: it records the picture that failed.
             except Exception as error:
@@ -296,10 +256,13 @@ class FolderRun:
             return None
         try:
             data = images.read_file(job.path)
-            if self._is_done(job, images.hash_bytes(data)):
+            of_partners = {n: images.read_file(p.of(job)) for n, p in self.partners.items()}
+            hashes = {name: images.hash_bytes(found) for name, found in of_partners.items()}
+            if self._is_done(job, images.hash_bytes(data), hashes):
                 self._count("skipped")
                 return None
             picture = images.decode_image(data, max_pixels=self.max_pixels)
+            prepared = self._prepare(of_partners, picture)
             if self.size is None:
                 image = images.to_tensor(picture.pixels)
             else:
@@ -310,16 +273,27 @@ class FolderRun:
             warnings = picture.warnings
             # The full-size pixels are not needed any more, and many pictures wait.
             picture = dataclasses.replace(picture, pixels=np.empty((0, 0, 3), np.uint8))
-            return Loaded(job, image, picture, warnings)
+            return Loaded(job, image, picture, warnings, prepared, hashes)
         except Exception as error:  # recorded; the next picture goes on
             self._fail(job, error)
             return None
 
-    def _is_done(self, job: Job, sha256: str) -> bool:
+    def _prepare(self, found: dict[str, bytes], picture: images.Picture) -> dict[str, torch.Tensor]:
+        prepared = {}
+        for name, data in found.items():
+            try:
+                partner = images.decode_image(data, max_pixels=self.max_pixels)
+                prepared[name] = self.partners[name].prepare(partner, picture)
+            except images.PictureError as error:
+                raise images.PictureError(f"its {name}: {error}") from None
+        return prepared
+
+    def _is_done(self, job: Job, sha256: str, partner_sha256: dict[str, str]) -> bool:
         record = self.finished.get(job.relative)
         return (
             record is not None
             and record.get("sha256") == sha256
+            and record.get("partners", {}) == partner_sha256
             and record.get("settings") == self.settings_hash
             and record.get("output") == f"{self.outputs[0]}/{job.output_name}"
             and all((self.output / name / job.output_name).is_file() for name in self.outputs)
@@ -347,6 +321,7 @@ class FolderRun:
                     "settings": self.settings_hash,
                     "output": f"{self.outputs[0]}/{job.output_name}",
                     "seed": self._seed(job),
+                    **({"partners": loaded.partner_sha256} if self.partners else {}),
                     **record,
                 }
             )

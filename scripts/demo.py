@@ -2,7 +2,8 @@
 
 import sys
 
-from dr2pipe.cli import quiet_libraries, report_errors
+from dr2pipe.cli import report_errors
+from dr2pipe.commands import quiet_libraries
 
 
 def main() -> int:
