@@ -14,10 +14,12 @@ from test_exegan import TINY_EXEGAN
 from dr2pipe import images
 from dr2pipe.cli import main
 from dr2pipe.config import load_config
+from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder
 from dr2pipe.inpaint import InpainterConfig, cover, load_inpainter, read_hole
 from dr2pipe.inpaint_folder import InpaintConfig, inpaint_folder
+from dr2pipe.measure_inpainting import measure_inpainting
 from dr2pipe.restore_folder import RestoreConfig, restore_folder
 from dr2pipe.training.exegan import random_style_encoder
 
@@ -303,3 +305,21 @@ def test_restore_takes_masks_from_the_command_line(faces, model, model_folder):
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert len(list((faces / "out/repaired").rglob("*.png"))) == 3
+
+
+def test_the_measuring_command(model, tmp_path):
+    faces = np.stack([make_pixels(i, 16, 16) for i in range(3)])
+    np.savez(tmp_path / "faces.npz", images=faces)
+    result = run_command("scripts/measure_inpainting.py", model, tmp_path / "faces.npz")
+    assert result.returncode == 0, result.stderr
+    rows = [line.split("|")[1].strip() for line in result.stdout.splitlines()]
+    assert rows == ["mask", "---", *MASKS, "mean"]
+
+
+def test_fillings_are_measured_inside_the_hole(model):
+    faces = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (50, 200)])
+    table = measure_inpainting(load_inpainter(InpainterConfig(str(model)))[0], faces)
+    assert all(row["mean colour"] == 0 and row["cv2 Telea"] < 2 for row in table.values())
+    assert all(row["EXE-GAN, another face"] > 1 for row in table.values())
+    with pytest.raises(ValueError, match="needs another one"):
+        measure_inpainting(load_inpainter(InpainterConfig(str(model)))[0], faces[:1])

@@ -54,6 +54,7 @@ ALLOWED = {
     "jobs": {"images", "config"},
     "runs": {"jobs", "run_records", "images", "processes", "config"},
     "inpaint": {"models", "enhancers", "features", "images", "files"},
+    "measure_inpainting": {"inpaint", "degradations", "images", "config"},
     "inpaint_folder": {
         "inpaint",
         "enhancers",
