@@ -12,7 +12,9 @@ import torch
 from dr2pipe import files, images
 from dr2pipe.config import load_config, resource, stable_seed
 from dr2pipe.degradations import degrade
+from dr2pipe.degradations.masks import MASKS, draw_mask
 from dr2pipe.diffusion.dr2 import remove_degradation
+from dr2pipe.inpaint import InpainterConfig, load_inpainter
 from dr2pipe.remover import DR2Config, load_remover
 from dr2pipe.restore import build_restorer
 from dr2pipe.restore_folder import RestoreConfig
@@ -153,6 +155,39 @@ def write_restorations(
     blocks = [
         [images.resize_pixels(picture, shown) for picture in row]
         for row in zip(*stages, strict=True)
+    ]
+    rows = [[*first, *second] for first, second in zip(blocks[::2], blocks[1::2], strict=True)]
+    images.write_png(path, contact_sheet(rows))
+
+
+def write_inpaintings(
+    model: str, faces: str | Path, path: str | Path, *, count: int = 8, seed: int = 0
+) -> None:
+    """What is known of a face, its exemplar (the next face), the filling, the face; two a row.
+
+    Args:
+        faces: ``.npz`` with ``images`` (N,S,S,3) uint8; ``count`` are taken evenly spaced.
+    """
+    inpainter, _ = load_inpainter(InpainterConfig(model))
+    with np.load(faces, allow_pickle=False) as archive:
+        clean = archive["images"]
+    clean = clean[np.linspace(0, len(clean) - 1, count).astype(int)]
+    kinds, holes = list(MASKS), []
+    for i in range(count):
+        rng = np.random.default_rng(stable_seed(seed, "hole", i))
+        holes.append(draw_mask(kinds[i % len(kinds)], clean.shape[1], rng))
+    holes, exemplars = np.stack(holes), np.roll(clean, -1, axis=0)
+    filled = inpainter(
+        images.to_tensor(clean),
+        torch.from_numpy(holes).float()[:, None],
+        inpainter.styles(images.to_tensor(exemplars)),
+        [stable_seed(seed, i) for i in range(count)],
+    )
+    known = np.where(holes[..., None], 128, clean).astype(np.uint8)
+    side = (2 * clean.shape[1], 2 * clean.shape[1])
+    blocks = [
+        [images.resize_pixels(picture, side) for picture in row]
+        for row in zip(known, exemplars, images.to_uint8(filled), clean, strict=True)
     ]
     rows = [[*first, *second] for first, second in zip(blocks[::2], blocks[1::2], strict=True)]
     images.write_png(path, contact_sheet(rows))

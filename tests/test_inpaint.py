@@ -316,6 +316,15 @@ def test_the_measuring_command(model, tmp_path):
     assert rows == ["mask", "---", *MASKS, "mean"]
 
 
+def test_the_sheet_of_a_model_card(model, tmp_path):
+    faces = np.stack([make_pixels(i, 16, 16) for i in range(8)])
+    np.savez(tmp_path / "faces.npz", images=faces)
+    command = ("scripts/model_card.py", "inpaintings", tmp_path / "i.png", model)
+    result = run_command(*command, tmp_path / "faces.npz")
+    assert result.returncode == 0, result.stderr
+    assert pixels_of(tmp_path / "i.png").shape == (4 * 34 - 2, 8 * 34 - 2, 3)
+
+
 def test_fillings_are_measured_inside_the_hole(model):
     faces = np.stack([np.full((16, 16, 3), level, np.uint8) for level in (50, 200)])
     table = measure_inpainting(load_inpainter(InpainterConfig(str(model)))[0], faces)

@@ -107,6 +107,7 @@ ALLOWED = {
         "config",
     },
     "model_card": {
+        "inpaint",
         "restore_folder",
         "restore",
         "degradations",
