@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +22,12 @@ from dr2pipe import files, images
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.models import find_model
 
+logger = logging.getLogger(__name__)
+
 _BATCH = 16
 _MARKS = "os^DvP*X"
+_VECTORS, _MAP = "vectors.npz", "map.png"
+_TOO_LARGE = 2  # times the side to which the encoder itself reduces pictures
 
 
 @dataclass
@@ -35,24 +44,27 @@ def embed_folder(source: str, output: str, model: str, *, size: int | None = Non
     """Write ``vectors.npz`` (paths, vectors, places, family, severity) and ``map.png``.
 
     Args:
-        source: folder of pictures; what ``dr2pipe degrade`` left tells families and severities.
+        source: picture or folder of pictures; what ``dr2pipe degrade`` left in a folder tells
+            families and severities.
         model: folder of a degradation encoder.
         size: side in pixels to which pictures are brought first; None: that of the first one.
 
     Raises:
-        ValueError: no pictures, none that can be read, or no degradation encoder at ``model``.
+        ValueError: an impossible size, no pictures, none that can be read, or no degradation
+            encoder at ``model``.
     """
+    if size is not None and size < 1:
+        raise ValueError(f"size={size} must be at least 1")
     encoder = load_encoder(model)
-    found = []
-    if Path(source).is_dir():  # what `dr2pipe degrade` left is what one looks at
-        found = list(images.find_images(source, with_results=True))
-    if not found:
-        raise ValueError(f"no pictures in {source}")
-    embedded = _embed(encoder, found, Path(source), size)
+    source, output = Path(source), Path(output)
+    found = _pictures_of(source)
+    root = source if source.is_dir() else source.parent
+    embedded = _embed(encoder, found, root, size)
     if not embedded.paths:
-        raise ValueError(f"no readable picture in {source}, the first: {embedded.failures}")
-    known = read_parameters(source)
-    labels = [known.get(str((Path(source) / path).resolve()), ("", "")) for path in embedded.paths]
+        path, reason = next(iter(embedded.failures.items()))
+        raise ValueError(f"no readable picture in {source}, the first: {path}: {reason}")
+    known = read_parameters(source) if source.is_dir() else {}
+    labels = [known.get(str((root / path).resolve()), ("", "")) for path in embedded.paths]
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -62,8 +74,8 @@ def embed_folder(source: str, output: str, model: str, *, size: int | None = Non
         family=np.array([family for family, _ in labels]),
         severity=np.array([severity for _, severity in labels]),
     )
-    files.write_bytes(Path(output) / "vectors.npz", buffer.getvalue())
-    files.write_bytes(Path(output) / "map.png", draw_map(embedded.places, labels))
+    files.write_bytes(output / _VECTORS, buffer.getvalue())
+    files.write_bytes(output / _MAP, draw_map(embedded.places, labels))
     return embedded
 
 
@@ -82,30 +94,95 @@ def load_encoder(model: str) -> DegradationEncoder:
 
 
 @torch.no_grad()
-def embed(encoder: DegradationEncoder, pixels: np.ndarray) -> np.ndarray:
-    """(N,S,S,3) uint8 RGB to vectors (N,C) float32."""
-    parts = [images.to_tensor(pixels[i : i + _BATCH]) for i in range(0, len(pixels), _BATCH)]
-    return torch.cat([encoder(part) for part in parts]).numpy()
+def embed(
+    encoder: DegradationEncoder, pictures: torch.Tensor, *, projected: bool = True
+) -> np.ndarray:
+    """(N,3,S,S) RGB in [-1,1] to vectors (N,C) float32.
+
+    ``projected``: what the contrastive loss compared; without it the vector still tells whose
+    face it is.
+    """
+    parts = [encoder(part, projected=projected) for part in pictures.split(_BATCH)]
+    return torch.cat(parts).numpy()
+
+
+@torch.no_grad()
+def untrained_like(encoder: DegradationEncoder, pictures: torch.Tensor) -> DegradationEncoder:
+    """A new encoder of the same size, normalised by the statistics of ``pictures``.
+
+    What can be read from its vectors was not learned.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = DegradationEncoder(encoder.config.width, encoder.config.max_size)
+    for norm in network.norms:
+        norm.momentum = None  # the mean over all batches
+    network.train()
+    for part in pictures.split(_BATCH):
+        network(part)
+    return network.eval().requires_grad_(False)
+
+
+def _pictures_of(source: Path) -> list[Path]:
+    """Also what ``dr2pipe degrade`` left, which is what one looks at; not the maps from here."""
+    if not source.is_dir():
+        if not os.path.lexists(source):
+            raise ValueError(f"no file or folder at {source}")
+        return [source]
+    found = [
+        path
+        for path in images.find_images(source, with_results=True)
+        if path.name != _MAP or not (path.parent / _VECTORS).is_file()
+    ]
+    if not found:
+        raise ValueError(f"no pictures in {source}")
+    return found
 
 
 def _embed(
     encoder: DegradationEncoder, found: list[Path], root: Path, size: int | None
 ) -> Embedded:
-    kept, pixels, failures = [], [], {}
-    for path in found:
-        name = path.relative_to(root).as_posix()
-        try:
-            picture = images.read_image(path).pixels
-        except images.PictureError as error:
-            failures[name] = str(error)
-            continue
-        size = size or min(picture.shape[:2])
-        pixels.append(images.resize_pixels(picture, (size, size)))
-        kept.append(name)
+    kept, failures, sizes = [], {}, Counter()
+
+    def read() -> Iterator[np.ndarray]:
+        nonlocal size
+        for path in found:
+            name = path.relative_to(root).as_posix()
+            try:
+                picture = images.read_image(path).pixels
+            except images.PictureError as error:
+                failures[name] = str(error)
+                continue
+            size = size or min(picture.shape[:2])
+            sizes[picture.shape[:2]] += 1
+            kept.append(name)
+            yield images.resize_pixels(picture, (size, size))
+
+    vectors, pictures = [], read()
+    while batch := list(itertools.islice(pictures, _BATCH)):
+        vectors.append(embed(encoder, images.to_tensor(np.stack(batch))))
     if not kept:
         return Embedded([], np.zeros((0, 0)), np.zeros((0, 2)), failures)
-    vectors = embed(encoder, np.stack(pixels))
+    _warn_of_sizes(sizes, size, encoder.config.max_size)
+    vectors = np.concatenate(vectors)
     return Embedded(kept, vectors, principal_components(vectors), failures)
+
+
+def _warn_of_sizes(sizes: Counter, size: int, max_size: int) -> None:
+    """Resizing is a degradation too, and hides others."""
+    if len(sizes) > 1:
+        changed = sizes.total() - sizes[size, size]
+        logger.warning(
+            "pictures of %d sizes: %d of %d were brought to %dx%d pixels, which changes how they "
+            "are degraded",
+            len(sizes), changed, sizes.total(), size, size,
+        )  # fmt: skip
+    largest = max(max(shape) for shape in sizes)
+    if largest > _TOO_LARGE * max_size:
+        logger.warning(
+            "pictures of up to %d pixels are reduced to %d, which hides fine damage",
+            largest, min(size, max_size),
+        )  # fmt: skip
 
 
 def principal_components(vectors: np.ndarray) -> np.ndarray:

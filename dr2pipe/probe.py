@@ -1,11 +1,16 @@
-"""What a linear classifier can read from vectors of degraded faces: their degradation, not whose."""
+"""What a linear classifier can read from vectors of degraded faces: how they are degraded (it
+should), and whose face it is (it should not).
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
+from dr2pipe import images
 from dr2pipe.config import stable_seed
 from dr2pipe.degradations import SEVERITIES, degrade
 
@@ -22,6 +27,9 @@ FAMILIES = (
 )
 _STRENGTH = 1e-2  # of the ridge, relative to the number of rows
 
+# (M,3,S,S) in [-1,1] to vectors (M,C)
+Describe = Callable[[torch.Tensor], np.ndarray]
+
 
 @dataclass
 class Probe:
@@ -35,9 +43,11 @@ class Probe:
     content_chance: float
 
 
-def probe(describe, faces: np.ndarray, *, seed: int = 0) -> Probe:
-    """Degrade (N,S,S,3) uint8 faces in 8 families at 5 severities and classify what ``describe``
-    makes of them, (M,S,S,3) to (M,C); half of the faces are for fitting.
+def probe(
+    descriptions: Mapping[str, Describe], faces: np.ndarray, *, seed: int = 0
+) -> dict[str, Probe]:
+    """Degrade (N,S,S,3) uint8 faces in 8 families at 5 severities, and classify what each of
+    ``descriptions`` makes of them; half of the faces are for fitting.
 
     Raises:
         ValueError: fewer than four faces.
@@ -54,7 +64,29 @@ def probe(describe, faces: np.ndarray, *, seed: int = 0) -> Probe:
                 severity.append(level - 1)
                 face.append(i)
     family, severity, face = (np.array(x) for x in (family, severity, face))
-    vectors = np.asarray(describe(np.stack(pixels)), dtype=np.float64)
+    pictures = images.to_tensor(np.stack(pixels))
+    return {
+        name: _classify(np.asarray(describe(pictures), dtype=np.float64), family, severity, face)
+        for name, describe in descriptions.items()
+    }
+
+
+def as_table(probes: Mapping[str, Probe]) -> str:
+    """A row for each name, and one of what chance would give."""
+    first = next(iter(probes.values()))
+    rows = {name: (p.family, p.severity, p.content) for name, p in probes.items()}
+    rows["chance"] = (first.family_chance, first.severity_chance, first.content_chance)
+    width = max(map(len, rows))
+    lines = [f"{'':{width}}  family  severity  content"]
+    for name, (family, severity, content) in rows.items():
+        lines.append(f"{name:{width}}  {family:6.1%}  {severity:8.1%}  {content:7.1%}")
+    lines.append("severity: the mean of one classifier per family; content: which face it is")
+    return "\n".join(lines)
+
+
+def _classify(
+    vectors: np.ndarray, family: np.ndarray, severity: np.ndarray, face: np.ndarray
+) -> Probe:
     seen = face % 2 == 0
     by_family = [
         _accuracy(vectors[family == f], severity[family == f], seen[family == f])
@@ -66,7 +98,7 @@ def probe(describe, faces: np.ndarray, *, seed: int = 0) -> Probe:
         content=_accuracy(vectors, face, severity % 2 == 0),
         family_chance=1 / len(FAMILIES),
         severity_chance=1 / len(SEVERITIES),
-        content_chance=1 / len(faces),
+        content_chance=1 / (face.max() + 1),
     )
 
 

@@ -9,8 +9,8 @@ from dr2pipe import images
 from dr2pipe.cli import report_errors
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradation_features import degradation_features
-from dr2pipe.embed_folder import embed, load_encoder
-from dr2pipe.probe import probe
+from dr2pipe.embed_folder import embed, load_encoder, untrained_like
+from dr2pipe.probe import as_table, probe
 
 
 def main() -> int:
@@ -23,15 +23,14 @@ def main() -> int:
     data = FaceDataset(options.faces, size=options.size, flip=False)
     items = [data[i, 0]["image"] for i in range(len(data))]
     faces = np.stack([images.to_uint8(image[None])[0] for image in items])
-    for name, describe in (
-        ("encoder", lambda pixels: embed(encoder, pixels)),
-        ("features by formula", lambda p: degradation_features(images.to_tensor(p)).numpy()),
-    ):
-        found = probe(describe, faces)
-        print(f"{name}, {len(faces)} faces, right (by chance):")
-        for what in ("family", "severity", "content"):
-            share, chance = getattr(found, what), getattr(found, f"{what}_chance")
-            print(f"  {what:9} {share:.1%} ({chance:.1%})")
+    descriptions = {
+        "projected vector": lambda x: embed(encoder, x),
+        "vector": lambda x: embed(encoder, x, projected=False),
+        "untrained encoder": lambda x: embed(untrained_like(encoder, x), x, projected=False),
+        "features by formula": lambda x: degradation_features(x).numpy(),
+    }
+    print(f"right answers on {len(faces)} faces")
+    print(as_table(probe(descriptions, faces)))
     return 0
 
 

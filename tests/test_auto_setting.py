@@ -8,10 +8,9 @@ from conftest import make_pictures, run_command
 
 from dr2pipe import files
 from dr2pipe.auto_setting import SweepTable, fit_auto, load_auto, read_sweep, save_auto
-from dr2pipe.compare_auto import degraded_vectors
+from dr2pipe.compare_auto import degraded_pictures
 from dr2pipe.config import ConfigError, load_config
 from dr2pipe.degradation_features import FEATURES, degradation_features
-from dr2pipe.embed_folder import load_encoder
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.evaluation.sweep import SweepConfig, sweep
@@ -209,8 +208,13 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     found = dict(line.split(maxsplit=1) for line in done.stdout.splitlines())
     assert list(found) == ["formula", "encoder", "both", "fixed"]
-    vectors = degraded_vectors(tmp_path / "s", load_encoder(str(tmp_path / "encoder")))
-    assert set(vectors) == set(read_sweep(tmp_path / "s").rows)
+    # What the encoder sees are the very pictures whose features the sweep noted.
+    table, features = read_sweep(tmp_path / "s"), {}
+    for rows, again in degraded_pictures(tmp_path / "s"):
+        assert again.shape[-1] == 16  # the first stage's
+        features |= dict(zip(rows, degradation_features(again).numpy(), strict=True))
+    assert set(features) == set(table.rows)
+    assert np.allclose(np.stack([features[row] for row in table.rows]), table.features)
     (tmp_path / "s/features.csv").unlink()
     with pytest.raises(ConfigError, match="no finished sweep"):
         read_sweep(tmp_path / "s")

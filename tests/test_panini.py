@@ -234,8 +234,10 @@ def test_runner_files(tmp_path):
     with pytest.raises(CheckpointError, match="its keys are of 'panini_mfr'"):
         convert_checkpoint(tmp_path / "panini_mfr_latest.pth", "panini_sr")
     torch.save({"meta": {}, "state_dict": {"discriminator.a": torch.ones(1)}}, tmp_path / "d.pth")
-    with pytest.raises(CheckpointError, match="no weights of a generator"):
+    with pytest.raises(CheckpointError, match="no weights of Panini-Net's generator"):
         convert_checkpoint(tmp_path / "d.pth", "panini_mfr")
+    with pytest.raises(ValueError, match=r"has no argument in_size; it takes none$"):
+        convert_checkpoint(tmp_path / "d.pth", "panini_mfr", in_size=64)
     del weights["fusion_out.3.bias"]
     with pytest.raises(CheckpointError, match=r"1 missing \(fusion_out\.3\.bias\)"):
         convert_checkpoint(weights, "panini_mfr")

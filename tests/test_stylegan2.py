@@ -106,6 +106,38 @@ def test_discriminators_of_panini_and_exegan(name, runs):
         assert error.max() < 2e-3
 
 
+@torch.no_grad()
+def test_training_files_of_mmgeneration(tmp_path):
+    """Panini-Net starts from one: the averaged generator, the generator and the discriminator."""
+    models = parity.load("panini_gpm")[0]["models"]
+    averaged, critic = (parity.make_model(models[n]) for n in ("generator64", "discriminator64"))
+    generator = {
+        key: value + 1 if ".kernel" not in key else value for key, value in averaged.items()
+    }
+    networks = {"generator": generator, "generator_ema": averaged, "discriminator": critic}
+
+    def converted(kind, *names):
+        weights = {f"{n}.{key}": value for n in names for key, value in networks[n].items()}
+        path = tmp_path / "stylegan2-ffhq-config-f-official.pth"
+        torch.save({"meta": {"iter": 1}, "state_dict": weights, "optimizer": {}}, path)
+        return convert_checkpoint(path, kind).state_dict()
+
+    def same(found, kind, weights):
+        alone = convert_checkpoint(weights, kind).state_dict()
+        return all(torch.equal(found[key], value) for key, value in alone.items())
+
+    kind = "stylegan2_generator"
+    assert same(converted(kind, *networks), kind, averaged)
+    assert same(converted(kind, "generator", "discriminator"), kind, generator)
+    kind = "stylegan2_discriminator"
+    assert same(converted(kind, *networks), kind, critic)
+    with pytest.raises(CheckpointError, match="no StyleGAN2 discriminator"):
+        converted(kind, "generator", "generator_ema")
+    del averaged["convs.0.activate.bias"]
+    with pytest.raises(CheckpointError, match=r": 1 missing \(convs\.0\.activate\.bias\)$"):
+        converted("stylegan2_generator", *networks)
+
+
 @pytest.mark.parametrize(
     ("name", "options"),
     [

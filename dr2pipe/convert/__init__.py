@@ -74,7 +74,6 @@ def convert_checkpoint(
     known = [name for name in inspect.signature(convert).parameters if name != "state_dict"]
     unknown = sorted(set(constructor) - set(known))
     if unknown:
-        raise ValueError(
-            f"{kind} has no argument {', '.join(unknown)}; it takes {', '.join(known)}"
-        )
+        takes = ", ".join(known) or "none"
+        raise ValueError(f"{kind} has no argument {', '.join(unknown)}; it takes {takes}")
     return convert(read_state_dict(source, prefer=_PREFERRED.get(kind)), **constructor).eval()

@@ -69,7 +69,9 @@ def _load(network: PaniniNet, state_dict: dict[str, torch.Tensor], kind: str) ->
         parts = {k: v for k, v in state_dict.items() if k.startswith(prefix)}
         state_dict = {k.removeprefix(prefix): v for k, v in parts.items()}
     if not any(key.startswith("encoder.0.") for key in state_dict):
-        raise CheckpointError(f"the checkpoint does not fit '{kind}': no weights of a generator")
+        raise CheckpointError(
+            f"the checkpoint does not fit '{kind}': no weights of Panini-Net's generator"
+        )
     given = "panini_sr" if "choice_vector" in state_dict else "panini_mfr"
     if given != kind:
         raise CheckpointError(f"the checkpoint does not fit '{kind}': its keys are of '{given}'")

@@ -130,12 +130,15 @@ def convert_stylegan2_generator(
 ) -> StyleGAN2Generator:
     """A generator of any of the four code bases; the keys tell which, and all sizes.
 
+    Of a training file of MMGeneration it takes the averaged generator where there is one.
+
     Args:
         lr_mlp: learning rate multiplier of the mapping network, which no key tells.
 
     Raises:
         CheckpointError: missing, left-over or misshapen keys.
     """
+    state_dict = _part_of(state_dict, "generator_ema.", "generator.")
     layout = generator_layout(state_dict)
     state_dict = without_fir_kernels(state_dict)
     names = _GENERATORS[layout]
@@ -165,6 +168,7 @@ def convert_stylegan2_discriminator(state_dict: dict[str, torch.Tensor]) -> Styl
     Raises:
         CheckpointError: missing, left-over or misshapen keys.
     """
+    state_dict = _part_of(state_dict, "discriminator.")
     layout = _discriminator_layout(state_dict)
     state_dict = without_fir_kernels(state_dict)
     names = _DISCRIMINATORS[layout]
@@ -322,6 +326,15 @@ def without_fir_kernels(state_dict: Mapping[str, torch.Tensor]) -> dict[str, tor
             ):
                 raise CheckpointError(f"{key} is not the filter [1,3,3,1]")
     return {k: v for k, v in state_dict.items() if not k.endswith(".kernel")}
+
+
+def _part_of(state_dict: Mapping[str, torch.Tensor], *prefixes: str) -> dict[str, torch.Tensor]:
+    """The network below the first of ``prefixes`` that has one; all, where there is none."""
+    for prefix in prefixes:
+        part = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+        if part:
+            return part
+    return dict(state_dict)
 
 
 def _multiplier(

@@ -1,8 +1,10 @@
-"""The encoder that tells how a picture is degraded, whoever is on it.
+"""The encoder that tells how a picture is degraded.
 
 Wang et al., "Panini-Net: GAN Prior Based Degradation-Aware Feature Interpolation for Face
 Restoration", AAAI 2022, §3.2. It is learned without labels: pictures with one degradation are
-brought together, others apart (see :mod:`dr2pipe.training.degradation_encoder`).
+brought together, others apart (see :mod:`dr2pipe.training.degradation_encoder`). What is compared there
+is the projected vector, and that one says less of whose face it is; the vector before, which
+Panini-Net takes as published, still tells it well.
 """
 
 from __future__ import annotations

@@ -217,24 +217,32 @@ class GFPGANRecipe:
         files.write_folder(folder, networks["gfpgan"].save_pretrained)
 
 
-def load_same(network: torch.nn.Module, folder: str | Path) -> None:
+def load_same(network: torch.nn.Module, folder: str | Path, *, without: str | None = None) -> None:
     """Copy the weights of a native folder into ``network``.
+
+    Args:
+        without: a part that stays as it is; its settings, whose names begin with its own, may
+            differ.
 
     Raises:
         ConfigError: no such folder, or a network of another size or shape.
     """
-    folder = Path(folder)
+    folder, kind = Path(folder), type(network)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"no StyleGAN2 folder at {folder} (config.json is missing)")
+        raise ConfigError(f"no {kind.__name__} folder at {folder} (config.json is missing)")
     made_by = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if made_by != type(network).__name__:
-        raise ConfigError(f"{folder} holds a {made_by}, not a {type(network).__name__}")
-    found = type(network).from_pretrained(folder)
+    if made_by != kind.__name__:
+        raise ConfigError(f"{folder} holds a {made_by}, not a {kind.__name__}")
+    found = kind.from_pretrained(folder)
+    ignored = ("_",) if without is None else ("_", f"{without}_")
     differing = [
-        f"{key}={found.config[key]} instead of {value}"
+        f"{key}={found.config.get(key)} instead of {value}"
         for key, value in network.config.items()
-        if not key.startswith("_") and found.config.get(key) != value
+        if not key.startswith(ignored) and found.config.get(key) != value
     ]
     if differing:
         raise ConfigError(f"{folder} does not fit: {', '.join(differing)}")
-    network.load_state_dict(found.state_dict())
+    weights = found.state_dict()
+    if without is not None:
+        weights = {k: v for k, v in weights.items() if not k.startswith(f"{without}.")}
+    network.load_state_dict(weights, strict=without is None)

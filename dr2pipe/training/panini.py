@@ -1,12 +1,16 @@
 """Recipe: Panini-Net (Wang et al., AAAI 2022, §3.4) with the published weights of its losses.
 
 What the published code does by accident is not repeated: VGG gets pictures normalised for it,
-the degradation encoder is normalised by what it learned rather than by a batch of one picture,
-and an average of the weights is kept (EMA).
+a trained degradation encoder is normalised by what it learned rather than by a batch of one
+picture, and an average of the weights is kept (EMA). As published, the gate of the spatial
+attention is normalised by the batch, be it one picture: over all its places that is what
+instance normalisation does, and has a meaning from the first step on, which running statistics
+have not. Restoring uses the running ones.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,10 +22,11 @@ import torch.nn.functional as F
 from dr2pipe import files
 from dr2pipe.config import ConfigError
 from dr2pipe.enhancers import build_enhancer
+from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.features.vgg import load_vgg
 from dr2pipe.losses.adversarial import logistic_discriminator_loss, logistic_generator_loss
 from dr2pipe.losses.reconstruction import pixel_loss
-from dr2pipe.stylegan2 import StyleGAN2Discriminator
+from dr2pipe.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
 from dr2pipe.training.enhancer import PairsConfig
 from dr2pipe.training.gfpgan import load_same
 from dr2pipe.training.recipe import TrainConfig, Trained
@@ -60,10 +65,14 @@ class PaniniRecipe:
     def __init__(self, config: PaniniTrainConfig):
         if config.prior is None and not config.train_prior:
             raise ConfigError("prior: name the folder of a StyleGAN2, or set train_prior=true")
+        for option, told_by in (("size", "data.size"), ("input_size", "pairs.input_size")):
+            if option in config.panini:
+                raise ConfigError(f"panini.{option} is told by {told_by}; leave it out")
         learned = config.panini.get("degradation", "encoder") == "learned"
         if learned and config.encoder_weights is not None:
             raise ConfigError("panini.degradation=learned has no encoder for encoder_weights")
-        if not learned and config.encoder_weights is None and config.batch_size < 2:
+        trains_encoder = not learned and config.panini.get("interpolate", True)
+        if trains_encoder and config.encoder_weights is None and config.batch_size < 2:
             raise ConfigError(
                 "an encoder that is trained along is normalised by its batch: batch_size must be "
                 "2 or more, or encoder_weights name a trained one"
@@ -79,15 +88,11 @@ class PaniniRecipe:
         sizes = {"size": config.data.size, "input_size": config.pairs.input_size}
         network = build_enhancer("panini", **sizes, **config.panini).train()
         if config.prior is not None:
-            load_same(network.prior, config.prior)
+            _load_prior(network.prior, config.prior)
         if config.encoder_weights is not None:
             load_same(network.degradation_encoder, config.encoder_weights)
         network.prior.requires_grad_(config.train_prior)
-        network.prior.mapping.requires_grad_(False)  # the encoder gives W+ itself
-        if network.config.degradation == "encoder":
-            network.degradation_encoder.projection.requires_grad_(False)
-            if not network.config.interpolate:
-                network.degradation_encoder.requires_grad_(False)
+        _freeze_unused(network)
         rate, betas = config.learning_rate, tuple(config.betas)
         learned = [p for p in network.parameters() if p.requires_grad]
         trained = {"panini": Trained(network, torch.optim.Adam(learned, rate, betas))}
@@ -132,3 +137,25 @@ class PaniniRecipe:
     def export(self, networks: dict, folder: Path) -> None:
         """A folder that ``build_enhancer`` loads."""
         files.write_folder(folder, networks["panini"].save_pretrained)
+
+
+def _load_prior(prior: StyleGAN2Generator, folder: str) -> None:
+    """Copy all but the mapping network, which is not used: W+ comes from the encoder."""
+    config = Path(folder) / "config.json"
+    if config.is_file() and json.loads(config.read_text()).get("resample") == "bilinear":
+        raise ConfigError(
+            f"{folder}: a bilinear ('clean') network; Panini-Net's prior is a StyleGAN2 of the "
+            f"fir kind"
+        )
+    load_same(prior, folder, without="mapping")
+
+
+def _freeze_unused(network: PaniniNet) -> None:
+    """What no gradient reaches must not be trained: several processes would wait for it."""
+    network.prior.mapping.requires_grad_(False)  # the encoder gives W+ itself
+    if network.config.degradation == "encoder":
+        network.degradation_encoder.projection.requires_grad_(False)  # for its pretraining
+        if not network.config.interpolate:
+            network.degradation_encoder.requires_grad_(False)
+    elif not network.config.interpolate:
+        network.degradation_vector.requires_grad_(False)
