@@ -112,7 +112,8 @@ def find_images(
             folders.clear()
             continue
         folders.sort()
-        found += [Path(parent) / name for name in names if _is_image_name(name)]
+        here = (Path(parent) / name for name in names if _is_image_name(name))
+        found += [path for path in here if os.path.realpath(path) not in excluded]
     yield from sorted(found + unreadable, key=lambda path: path.relative_to(folder).parts)
 
 
@@ -224,6 +225,7 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
     if _is_16_bit_colour(image, data):
         # Pillow has no 16-bit RGB mode and would need a lossy detour; OpenCV reads it as it is.
         pixels, alpha = _split_alpha(_decode_16_bit(data))
+        warnings.append("16 bits a channel reduced to 8")
     else:
         if image.mode in ("F", "I"):
             raise PictureError("floating-point and 32-bit pictures are not supported")

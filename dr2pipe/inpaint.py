@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -157,8 +158,8 @@ def read_hole(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
     """The hole that a mask's picture shows, (1,1,H,W) float32 of 0 and 1.
 
     A mask with transparency has its holes where it is transparent, another one where it is
-    white. A picture may be its own mask; what was transparent is filled then, and the
-    picture's transparency is dropped.
+    white. A picture with transparency may be its own mask. Where the picture is transparent in
+    a hole, it becomes opaque: what is filled there is to be seen.
 
     Raises:
         PictureError: another size than the picture's, or a mask that covers nothing or all.
@@ -167,12 +168,16 @@ def read_hole(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
     if hole.shape != picture.pixels.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (hole, picture.pixels)]
         raise images.PictureError(f"{sizes[0]} pixels, and the picture has {sizes[1]}")
-    if mask.sha256 == picture.sha256:
-        if mask.alpha is None:
-            raise images.PictureError("the picture itself, which has no transparency")
-        picture.alpha = None
-    if hole.all() or not hole.any():
-        raise images.PictureError("covers everything" if hole.all() else "covers nothing")
+    if mask.sha256 == picture.sha256 and mask.alpha is None:
+        raise images.PictureError("the picture itself, which has no transparency")
+    if hole.all():
+        raise images.PictureError("covers everything")
+    if not hole.any():
+        lightest = f", its lightest level is {mask.pixels.max()}" if mask.alpha is None else ""
+        raise images.PictureError(f"covers nothing{lightest}")
+    if picture.alpha is not None:
+        opaque = np.where(hole, np.uint8(255), picture.alpha)
+        picture.alpha = None if opaque.min() == 255 else opaque
     return torch.from_numpy(hole).float()[None, None]
 
 

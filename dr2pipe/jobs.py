@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from PIL import Image
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError
+
+# Folders that the commands fill below their output.
+_RESULTS = re.compile(r"restored|coarse|compare|spread|repaired|degraded|mixtures|inpainted(_\d+)?")
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ class Partners:
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise images.PictureError(
-                f"it needs one partner of its name in {self.path}, and there is {names}"
+                f"one of its name is needed in {self.path}, and there is {names}"
             )
         return found[0]
 
@@ -86,13 +91,18 @@ def find_jobs(
     """
     source, output = Path(source), Path(output)
     if source.is_dir():
-        # The output may lie inside the input, or be the same folder; results are no inputs.
+        # The output may lie inside the input, or be the same folder; results are no inputs, of
+        # this command or another.
         inside = () if output.resolve() == source.resolve() else (output,)
         # Nor are masks and the like that lie inside.
         inside += tuple(p.path for p in partners if p.path.resolve() != source.resolve())
-        names = {"restored", "coarse", "compare", "spread", *outputs}
-        results = [output / name for name in sorted(names)]
-        results = tuple(path for path in results if path.resolve() != source.resolve())
+        folders = output.glob("*/") if output.is_dir() else ()
+        results = tuple(
+            path
+            for path in folders
+            if (path.name in outputs or _RESULTS.fullmatch(path.name))
+            and path.resolve() != source.resolve()
+        )
         paths = list(images.find_images(source, exclude=inside + results))
         relatives = [path.relative_to(source).as_posix() for path in paths]
     elif os.path.lexists(source):
@@ -110,4 +120,24 @@ def find_jobs(
         long_name if uses[short_name] > 1 or short_name in taken else short_name
         for short_name, long_name in zip(short, long, strict=True)
     ]
-    return [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
+    jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
+    inputs = {os.path.realpath(path) for path in (*paths, *(p.path for p in partners))}
+    for job in jobs:
+        for name in outputs:
+            if os.path.realpath(output / name / job.output_name) in inputs:
+                raise ConfigError(
+                    f"the result of {job.path} would replace {output / name / job.output_name}, "
+                    f"which is an input; choose another output"
+                )
+    return jobs
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is there that no run wrote; its results carry a text."""
+    if not path.exists():
+        return False
+    try:
+        with Image.open(path) as picture:
+            return "dr2pipe" not in getattr(picture, "text", {})
+    except OSError:
+        return True

@@ -72,6 +72,10 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     if not config.input or not config.output:
         raise ConfigError("input and output must not be empty")
     _check_samples(config)
+    if config.repair.mask is None and config.repair.exemplar is not None:
+        raise ConfigError("an exemplar guides the repair of holes; give a mask (repair.mask) too")
+    if "" in (config.repair.mask, config.repair.exemplar):
+        raise ConfigError("repair.mask and repair.exemplar must not be empty")
     restorer, weight_hashes = build_restorer(
         config.dr2,
         config.enhancer,
@@ -111,6 +115,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
             outputs,
             samples=config.samples,
             combine=config.combine,
+            given=pictures,
         ),
         size=restorer.input_size,
         output_size=restorer.output_size,
@@ -152,8 +157,12 @@ def restore_batch(
     *,
     samples: int = 1,
     combine: str = "mean",
+    given: torch.Tensor | None = None,
 ) -> BatchResult:
-    """Pictures (B,3,S,S) in [-1,1] as 8-bit results by output subfolder."""
+    """Pictures (B,3,S,S) in [-1,1] as 8-bit results by output subfolder.
+
+    ``given``: what the pictures were before they were repaired, for ``compare``.
+    """
     drawn: list[dict[str, Any]] = [{} for _ in seeds]
     warnings: list[list[str]] = [[] for _ in seeds]
     made: dict[str, np.ndarray] = {}
@@ -184,7 +193,9 @@ def restore_batch(
     made |= zip(("coarse", "restored"), map(images.to_uint8, faces), strict=True)
     made["repaired"] = images.to_uint8(pictures)
     if "compare" in outputs:
-        parts = (images.to_uint8(pictures), made["coarse"], made["restored"])
+        parts = [images.to_uint8(pictures if given is None else given)]
+        parts += [made["repaired"]] if "repaired" in outputs else []
+        parts += [made["coarse"], made["restored"]]
         made["compare"] = [side_by_side(list(row)) for row in zip(*parts, strict=True)]
     for of_picture, retried in zip(warnings, in_fp32, strict=True):
         of_picture += ["not finite in low precision, restored again in float32"] * retried

@@ -24,7 +24,7 @@ from tqdm import tqdm
 
 from dr2pipe import images
 from dr2pipe.config import ConfigError, stable_hash, stable_seed
-from dr2pipe.jobs import Job, Partners, find_jobs
+from dr2pipe.jobs import Job, Partners, find_jobs, is_foreign
 from dr2pipe.processes import process_state, stop_signals_caught
 from dr2pipe.run_records import RunRecords
 
@@ -173,7 +173,8 @@ class FolderRun:
     def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[Loaded]:
         waiting: deque[Future] = deque()
         remaining = iter(jobs)
-        ahead = 2 * self.batch_size + self.loader_threads
+        # Pictures of their own size may be large: none waits but those that are being read.
+        ahead = 1 if self.size is None else 2 * self.batch_size + self.loader_threads
         try:
             while True:
                 while len(waiting) < ahead and (job := next(remaining, None)) is not None:
@@ -256,7 +257,7 @@ class FolderRun:
             return None
         try:
             data = images.read_file(job.path)
-            of_partners = {n: images.read_file(p.of(job)) for n, p in self.partners.items()}
+            of_partners = {name: self._read_partner(name, job) for name in self.partners}
             hashes = {name: images.hash_bytes(found) for name, found in of_partners.items()}
             if self._is_done(job, images.hash_bytes(data), hashes):
                 self._count("skipped")
@@ -277,6 +278,12 @@ class FolderRun:
         except Exception as error:  # recorded; the next picture goes on
             self._fail(job, error)
             return None
+
+    def _read_partner(self, name: str, job: Job) -> bytes:
+        try:
+            return images.read_file(self.partners[name].of(job))
+        except images.PictureError as error:
+            raise images.PictureError(f"its {name}: {error}") from None
 
     def _prepare(self, found: dict[str, bytes], picture: images.Picture) -> dict[str, torch.Tensor]:
         prepared = {}
@@ -303,6 +310,7 @@ class FolderRun:
         job, picture = loaded.job, loaded.picture
         text = {"dr2pipe": json.dumps(self.png_text | {"seed": self._seed(job)})}
         try:
+            self._check_foreign(job)
             for position, name in enumerate(self.outputs):
                 is_result = position == 0
                 images.write_png(
@@ -332,6 +340,12 @@ class FolderRun:
             with self._summary_lock:
                 self.summary.warned += 1
         self._count("restored")
+
+    def _check_foreign(self, job: Job) -> None:
+        for name in self.outputs:
+            path = self.output / name / job.output_name
+            if is_foreign(path):
+                raise FileExistsError(f"{path} is there, and no run wrote it; it was left alone")
 
     def _fail(self, job: Job, error: Exception) -> None:
         logger.info("%s failed: %s", job.relative, error)

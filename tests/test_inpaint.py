@@ -157,7 +157,7 @@ def test_bad_partners_are_failures_with_reasons(faces, model):
     assert (summary.failed, summary.exit_code) == (6, 4)
     reasons = {r["path"]: r["message"] for r in lines(faces / "out/failures.jsonl")}
     for i, says in enumerate(
-        ("needs one partner of its name", "its mask: 40x20 pixels, and the picture has 40x40",
+        ("its mask: one of its name is needed", "its mask: 40x20 pixels, and the picture has 40x40",
          "its exemplar: not an image", "its mask: covers nothing", "its mask: covers everything",
          "there is face_5.jpg, face_5.png")
     ):  # fmt: skip
@@ -175,6 +175,14 @@ def test_transparency_as_a_mask(faces, model):
     made = pixels_of(faces / "out/inpainted/clear.png")
     assert made.shape == (40, 40, 3)  # what was transparent is filled
     assert np.array_equal(made[alpha > 0], picture[alpha > 0][:, :3])
+    picture[0, 0, 3] = 100  # half transparent and no hole: it stays
+    write(faces / "clear.png", picture)
+    write(faces / "hole.png", mask_of())
+    run(faces, model, input=faces / "clear.png", mask=faces / "hole.png",
+        exemplar=faces / "exemplars/sub/face_0.jpg")  # fmt: skip
+    made = pixels_of(faces / "out/inpainted/clear.png")
+    assert made[0, 0, 3] == 100
+    assert (made[alpha == 0][:, 3] == 255).all()
     plain, own = (images.Picture(make_pixels(1, 8, 8), sha256=s) for s in ("a", "a"))
     with pytest.raises(images.PictureError, match="has no transparency"):
         read_hole(plain, own)
@@ -222,6 +230,28 @@ def test_nothing_is_emptied_and_masks_inside_are_no_inputs(faces, model):
     (faces / "masks").rename(faces / "in/masks")
     assert run(faces, model, mask=faces / "in/masks").restored == 3
     assert (faces / "out/mine.txt").read_text() == "keep"
+
+
+def test_inputs_are_never_replaced(faces, model):
+    (faces / "in").rename(faces / "inpainted")
+    before = pixels_of(faces / "inpainted/sub/face_0.png")
+    with pytest.raises(ValueError, match="which is an input; choose another output"):
+        run(faces, model, ".", input=faces / "inpainted")
+    assert np.array_equal(pixels_of(faces / "inpainted/sub/face_0.png"), before)
+    write(faces / "out/inpainted/sub/face_1.png", make_pixels(50, 8, 8))  # somebody's own
+    summary = run(faces, model, input=faces / "inpainted")
+    assert (summary.restored, summary.failed) == (2, 1)
+    assert "no run wrote it" in lines(faces / "out/failures.jsonl")[0]["message"]
+    assert pixels_of(faces / "out/inpainted/sub/face_1.png").shape == (8, 8, 3)
+
+
+def test_files_for_all_and_earlier_results_are_no_pictures(faces, model):
+    write(faces / "in/hole.png", mask_of())
+    write(faces / "in/style.png", make_pixels(9, 30, 30))
+    for samples in (2, 1):
+        summary = run(faces, model, "in", mask=faces / "in/hole.png",
+                      exemplar=faces / "in/style.png", samples=samples)  # fmt: skip
+        assert (summary.restored, summary.failed) == (3, 0)
 
 
 def test_the_command(faces, model, capsys):
@@ -293,8 +323,13 @@ def test_restoring_with_a_repair_first(faces, model, model_folder):
     exemplar = f"repair.exemplar={faces / 'exemplars'}"
     assert restored("a", *repair, exemplar).exit_code == 0
     assert (pixels_of(faces / "a/restored" / name) != result).any()
+    with pytest.raises(ValueError, match=r"give a mask \(repair\.mask\) too"):
+        restored("c", exemplar)
+    with pytest.raises(ValueError, match="must not be empty"):
+        restored("c", "repair.mask=")
     (faces / "masks" / name).unlink()
-    summary = restored("b", *repair)
+    summary = restored("b", *repair, "save_compare=true")
+    assert pixels_of(faces / "b/compare/sub/face_1.png").shape == (16, 4 * 16, 3)
     assert (summary.failed, summary.restored) == (1, 2)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -41,12 +42,14 @@ def read_state_dict(
         loaded = torch.load(path, map_location="cpu", weights_only=True)
         return _unwrap(loaded, str(path), prefer)
     except pickle.UnpicklingError as error:
-        reason = str(error).splitlines()[0]
+        # torch goes on with advice to load unsafely, in colours.
+        named = re.search(r"Unsupported (global|operand|class)[^\n]*", str(error))
+        reason = named[0].split(" was not an allowed")[0] if named else "not a file of tensors"
         raise CheckpointError(
             f"{path} was not loaded: it is damaged, or holds more than tensors and would have "
             f"to run code ({reason}). If you trust it, save its weights alone, where it was "
             f"made: loaded = torch.load(FILE, weights_only=False); of a training file "
-            f"torch.save(loaded['g_ema'], NEW), of a whole network "
+            f"torch.save(loaded['{prefer or 'g_ema'}'], NEW), of a whole network "
             f"torch.save(loaded.state_dict(), NEW)."
         ) from None
     except CheckpointError:

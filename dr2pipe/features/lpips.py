@@ -62,7 +62,9 @@ class LPIPS(nn.Module):
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
     """Features of every place with length 1."""
-    return features / (features.square().sum(dim=1, keepdim=True).sqrt() + _TINY)
+    # The square root has no slope at 0, where a place has no features at all.
+    length = features.square().sum(dim=1, keepdim=True).clamp(min=_TINY**2).sqrt()
+    return features / (length + _TINY)
 
 
 def load_lpips(vgg16_path: str | Path | None, weights_path: str | Path | None) -> LPIPS:
