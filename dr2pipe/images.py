@@ -76,7 +76,9 @@ class Picture:
 
         Bicubic with antialiasing on 8-bit values, as DR2 prepares its input files.
         """
-        return to_tensor(resize_pixels(self.pixels, (size, size)))
+        # Another large picture is not decoded meanwhile: both together would need much memory.
+        with _LARGE_DECODE if self.pixels.size > 3 * _LARGE_PIXELS else nullcontext():
+            return to_tensor(resize_pixels(self.pixels, (size, size)))
 
 
 # -- reading ---------------------------------------------------------------------------------

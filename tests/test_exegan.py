@@ -247,7 +247,8 @@ def test_discriminator_equals_the_reference():
     assert_close(fake, record, arrays, "logits_fake_b4")
     assert_close(network(x[:2]), record, arrays, "logits_b2")
     (gradient,) = torch.autograd.grad(real.sum(), x, retain_graph=True)
-    assert_close(gradient, record, arrays, "grad_logits_sum_wrt_x")
+    # Where rounding moves a feature over a kink, the gradient around it differs by more.
+    assert_close(gradient, record, arrays, "grad_logits_sum_wrt_x", share=5e-3)
     scalars = record["scalars"]
     loss = logistic_discriminator_loss(real, fake)
     assert float(loss) == pytest.approx(scalars["d_logistic_loss"], rel=1e-5)
