@@ -22,11 +22,9 @@ from dr2pipe.features.lpips import load_lpips
 from dr2pipe.features.psp import StyleEncoder, load_style_encoder
 from dr2pipe.features.resnet101 import load_identity_resnet
 from dr2pipe.losses.adversarial import (
-    logistic_discriminator_loss,
     logistic_generator_loss,
     path_length_penalty,
     path_lengths,
-    r1_penalty,
 )
 from dr2pipe.losses.identity import identity_angle_loss
 from dr2pipe.losses.inpainting import (
@@ -38,7 +36,7 @@ from dr2pipe.losses.inpainting import (
     weigh_gradient,
 )
 from dr2pipe.stylegan2 import StyleGAN2Discriminator
-from dr2pipe.training.gan import draw_noises, generator_of, mean_over_processes
+from dr2pipe.training.gan import discriminator_step, draw_noises, generator_of, mean_over_processes
 from dr2pipe.training.recipe import TrainConfig, Trained
 from dr2pipe.training.stylegan2 import RunningStatistics, lazy_adam, random_latents
 
@@ -171,7 +169,14 @@ class ExeGANRecipe:
             for name, value in terms.items()
         )
         yield "exegan", loss, scalars
-        yield self._discriminator_step(discriminator, completed.detach(), real, batch["step"])
+        yield discriminator_step(
+            discriminator,
+            completed,
+            real,
+            r1=weights.r1,
+            r1_every_steps=weights.r1_every_steps,
+            step=batch["step"],
+        )
 
     def _terms(
         self,
@@ -199,22 +204,6 @@ class ExeGANRecipe:
             identity = self.identity.to(real.device)
             terms["identity"] = identity_angle_loss(identity(completed), identity(real))
         return terms
-
-    def _discriminator_step(
-        self, discriminator: torch.nn.Module, fake: torch.Tensor, real: torch.Tensor, step: int
-    ) -> tuple[str, torch.Tensor, dict]:
-        weights = self.config.loss
-        discriminator.requires_grad_(True)
-        penalised = weights.r1 > 0 and step % weights.r1_every_steps == 0
-        real = real.detach().requires_grad_(penalised)
-        real_scores = discriminator(real)
-        loss = logistic_discriminator_loss(real_scores, discriminator(fake))
-        scalars = {"discriminator/gan": loss.detach()}
-        if penalised:
-            penalty = r1_penalty(real_scores, real)
-            loss = loss + weights.r1 / 2 * weights.r1_every_steps * penalty
-            scalars["discriminator/r1"] = penalty.detach()
-        return "discriminator", loss, scalars
 
     @torch.no_grad()
     def preview(self, networks: dict, batch: dict) -> torch.Tensor:

@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dr2pipe.config import stable_seed
+from dr2pipe.losses.adversarial import logistic_discriminator_loss, r1_penalty
 
 
 class MultiScaleDiscriminator(ModelMixin, ConfigMixin):
@@ -66,6 +67,33 @@ class PatchDiscriminator(nn.Module):
 
 def _reflect(x: torch.Tensor) -> torch.Tensor:
     return F.pad(x, (1, 1, 1, 1), mode="reflect")
+
+
+def discriminator_step(
+    discriminator: nn.Module,
+    fake: torch.Tensor,
+    real: torch.Tensor,
+    *,
+    r1: float,
+    r1_every_steps: int,
+    step: int,
+) -> tuple[str, torch.Tensor, dict]:
+    """What a recipe yields for ``discriminator``: logistic loss, with the lazy R1 penalty.
+
+    Both (B,3,H,W) in [-1,1]; Karras et al. 2020, §3.1: a penalty in every ``r1_every_steps``-th
+    step alone weighs that many times as much.
+    """
+    discriminator.requires_grad_(True)
+    penalised = r1 > 0 and step % r1_every_steps == 0
+    real = real.detach().requires_grad_(penalised)
+    real_scores = discriminator(real)
+    loss = logistic_discriminator_loss(real_scores, discriminator(fake.detach()))
+    scalars = {"discriminator/gan": loss.detach()}
+    if penalised:
+        penalty = r1_penalty(real_scores, real)
+        loss = loss + r1 / 2 * r1_every_steps * penalty
+        scalars["discriminator/r1"] = penalty.detach()
+    return "discriminator", loss, scalars
 
 
 def generator_of(seeds: Sequence[int], purpose: str) -> torch.Generator:

@@ -23,7 +23,6 @@ from dr2pipe.features.vgg import load_vgg
 from dr2pipe.losses.adversarial import (
     logistic_discriminator_loss,
     logistic_generator_loss,
-    r1_penalty,
 )
 from dr2pipe.losses.face_parts import PARTS, component_style_loss, crop_parts
 from dr2pipe.losses.identity import identity_loss
@@ -31,7 +30,7 @@ from dr2pipe.losses.perceptual import perceptual_loss, style_loss
 from dr2pipe.losses.reconstruction import pixel_loss, pyramid_loss
 from dr2pipe.stylegan2 import FacePartDiscriminator, StyleGAN2Discriminator
 from dr2pipe.training.enhancer import PairsConfig
-from dr2pipe.training.gan import draw_noises
+from dr2pipe.training.gan import discriminator_step, draw_noises
 from dr2pipe.training.recipe import TrainConfig, Trained
 
 # VGG19 maps before their ReLU.
@@ -146,7 +145,14 @@ class GFPGANRecipe:
         loss = sum(getattr(self.config.loss, name) * value for name, value in terms.items())
         yield "gfpgan", loss, {f"gfpgan/{n}": v.detach() for n, v in terms.items()}
         if "discriminator" in networks:
-            yield self._discriminator_step(networks, restored.detach(), target, batch["step"])
+            yield discriminator_step(
+                networks["discriminator"],
+                restored,
+                target,
+                r1=self.config.loss.r1,
+                r1_every_steps=self.config.loss.r1_every_steps,
+                step=batch["step"],
+            )
         if self.config.loss.component > 0:
             for name in PARTS:
                 discriminator = networks[name].requires_grad_(True)
@@ -187,22 +193,6 @@ class GFPGANRecipe:
             made, wanted = arcface(to_grey(restored)), arcface(to_grey(target))
             terms["identity"] = identity_loss(made.float(), wanted.float())
         return terms
-
-    def _discriminator_step(
-        self, networks: dict, fake: torch.Tensor, real: torch.Tensor, step: int
-    ) -> tuple[str, torch.Tensor, dict]:
-        weights = self.config.loss
-        discriminator = networks["discriminator"].requires_grad_(True)
-        penalised = weights.r1 > 0 and step % weights.r1_every_steps == 0
-        real = real.detach().requires_grad_(penalised)
-        real_scores = discriminator(real)
-        loss = logistic_discriminator_loss(real_scores, discriminator(fake))
-        scalars = {"discriminator/gan": loss.detach()}
-        if penalised:
-            penalty = r1_penalty(real_scores, real)
-            loss = loss + weights.r1 / 2 * weights.r1_every_steps * penalty
-            scalars["discriminator/r1"] = penalty.detach()
-        return "discriminator", loss, scalars
 
     @torch.no_grad()
     def preview(self, networks: dict, batch: dict) -> torch.Tensor:
