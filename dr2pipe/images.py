@@ -362,7 +362,8 @@ def to_tensor(pixels: np.ndarray) -> torch.Tensor:
 
 def to_uint8(image: torch.Tensor) -> np.ndarray:
     """(B,3,H,W) in [-1,1] as (B,H,W,3) uint8 RGB: rounded half to even, saturated."""
-    levels = image.detach().cpu().double().add(1).mul(127.5).round().clamp(0, 255)
+    levels = image.detach().to("cpu", torch.float64, copy=True)  # large: changed in place
+    levels.add_(1).mul_(127.5).round_().clamp_(0, 255)
     return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
