@@ -16,8 +16,8 @@ _PUBLIC = {
     "build_scheduler": "dr2pipe.diffusion.timesteps",
     "build_enhancer": "dr2pipe.enhancers",
     "convert_checkpoint": "dr2pipe.convert",
-    "Restorer": "dr2pipe.restore",
-    "build_restorer": "dr2pipe.restore",
+    "Restorer": "dr2pipe.restoration.restorer",
+    "build_restorer": "dr2pipe.restoration.restorer",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -3,8 +3,8 @@
 import argparse
 import sys
 
-from dr2pipe.auto_setting import SCORE, fit_auto, read_sweep, save_auto
 from dr2pipe.cli import report_errors
+from dr2pipe.diffusion.auto import SCORE, fit_auto, read_sweep, save_auto
 
 
 def main() -> int:

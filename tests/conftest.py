@@ -13,10 +13,10 @@ import yaml
 from diffusers import UNet2DModel
 from PIL import Image
 
-from dr2pipe import files
-from dr2pipe.auto_setting import AutoSetting, save_auto
-from dr2pipe.config import load_config
-from dr2pipe.degradation_features import FEATURES
+from dr2pipe.core import files
+from dr2pipe.core.config import load_config
+from dr2pipe.diffusion.auto import AutoSetting, save_auto
+from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from dr2pipe import images
+from dr2pipe.core import images
 
 
 class Page(HTMLParser):

@@ -23,12 +23,13 @@ from dr2pipe.convert.panini import (
     convert_panini_sr,
 )
 from dr2pipe.convert.sparnet import convert_sparnet
-from dr2pipe.convert.state_dicts import CheckpointError, read_state_dict
+from dr2pipe.convert.state_dicts import read_state_dict
 from dr2pipe.convert.stylegan2 import (
     convert_face_part_discriminator,
     convert_stylegan2_discriminator,
     convert_stylegan2_generator,
 )
+from dr2pipe.core.errors import CheckpointError
 
 __all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
 

@@ -7,13 +7,14 @@ import re
 
 import torch
 
-from dr2pipe.convert.state_dicts import CheckpointError, load_exactly
+from dr2pipe.convert.state_dicts import load_exactly
 from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_discriminator,
     generator_key,
     load_renamed,
     without_fir_kernels,
 )
+from dr2pipe.core.errors import CheckpointError
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.features.psp import StyleEncoder
 from dr2pipe.features.resnet101 import IdentityResNet

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from dr2pipe.convert.state_dicts import CheckpointError
 from dr2pipe.convert.stylegan2 import generator_key, generator_layout, load_renamed
+from dr2pipe.core.errors import CheckpointError
 from dr2pipe.enhancers.gfpgan import GFPGAN
 
 _PRIOR = "stylegan_decoder."

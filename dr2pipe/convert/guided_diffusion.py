@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 import torch
-from diffusers import UNet2DModel
 
 from dr2pipe.convert.state_dicts import load_exactly
+from dr2pipe.core.diffusers_types import UNet2DModel
 
 _KIND = "guided_diffusion_unet"
 # The default widths of guided-diffusion's scripts where channel_mult is left open.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from dr2pipe.convert.state_dicts import CheckpointError
 from dr2pipe.convert.stylegan2 import generator_key, load_renamed, without_fir_kernels
+from dr2pipe.core.errors import CheckpointError
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.enhancers.panini import PaniniNet
 

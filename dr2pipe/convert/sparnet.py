@@ -6,7 +6,8 @@ import re
 
 import torch
 
-from dr2pipe.convert.state_dicts import CheckpointError, load_exactly
+from dr2pipe.convert.state_dicts import load_exactly
+from dr2pipe.core.errors import CheckpointError
 from dr2pipe.enhancers.sparnet import SPARNet
 
 _KIND = "sparnet"

@@ -10,15 +10,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from dr2pipe.core.errors import CheckpointError
+
 # Where training code puts the weights inside a file; averaged weights come first.
 _WRAPPERS = ("params_ema", "g_ema", "params", "state_dict")
 # Tensors of the network that stand beside its wrapped weights.
 _BESIDE = ("latent_avg",)
 _MOST_KEYS_LISTED = 8
-
-
-class CheckpointError(ValueError):
-    """A checkpoint cannot be read or does not fit the network; the message lists the keys."""
 
 
 def read_state_dict(

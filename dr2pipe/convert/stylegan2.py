@@ -15,12 +15,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dr2pipe.convert.state_dicts import CheckpointError, load_exactly
-from dr2pipe.stylegan2 import (
-    FacePartDiscriminator,
-    StyleGAN2Discriminator,
-    StyleGAN2Generator,
-)
+from dr2pipe.convert.state_dicts import load_exactly
+from dr2pipe.core.errors import CheckpointError
+from dr2pipe.stylegan2 import FacePartDiscriminator, StyleGAN2Discriminator, StyleGAN2Generator
 from dr2pipe.stylegan2.layers import (
     LEAKY_RELU_GAIN,
     EqualConv2d,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from diffusers import UNet2DModel
-
-from dr2pipe import files
 from dr2pipe.convert import convert_checkpoint
+from dr2pipe.core import files
+from dr2pipe.core.diffusers_types import UNet2DModel
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from dr2pipe import images
+from dr2pipe.core import images
 
 PLAN = "coarse.json"  # how many variants there are to be
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dr2pipe import images
-from dr2pipe.config import ConfigError
+from dr2pipe.core import images
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade

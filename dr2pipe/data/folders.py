@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
 
-from dr2pipe import images
-from dr2pipe.config import stable_seed
+from dr2pipe.core import images
+from dr2pipe.core.config import stable_seed
+from dr2pipe.core.errors import PictureError
 
 logger = logging.getLogger(__name__)
 
@@ -83,8 +84,8 @@ class FaceDataset(Dataset):
         else:
             try:
                 image = images.read_image(self.names[index]).resized(self.size)[0]
-            except images.PictureError as error:
-                raise images.PictureError(f"{self.names[index]}: {error}") from None
+            except PictureError as error:
+                raise PictureError(f"{self.names[index]}: {error}") from None
         flipped = bool(self.flip and seed % 2)
         if flipped:
             image = image.flip(-1)
@@ -100,10 +101,8 @@ def _check_files(paths: list[str], size: int) -> None:
             if width != height:
                 squeezed.append(path)
             if min(width, height) < size:
-                raise images.PictureError(
-                    f"{width}x{height} pixels are fewer than data.size={size}"
-                )
-        except images.PictureError as error:
+                raise PictureError(f"{width}x{height} pixels are fewer than data.size={size}")
+        except PictureError as error:
             broken.append(f"{path}: {error}")
     if broken:
         raise ValueError(

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dr2pipe.config import ConfigError
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations.masks import MASKS, draw_mask
 

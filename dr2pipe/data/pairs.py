@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from dr2pipe import images
+from dr2pipe.core import images
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move

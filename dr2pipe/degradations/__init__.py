@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from dr2pipe.config import ConfigError
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.degradations.blind import chain_names, describe_chain, find_chain
 from dr2pipe.degradations.unseen import SEVERITIES, UNSEEN, degrade_unseen
 

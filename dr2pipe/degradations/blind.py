@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from omegaconf import MISSING
 
-from dr2pipe import images
-from dr2pipe.config import ConfigError, load_config, resource
+from dr2pipe.core import images
+from dr2pipe.core.config import load_config, resource
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.degradations import codecs
 from dr2pipe.degradations.kernels import blur, gaussian_kernel, motion_kernel
 

@@ -19,7 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from dr2pipe import images
+from dr2pipe.core import images
 from dr2pipe.degradations import codecs
 from dr2pipe.degradations.kernels import blur, disk_kernel, motion_kernel
 

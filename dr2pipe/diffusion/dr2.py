@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from diffusers import DDPMScheduler, SchedulerMixin, UNet2DModel
-from diffusers.utils.torch_utils import randn_tensor
 
+from dr2pipe.core.diffusers_types import DDPMScheduler, SchedulerMixin, UNet2DModel, randn_tensor
 from dr2pipe.diffusion.low_pass import LowPass
 from dr2pipe.diffusion.timesteps import start_chain
 

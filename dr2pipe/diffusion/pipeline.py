@@ -7,11 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, SchedulerMixin, UNet2DModel
-from diffusers.utils import BaseOutput
 from PIL import Image
 
-from dr2pipe import images
+from dr2pipe.core import images
+from dr2pipe.core.diffusers_types import BaseOutput, DiffusionPipeline, SchedulerMixin, UNet2DModel
 from dr2pipe.diffusion.dr2 import remove_degradation
 from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass
 from dr2pipe.diffusion.timesteps import default_omega, start_chain

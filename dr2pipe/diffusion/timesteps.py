@@ -9,7 +9,13 @@ from __future__ import annotations
 import copy
 
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler, SchedulerMixin
+
+from dr2pipe.core.diffusers_types import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    SchedulerMixin,
+)
 
 VARIANCES = ("learned_range", "fixed_small", "fixed_large")
 SCHEDULERS = {

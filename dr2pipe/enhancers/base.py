@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 
-from dr2pipe import images
+from dr2pipe.core import images
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 
 
 class Enhancer(Protocol):

@@ -2,7 +2,7 @@
 
 Wang et al., "Panini-Net: GAN Prior Based Degradation-Aware Feature Interpolation for Face
 Restoration", AAAI 2022, §3.2. It is learned without labels: pictures with one degradation are
-brought together, others apart (see :mod:`dr2pipe.training.degradation_encoder`). What is compared there
+brought together, others apart (see :mod:`dr2pipe.training.recipes.degradation_encoder`). What is compared there
 is the projected vector, and that one says less of whose face it is; the vector before, which
 Panini-Net takes as published, still tells it well.
 """
@@ -13,9 +13,9 @@ import itertools
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
+
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 
 
 class DegradationEncoder(ModelMixin, ConfigMixin):

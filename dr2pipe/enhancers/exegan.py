@@ -11,10 +11,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.stylegan2 import StyleGAN2Generator
 from dr2pipe.stylegan2.generator import Noise, truncate
 from dr2pipe.stylegan2.layers import EqualConv2d, EqualLinear, channels_at

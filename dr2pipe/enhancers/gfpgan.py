@@ -8,10 +8,9 @@ prior's features (channel-split spatial feature transform).
 from __future__ import annotations
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.stylegan2 import StyleGAN2Generator
 from dr2pipe.stylegan2.generator import Noise
 from dr2pipe.stylegan2.layers import EqualConv2d, EqualLinear, ResidualBlock, channels_at

@@ -12,10 +12,9 @@ import math
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.stylegan2 import StyleGAN2Generator
 from dr2pipe.stylegan2.generator import Noise

@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
+
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from dr2pipe.samples import rank_correlation
+from dr2pipe.restoration.samples import rank_correlation
 
 # Spreads, in levels of 255, by which pixels are put together; the last bin is open.
 _EDGES = torch.tensor([0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 30], dtype=torch.float64)

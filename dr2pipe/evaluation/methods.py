@@ -11,20 +11,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from dr2pipe import images
-from dr2pipe.config import ConfigError, load_config, resource, stable_hash
+from dr2pipe.core import images
+from dr2pipe.core.config import load_config, resource, stable_hash
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.processes import process_state
+from dr2pipe.diffusion.stage1 import describe_dr2, stated
 from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, partner
 from dr2pipe.evaluation.shared_unet import SharedUNet
-from dr2pipe.processes import process_state
-from dr2pipe.remover import describe_dr2, stated
-from dr2pipe.restore import (
+from dr2pipe.restoration.restorer import (
     DR2Config,
     EnhancerConfig,
     Restorer,
     build_restorer,
     describe_enhancer,
 )
-from dr2pipe.restore_folder import RestoreConfig
+from dr2pipe.runs.restore import RestoreConfig
 
 
 @dataclass

@@ -7,17 +7,18 @@ weights too; results of different hashes are never put together.
 
 from __future__ import annotations
 
+import csv
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 from omegaconf import MISSING
 
-from dr2pipe import images
-from dr2pipe.config import ConfigError
+from dr2pipe.core import images
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import check_degradation
-from dr2pipe.restore import DR2Config, EnhancerConfig
+from dr2pipe.restoration.restorer import DR2Config, EnhancerConfig
 
 CROPS = ("none", "center")
 GIVEN = "given"  # the degradation of pictures that were degraded elsewhere
@@ -232,9 +233,48 @@ def partner(folder: str | Path, name: str, size: int) -> np.ndarray:
         raise ConfigError(f"{name} has no partner in {folder}")
     try:
         pixels = images.read_image(path).pixels
-    except images.PictureError as error:
+    except PictureError as error:
         raise ConfigError(f"{path}: {error}") from None
     if pixels.shape[:2] != (size, size):
         height, width = pixels.shape[:2]
         raise ConfigError(f"{path} has {width}x{height} pixels; the study compares {size}x{size}")
     return pixels
+
+
+def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, list[int]]]:
+    """By column and group, the places of its faces.
+
+    Raises:
+        ConfigError: no such file or column, a face that is not in it, a face without a group, or
+            fewer than two groups.
+    """
+    if not config.groups:
+        return {}
+    if config.groups_csv is None:
+        raise ConfigError("clean.groups needs clean.groups_csv")
+    try:
+        # Spreadsheets write a mark of byte order first.
+        with open(config.groups_csv, newline="", encoding="utf-8-sig") as file:
+            lines = {line.get("file"): line for line in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {config.groups_csv}: {error}") from None
+    columns = next(iter(lines.values()), {})
+    missing = [column for column in ("file", *config.groups) if column not in columns]
+    if missing:
+        known = ", ".join(map(str, columns)) or "no lines"
+        raise ConfigError(f"{config.groups_csv} has no column '{missing[0]}'; it has {known}")
+    groups: dict[str, dict[str, list[int]]] = {}
+    for column in config.groups:
+        found: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            # A list may hold paths below the folder or names alone.
+            line = lines.get(name) or lines.get(Path(name).name)
+            if line is None:
+                raise ConfigError(f"{config.groups_csv} has no line for {name}")
+            if not line[column]:
+                raise ConfigError(f"{config.groups_csv}: '{column}' of {name} is empty")
+            found.setdefault(line[column], []).append(place)
+        if len(found) < 2:
+            raise ConfigError(f"'{column}' puts all faces into one group, '{next(iter(found))}'")
+        groups[column] = dict(sorted(found.items()))
+    return groups

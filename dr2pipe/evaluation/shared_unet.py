@@ -11,8 +11,9 @@ import hashlib
 from collections import OrderedDict
 
 import torch
-from diffusers import UNet2DModel
 from torch import nn
+
+from dr2pipe.core.diffusers_types import UNet2DModel
 
 _MOST_BYTES = 1 << 29  # of outputs kept for later
 

@@ -8,24 +8,21 @@ import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
-from dr2pipe import files, images
-from dr2pipe.config import ConfigError
+from dr2pipe.core import files, images
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.degradations import UNSEEN
 from dr2pipe.evaluation.calibration import pooled_bins
-from dr2pipe.evaluation.markdown import markdown_tables
-from dr2pipe.evaluation.protocol import CleanConfig
 from dr2pipe.evaluation.records import versions
-from dr2pipe.evaluation.report import Example, write_evaluation_report
+from dr2pipe.evaluation.report.markdown import markdown_tables
+from dr2pipe.evaluation.report.pages import Example, write_evaluation_report
 from dr2pipe.evaluation.statistics import estimate
+from dr2pipe.evaluation.study import Study
 from dr2pipe.metrics import METRICS
-
-if TYPE_CHECKING:
-    from dr2pipe.evaluation.evaluate import Study
 
 MEANS = {"mean of chains": False, "mean of unseen families": True}  # title: whether unseen
 
@@ -87,45 +84,6 @@ def summarise(study: Study, rows: list[dict], values: dict[str, np.ndarray]) -> 
         "uncertainty": _uncertainty(study, rows),
         "versions": versions(),
     }
-
-
-def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, list[int]]]:
-    """By column and group, the places of its faces.
-
-    Raises:
-        ConfigError: no such file or column, a face that is not in it, a face without a group, or
-            fewer than two groups.
-    """
-    if not config.groups:
-        return {}
-    if config.groups_csv is None:
-        raise ConfigError("clean.groups needs clean.groups_csv")
-    try:
-        # Spreadsheets write a mark of byte order first.
-        with open(config.groups_csv, newline="", encoding="utf-8-sig") as file:
-            lines = {line.get("file"): line for line in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {config.groups_csv}: {error}") from None
-    columns = next(iter(lines.values()), {})
-    missing = [column for column in ("file", *config.groups) if column not in columns]
-    if missing:
-        known = ", ".join(map(str, columns)) or "no lines"
-        raise ConfigError(f"{config.groups_csv} has no column '{missing[0]}'; it has {known}")
-    groups: dict[str, dict[str, list[int]]] = {}
-    for column in config.groups:
-        found: dict[str, list[int]] = {}
-        for place, name in enumerate(names):
-            # A list may hold paths below the folder or names alone.
-            line = lines.get(name) or lines.get(Path(name).name)
-            if line is None:
-                raise ConfigError(f"{config.groups_csv} has no line for {name}")
-            if not line[column]:
-                raise ConfigError(f"{config.groups_csv}: '{column}' of {name} is empty")
-            found.setdefault(line[column], []).append(place)
-        if len(found) < 2:
-            raise ConfigError(f"'{column}' puts all faces into one group, '{next(iter(found))}'")
-        groups[column] = dict(sorted(found.items()))
-    return groups
 
 
 def _values(study: Study, rows: list[dict]) -> dict[str, np.ndarray]:
@@ -217,7 +175,7 @@ def _kept(path: Path) -> torch.Tensor:
     """(1,3,S,S) in [-1,1] of a kept picture."""
     try:
         return images.to_tensor(images.read_image(path).pixels)
-    except images.PictureError as error:
+    except PictureError as error:
         raise ConfigError(f"the kept picture {path} cannot be used: {error}") from None
 
 

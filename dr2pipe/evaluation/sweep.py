@@ -24,17 +24,18 @@ import numpy as np
 from omegaconf import MISSING, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dr2pipe import files
-from dr2pipe.config import ConfigError, stable_seed, to_yaml
-from dr2pipe.degradation_features import FEATURES
+from dr2pipe.core import files
+from dr2pipe.core.config import stable_seed, to_yaml
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.degradation_features import FEATURES
+from dr2pipe.diffusion.stage1 import STRENGTHS
 from dr2pipe.diffusion.timesteps import default_omega
-from dr2pipe.evaluation.evaluate import Study, run_study
 from dr2pipe.evaluation.protocol import CleanConfig, MethodConfig, Protocol
-from dr2pipe.evaluation.report import write_sweep_report
+from dr2pipe.evaluation.report.pages import write_sweep_report
+from dr2pipe.evaluation.study import Study, run_study
 from dr2pipe.evaluation.summary import without_nan
 from dr2pipe.metrics import METRICS
-from dr2pipe.remover import STRENGTHS
-from dr2pipe.restore import DR2Config, EnhancerConfig
+from dr2pipe.restoration.restorer import DR2Config, EnhancerConfig
 
 # What a grid may vary, in the order in which points are named.
 AXES = ("low_pass", "scheduler", "factor", "sigma_px", "cutoff", "num_evaluations", "omega", "tau")

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
+
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 
 _SQUEEZE = 16
 # Rows before the first number look at the smallest map, those before the second at the next.

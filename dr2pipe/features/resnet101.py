@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
+
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 
 FILE = "Arcface.pth"
 SIZE = 112

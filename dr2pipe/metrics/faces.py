@@ -10,7 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dr2pipe import images
+from dr2pipe.core import images
 from dr2pipe.features.arcface import to_grey
 
 # (H,W,3) RGB bytes to points (P,2) in pixels, the eyes first; None where no face is found.

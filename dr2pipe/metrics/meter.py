@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torchmetrics
 
-from dr2pipe import files, images
+from dr2pipe.core import files, images
 from dr2pipe.metrics import FILES, METRICS, check_metrics, measure
 
 _SET_BATCH = 16

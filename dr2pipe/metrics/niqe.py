@@ -17,7 +17,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dr2pipe import files
+from dr2pipe.core import files
 
 _WINDOW_PX, _SIGMA_PX = 7, 7 / 6
 _SCALES = 2

@@ -6,10 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 
 import torch
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.stylegan2.layers import (
     EqualLinear,
     StyledConv,

@@ -11,8 +11,9 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from dr2pipe import files
-from dr2pipe.config import ConfigError, to_dict
+from dr2pipe.core import files
+from dr2pipe.core.config import to_dict
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.training.recipe import TrainConfig
 
 logger = logging.getLogger(__name__)

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from diffusers import ConfigMixin, ModelMixin
-from diffusers.configuration_utils import register_to_config
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dr2pipe.config import stable_seed
+from dr2pipe.core.config import stable_seed
+from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.losses.adversarial import logistic_discriminator_loss, r1_penalty
 
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from dr2pipe import files, images
-from dr2pipe.config import to_dict, to_yaml
+from dr2pipe.core import files, images
+from dr2pipe.core.config import to_dict, to_yaml
 from dr2pipe.training.recipe import TrainConfig
 
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from omegaconf import MISSING
 
-from dr2pipe.config import ConfigError
+from dr2pipe.core.errors import ConfigError
 
 
 @dataclass

@@ -16,14 +16,14 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from diffusers.training_utils import EMAModel
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from dr2pipe import files, images
-from dr2pipe.config import stable_seed, to_dict
+from dr2pipe.core import files, images
+from dr2pipe.core.config import stable_seed, to_dict
+from dr2pipe.core.diffusers_types import EMAModel
+from dr2pipe.core.processes import ignore_stop_signals, stop_signals_caught, use_cpu
 from dr2pipe.data.folders import ShuffledBatches
-from dr2pipe.processes import ignore_stop_signals, stop_signals_caught, use_cpu
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
     load_optimizer,

@@ -1,0 +1,245 @@
+"""What the commands do: read settings, make one call, print what came of it.
+
+Heavy imports wait until a command needs them.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from dr2pipe.runs.folder_run import RunSummary
+
+EXIT_SOME_FAILED = 3
+EXIT_INTERRUPTED = 130
+
+
+def restore(
+    config_path: str | Path,
+    overrides: Sequence[str],
+    *,
+    source: str | None = None,
+    output: str | None = None,
+) -> int:
+    """Restore as a YAML file and ``key=value`` overrides say.
+
+    ``source`` and ``output`` stand for the settings ``input`` and ``output``.
+    """
+    from dr2pipe.core.config import load_config
+    from dr2pipe.runs.restore import RestoreConfig, describe_shares, restore_folder
+
+    given = {"input": source, "output": output}
+    given = [f"{name}={path}" for name, path in given.items() if path is not None]
+    config = load_config(RestoreConfig, config_path, [*given, *overrides])
+    quiet_libraries()
+    code = _tell(restore_folder(config), "restored", config.output)
+    if config.enhancer.name == "panini" and _is_main_process():
+        shares = describe_shares(config.output)
+        if shares:
+            print(shares)
+    return code
+
+
+def _tell(summary: RunSummary, what: str, output: str) -> int:
+    """Print what became of a folder run; returns its exit code."""
+    if _is_main_process():
+        counts = f"{summary.restored} {what}, {summary.skipped} already done"
+        print(f"{counts}, {summary.failed} failed -> {output}")
+        if summary.warned:
+            print(f"{summary.warned} with a warning, see {Path(output) / 'manifest.jsonl'}")
+        if summary.failed:
+            print(f"the reasons are in {Path(output) / 'failures.jsonl'}")
+    return summary.exit_code
+
+
+def train(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Train the recipe of a YAML file."""
+    from dr2pipe.training.recipes import run_recipe
+
+    return run_recipe(config_path, overrides)
+
+
+def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Make coarse faces for training an enhancer."""
+    from dr2pipe.core.config import load_config
+    from dr2pipe.runs.coarse import CoarseConfig
+    from dr2pipe.runs.coarse import make_coarse as run
+
+    config = load_config(CoarseConfig, config_path, overrides)
+    quiet_libraries()
+    summaries = run(config)
+    if _is_main_process():
+        for number, s in enumerate(summaries):
+            counts = f"{s.restored} made, {s.skipped} already done, {s.failed} failed"
+            print(f"variant {number}: {counts}")
+    return max(summary.exit_code for summary in summaries)
+
+
+def degrade(
+    source: str,
+    output: str,
+    degradation: str | None,
+    *,
+    severity: int | None,
+    size: int | None,
+    seed: int,
+    sheet: bool,
+) -> int:
+    """Degraded copies of a folder, or one face under every unseen family."""
+    from dr2pipe.runs.degrade import DegradeConfig, degrade_folder, write_sheet
+
+    if sheet:
+        if severity is not None or size is not None:
+            raise ValueError("--sheet shows all severities at one size: no --severity, no --size")
+        write_sheet(source, output, seed=seed)
+        print(f"every unseen family at severities 1..5 -> {output}")
+        return 0
+    if degradation is None:
+        raise ValueError("name a degradation with --with, or ask for a --sheet")
+    config = DegradeConfig(source, output, degradation, severity=severity, size=size, seed=seed)
+    return _tell(degrade_folder(config), "degraded", output)
+
+
+def inpaint(
+    source: str,
+    mask: str,
+    output: str,
+    exemplar: str,
+    *,
+    model: str,
+    style_encoder: str | None,
+    **settings: Any,
+) -> int:
+    """Fill the holes of faces in the style of exemplars; ``settings`` of ``InpaintConfig``."""
+    from dr2pipe.restoration.inpainter import InpainterConfig
+    from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
+
+    quiet_libraries()
+    inpainter = InpainterConfig(model, style_encoder)
+    config = InpaintConfig(source, mask, exemplar, output, inpainter, **settings)
+    return _tell(inpaint_folder(config), "inpainted", output)
+
+
+def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """A study as a protocol fixes it; prints the tables of means."""
+    from dr2pipe.core.config import load_config
+    from dr2pipe.evaluation.evaluate import evaluate as run
+    from dr2pipe.evaluation.protocol import Protocol
+
+    return _study(run, load_config(Protocol, config_path, overrides))
+
+
+def sweep(config_path: str | Path, overrides: Sequence[str]) -> int:
+    """Try a grid of DR2's settings; prints the best ones."""
+    from dr2pipe.core.config import load_config
+    from dr2pipe.evaluation.sweep import SweepConfig
+    from dr2pipe.evaluation.sweep import sweep as run
+
+    return _study(run, load_config(SweepConfig, config_path, overrides))
+
+
+def _study(run: Callable, config) -> int:
+    quiet_libraries()
+    found = run(config)
+    if found is None:
+        return EXIT_INTERRUPTED
+    if _is_main_process():
+        print(found)
+        print(f"report, every value and the settings: {config.output}")
+    return 0
+
+
+def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
+    """Write a foreign checkpoint as a native folder."""
+    from omegaconf import OmegaConf
+
+    from dr2pipe.convert.write import write_native
+
+    arguments = OmegaConf.to_container(OmegaConf.from_dotlist(list(constructor)))
+    write_native(source, output, kind, **arguments)
+    print(f"{source} ({kind}) -> {output}")
+    return 0
+
+
+def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: str | None) -> int:
+    """Download an official file, or list them."""
+    from dr2pipe.convert.fetch import FILES
+    from dr2pipe.convert.fetch import fetch as run
+    from dr2pipe.core import files
+
+    uses = {True: "yes", False: "no", None: "unclear"}
+    if name is None:
+        for known, file in FILES.items():
+            print(
+                f"{known:20} {file.name} ({file.licence}, commercial use: {uses[file.commercial_use]})"
+            )
+        return 0
+    path = run(name, folder=folder, mirror=mirror, sha256=sha256)
+    file = FILES[name]
+    print(f"{path}\nsha256 {files.sha256(path)}")
+    print(f"licence {file.licence}, commercial use: {uses[file.commercial_use]}")
+    if file.kind is not None:
+        print(f"next: dr2pipe convert {path} checkpoints/{name} --kind {file.kind}")
+    return 0
+
+
+def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
+    """Write the statistics of clean pictures, which the metric ``niqe`` compares with."""
+    from dr2pipe.core import images
+    from dr2pipe.evaluation.protocol import CleanConfig, CleanSet
+    from dr2pipe.metrics.niqe import fit_niqe as fit
+    from dr2pipe.metrics.niqe import save_pristine
+
+    faces = CleanSet(CleanConfig(path=source, crop="center"), size)
+    pristine = fit((images.to_tensor(faces.face(i))[0] for i in range(len(faces))), block_px)
+    save_pristine(pristine, output)
+    print(f"{len(faces)} pictures of {size} pixels, blocks of {block_px} -> {output}")
+    return 0
+
+
+def embed(source: str, output: str, model: str, *, size: int | None) -> int:
+    """Vectors of how a picture or those of a folder are degraded, and a map of them."""
+    from dr2pipe.runs.embed import embed_folder
+
+    embedded = embed_folder(source, output, model, size=size)
+    for path, reason in embedded.failures.items():
+        print(f"{path}: {reason}", file=sys.stderr)
+    print(f"{len(embedded.paths)} pictures -> {output}/vectors.npz, {output}/map.png")
+    return EXIT_SOME_FAILED if embedded.failures else 0
+
+
+def find_config(family: str, name: str) -> Path:
+    """A YAML file of ``configs/<family>`` by name; ValueError lists the names there are."""
+    from dr2pipe.core.config import resource
+
+    folder = resource("configs") / family
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
+        raise ValueError(f"no preset '{name}'; there are {known}")
+    return path
+
+
+def doctor() -> int:
+    """Versions, devices, and what will be used."""
+    from dr2pipe.cli.doctor import report
+
+    print(report())
+    return 0
+
+
+def quiet_libraries() -> None:
+    """Loading bars and notes of diffusers would hide the run's own progress."""
+    from diffusers.utils import logging as diffusers_logging
+
+    diffusers_logging.set_verbosity_error()
+    diffusers_logging.disable_progress_bar()
+
+
+def _is_main_process() -> bool:
+    from dr2pipe.core.processes import process_state
+
+    return process_state().is_main_process

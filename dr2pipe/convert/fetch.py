@@ -1,0 +1,235 @@
+"""``dr2pipe fetch``: official files by name, resumed, verified, and whole or not there at all."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from dr2pipe.core import files
+from dr2pipe.core.config import resource
+from dr2pipe.core.errors import FetchError
+
+_CHUNK_BYTES = 1 << 20
+_ATTEMPTS = 3
+
+
+@dataclass(frozen=True)
+class OfficialFile:
+    """``sha256``: whole or its first digits; None where the publisher names none.
+
+    ``commercial_use``: None where the licence of the weights leaves it unclear.
+    """
+
+    address: str
+    licence: str
+    commercial_use: bool | None
+    kind: str | None = None  # of convert_checkpoint
+    sha256: str | None = None
+
+    @property
+    def name(self) -> str:
+        return self.address.rsplit("/", 1)[1]
+
+
+_GFPGAN = "https://github.com/TencentARC/GFPGAN/releases/download"
+_SPARNET = "https://github.com/chaofengc/Face-SPARNet/releases/download"
+_NON_COMMERCIAL = "CC BY-NC-SA 4.0"
+# How PyTorch's files begin: zip archives, and pickles of before 2020.
+_SIGNATURES = (b"PK\x03\x04", b"\x80\x02")
+
+FILES: dict[str, OfficialFile] = {
+    "gfpgan14": OfficialFile(
+        f"{_GFPGAN}/v1.3.0/GFPGANv1.4.pth", "Apache-2.0", True, "gfpgan_clean"
+    ),
+    "gfpgan13": OfficialFile(
+        f"{_GFPGAN}/v1.3.0/GFPGANv1.3.pth", "Apache-2.0", True, "gfpgan_clean"
+    ),
+    "gfpgan12": OfficialFile(
+        f"{_GFPGAN}/v0.2.0/GFPGANCleanv1-NoCE-C2.pth", "Apache-2.0", True, "gfpgan_clean"
+    ),
+    "gfpgan1": OfficialFile(
+        f"{_GFPGAN}/v0.1.0/GFPGANv1.pth", "Apache-2.0", True, "gfpgan_original"
+    ),
+    "stylegan2_ffhq512": OfficialFile(
+        f"{_GFPGAN}/v0.1.0/StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth",
+        "Apache-2.0",
+        None,
+        "stylegan2_generator",
+    ),
+    "arcface_resnet18": OfficialFile(
+        f"{_GFPGAN}/v0.1.0/arcface_resnet18.pth", "Apache-2.0", None, "arcface_resnet18"
+    ),
+    "ffhq_landmarks": OfficialFile(
+        f"{_GFPGAN}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth", "Apache-2.0", None
+    ),
+    "sparnethd_v4_2d": OfficialFile(
+        f"{_SPARNET}/v0.1.0/SPARNetHD_V4_Attn2D_net_H-epoch10.pth",
+        _NON_COMMERCIAL,
+        False,
+        "sparnet",
+    ),
+    "sparnethd_v4_3d": OfficialFile(
+        f"{_SPARNET}/v0.1.0/SPARNetHD_V4_Attn3D_net_H-epoch10.pth",
+        _NON_COMMERCIAL,
+        False,
+        "sparnet",
+    ),
+}
+
+
+def default_folder() -> Path:
+    return resource("checkpoints") / "downloads"
+
+
+def fetch(
+    name: str,
+    *,
+    folder: str | Path | None = None,
+    mirror: str | None = None,
+    sha256: str | None = None,
+    timeout_seconds: float = 30.0,
+) -> Path:
+    """The path of an official file, downloaded unless it is there.
+
+    A download that breaks off leaves ``<file>.part``, and the next call goes on from there if
+    the server still has the same file. It takes its own name when it is complete: of the length
+    that the server announced, a file of PyTorch, and with the right sha256 where one is known.
+
+    Args:
+        name: one of ``FILES``.
+        folder: where to; ``checkpoints/downloads``.
+        mirror: address of a folder that has the file under the same name.
+        sha256: what the file must have, where ``FILES`` knows none.
+        timeout_seconds: without a byte until an attempt is given up; there are three.
+
+    Raises:
+        FetchError: unknown name, or the download failed or is another file than it should be.
+    """
+    if name not in FILES:
+        raise FetchError(f"unknown file '{name}'; there are {', '.join(FILES)}")
+    file = FILES[name]
+    folder = default_folder() if folder is None else Path(folder)
+    address = file.address if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
+    wanted = (sha256 or file.sha256 or "").lower()
+    target = folder / file.name
+    if target.is_file():
+        _verify(target, wanted, target)
+        return target
+    folder.mkdir(parents=True, exist_ok=True)
+    part = folder / f"{file.name}.part"
+    by_hand = f"download {address} by hand and put it at {target}"
+    for attempt in range(_ATTEMPTS):
+        try:
+            _download(address, part, timeout_seconds, length_needed=not wanted)
+            break
+        except (OSError, http.client.HTTPException) as error:
+            refused = isinstance(error, urllib.error.HTTPError) and error.code < 500
+            if refused or attempt == _ATTEMPTS - 1:
+                raise FetchError(f"{address}: {_reason(error)}; {by_hand}") from None
+            time.sleep(min(2**attempt, timeout_seconds))
+    try:
+        _verify(part, wanted, target)
+    except FetchError as error:
+        part.unlink()
+        _tag_of(part).unlink(missing_ok=True)
+        raise FetchError(f"{error} The download was removed; {by_hand}") from None
+    os.replace(part, target)
+    _tag_of(part).unlink(missing_ok=True)
+    return target
+
+
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    def redirect_request(self, request, *rest):
+        redirected = super().redirect_request(request, *rest)
+        if redirected is not None and request.type == "https" and redirected.type != "https":
+            raise urllib.error.URLError("the server leads from https to an open connection")
+        return redirected
+
+
+def _download(address: str, part: Path, timeout_seconds: float, *, length_needed: bool) -> None:
+    """Append what is missing to ``part``; OSError where the connection ends early."""
+    done, tag = _state_of(part, address)
+    request = urllib.request.Request(address, headers={"User-Agent": "dr2pipe"})
+    if done:
+        request.add_header("Range", f"bytes={done}-")
+        if tag:  # a server whose file has changed sends all of it
+            request.add_header("If-Range", tag)
+    try:
+        opener = urllib.request.build_opener(_NoDowngrade)
+        response = opener.open(request, timeout=timeout_seconds)
+    except urllib.error.HTTPError as error:
+        if error.code == 416 and done:  # nothing is missing, or the part is of another file
+            total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+            if total == str(done):
+                return
+            part.unlink()
+            raise OSError("what was there does not belong to this file; it was removed") from None
+        raise
+    with response:
+        offset = (response.headers.get("Content-Range") or "").removeprefix("bytes ")
+        if done and not (response.status == 206 and offset.startswith(f"{done}-")):
+            if response.status == 206:
+                part.unlink()
+                raise OSError(f"the server sent the bytes {offset}, not those from {done} on")
+            done = 0  # it sends all of it again
+        length = response.headers.get("Content-Length")
+        total = None if length is None else done + int(length)
+        if total is None and length_needed:
+            raise FetchError(
+                f"{address}: the server does not say how long the file is; give its sha256"
+            )
+        _tag_of(part).write_text(f"{address}\n{response.headers.get('ETag') or ''}\n")
+        with (
+            part.open("ab" if done else "wb") as file,
+            tqdm(total=total, initial=done, unit="B", unit_scale=True, desc=part.stem) as progress,
+        ):
+            # read1 gives what has come; read would lose it where the server stalls.
+            while chunk := response.read1(_CHUNK_BYTES):
+                file.write(chunk)
+                done += len(chunk)
+                progress.update(len(chunk))
+    if total is not None and done != total:
+        raise OSError(f"the connection ended after {done} of {total} bytes")
+
+
+def _state_of(part: Path, address: str) -> tuple[int, str]:
+    """Bytes that are there from ``address``, and the server's tag of the file."""
+    if not part.exists():
+        return 0, ""
+    known = _tag_of(part).read_text().splitlines() if _tag_of(part).exists() else []
+    if known[:1] != [address]:
+        part.unlink()  # from another server, or from nobody knows where
+        return 0, ""
+    return part.stat().st_size, known[1] if len(known) > 1 else ""
+
+
+def _tag_of(part: Path) -> Path:
+    return part.with_suffix(".source")
+
+
+def _verify(path: Path, wanted: str, target: Path) -> None:
+    if wanted:
+        found = files.sha256(path)
+        if not found.startswith(wanted):
+            raise FetchError(f"{target.name} has the sha256 {found}, not {wanted}: it was altered.")
+        return
+    with path.open("rb") as file:
+        if not file.read(4).startswith(_SIGNATURES):
+            raise FetchError(
+                f"{target.name} is no file of PyTorch; the server sent something else."
+            )
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"the server answers {error.code} {error.reason}"
+    if isinstance(error, urllib.error.URLError):
+        return str(error.reason)
+    return str(error) or type(error).__name__

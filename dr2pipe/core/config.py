@@ -1,0 +1,171 @@
+"""Configurations: dataclass schemas filled from a YAML file and ``key=value`` overrides.
+
+A schema is an ordinary dataclass; OmegaConf checks names and types. Anything that does
+not fit raises :class:`ConfigError` with the key and what would have been valid.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import hashlib
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from dr2pipe.core.errors import ConfigError
+
+Schema = TypeVar("Schema")
+
+
+def load_config(
+    schema: type[Schema], path: str | Path | None = None, overrides: Sequence[str] = ()
+) -> Schema:
+    """Build a ``schema`` instance from defaults, then ``path`` (YAML), then ``overrides``.
+
+    Args:
+        schema: a dataclass type; ``omegaconf.MISSING`` marks values that must be given.
+        path: YAML file, or None for the defaults alone.
+        overrides: ``"a.b=value"`` strings. Where the schema wants text, the value is taken
+            as it stands, so that a path may hold any character; else it is parsed as YAML.
+            ``key={...}`` of a mapping (the shares of a mix) replaces it as a whole.
+
+    Raises:
+        ConfigError: unknown key, wrong type, missing value, unreadable file or override.
+    """
+    config = OmegaConf.structured(schema)
+    try:
+        if path is not None:
+            config = OmegaConf.merge(config, _read_yaml(path))
+        for override in overrides:
+            key, text = _split_override(override)
+            if _is_text(schema, key) and text != "null":
+                _set_text(config, key, text)
+            elif _is_mapping(schema, key) and OmegaConf.is_dict(_value_of(override)):
+                OmegaConf.update(config, key, _value_of(override), merge=False)
+            else:
+                config = OmegaConf.merge(config, _parse_override(override))
+        return OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error, schema, path)) from None
+
+
+def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
+    """The value of the top-level ``key`` before the schema is known; None when absent."""
+    merged = OmegaConf.merge(_read_yaml(path), *[_parse_override(o) for o in overrides])
+    return merged.get(key)
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """A plain nested dict of a config dataclass, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def to_yaml(config: dict[str, Any]) -> str:
+    """YAML text of a plain dict, keys in their given order."""
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def stable_hash(value: Any) -> str:
+    """Hex digest (16 digits) of a JSON-like value; the same on every machine and run."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def stable_seed(*parts: Any) -> int:
+    """A seed in [0, 2**63) that depends on ``parts`` alone, not on the process or platform."""
+    text = "\x1f".join(str(part) for part in parts)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") >> 1
+
+
+def resource(folder: str) -> Path:
+    """A folder of the checkout (``configs`` or ``checkpoints``), beside the package.
+
+    So presets and the embedded model need an editable installation, ``pip install -e .``.
+    """
+    return Path(__file__).resolve().parents[2] / folder
+
+
+def _read_yaml(path: str | Path):
+    try:
+        loaded = OmegaConf.load(path)
+    except FileNotFoundError:
+        raise ConfigError(f"no configuration file at {path}") from None
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path} as YAML: {error}") from None
+    if not OmegaConf.is_dict(loaded):
+        raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
+    return loaded
+
+
+def _split_override(override: str) -> tuple[str, str]:
+    key, equals, text = override.partition("=")
+    if not equals or not key.strip():
+        raise ConfigError(f"'{override}' is not of the form key=value")
+    return key.strip(), text
+
+
+def _is_text(schema: type, key: str) -> bool:
+    """Whether the field of a dotted key holds text (``str`` or ``str | None``)."""
+    kind = _type_of(schema, key)
+    return kind is str or set(typing.get_args(kind)) == {str, type(None)}
+
+
+def _is_mapping(schema: type, key: str) -> bool:
+    """Whether the field of a dotted key is a ``dict``."""
+    return typing.get_origin(_type_of(schema, key)) is dict
+
+
+def _type_of(schema: type, key: str) -> Any:
+    """The declared type of a dotted key; None where there is no such field."""
+    for name in key.split("."):
+        schema = (
+            typing.get_type_hints(schema).get(name) if dataclasses.is_dataclass(schema) else None
+        )
+    return schema
+
+
+def _value_of(override: str) -> Any:
+    return OmegaConf.select(_parse_override(override), _split_override(override)[0])
+
+
+def _set_text(config, key: str, text: str) -> None:
+    # "${" would begin an interpolation; a backslash makes it stand for itself.
+    OmegaConf.update(config, key, text.replace("${", "\\${"))
+
+
+def _parse_override(override: str):
+    _split_override(override)
+    try:
+        return OmegaConf.from_dotlist([override])
+    except (yaml.YAMLError, OmegaConfBaseException) as error:
+        raise ConfigError(f"cannot read the override '{override}': {error}") from None
+
+
+def _explain(error: OmegaConfBaseException, schema: type, path: str | Path | None) -> str:
+    key = error.full_key or str(error.key or "")
+    where = f" (in {path} or the overrides)" if path else ""
+    name = type(error).__name__
+    if name == "MissingMandatoryValue":
+        return f"'{key}' must be given{where}"
+    if name in ("ConfigKeyError", "ConfigAttributeError"):
+        *parents, last = key.split(".")
+        valid = _field_names(schema, parents)
+        close = difflib.get_close_matches(last, valid, n=1)
+        hint = f"; did you mean '{close[0]}'?" if close else ""
+        return f"unknown key '{key}'{where}{hint} Valid here: {', '.join(valid)}"
+    return f"'{key}'{where}: {str(error).splitlines()[0]}"
+
+
+def _field_names(schema: Any, parents: Sequence[str]) -> list[str]:
+    node = OmegaConf.structured(schema)
+    for parent in parents:
+        node = node[parent]
+    return sorted(str(k) for k in node)

@@ -1,0 +1,1 @@
+"""What a study or a sweep leaves for people: tables, plots and pages."""

@@ -1,0 +1,329 @@
+"""Reports of evaluations and sweeps: one HTML file each, to be looked at anywhere without a network.
+
+Styles, script, plots and pictures lie inside the file; the plots lie beside it as PNG files too.
+The numbers come from the summaries that an evaluation and a sweep leave as ``summary.json``.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from PIL import Image
+
+from dr2pipe.core import files
+from dr2pipe.core.config import to_yaml
+from dr2pipe.evaluation.report import plots, tables
+
+ROLES = ("best", "median", "worst")
+# Examples are lossless as long as all of them take less than this many bytes.
+_LOSSLESS_BYTES = 9_000_000
+_LOSSY_QUALITY = 92
+_PAGE_PX_PER_INCH = 70  # of plots, in CSS pixels; they are drawn finer than that
+
+
+@dataclass(frozen=True)
+class Example:
+    """One picture to look at.
+
+    Attributes:
+        degradation: label of one of the summary's degradations.
+        role: one of ``ROLES``.
+        picture: its name.
+        value: of the main method, in the first metric that the summary has cells of.
+        versions: (H,W,3) uint8 RGB by name, of one aspect ratio; "original" and "input" first,
+            then the methods.
+    """
+
+    degradation: str
+    role: str
+    picture: str
+    value: float
+    versions: dict[str, np.ndarray]
+
+
+def write_evaluation_report(folder: str | Path, summary: dict, examples: list[Example]) -> Path:
+    """Write ``report.html`` and ``plots/`` of an evaluation; returns the path of the report.
+
+    Raises:
+        ValueError: a method, role, degradation or picture that does not fit the summary.
+    """
+    _check_evaluation(summary, examples)
+    measured = {cell["metric"] for cell in summary["cells"]}
+    metrics = [name for name in summary["metrics"] if name in measured]
+    drawn: dict[str, bytes | None] = {}
+    for metric in metrics:
+        drawn[f"difference_{metric}"] = plots.plot_differences(summary, metric)
+        drawn[f"severity_{metric}"] = plots.plot_severities(summary, metric)
+    if summary["uncertainty"] and any(b["count"] for b in summary["uncertainty"]["bins"]):
+        drawn["calibration"] = plots.plot_calibration(summary["uncertainty"])
+    protocol = summary["protocol"]
+    versions = list(dict.fromkeys(name for example in examples for name in example.versions))
+    content = {
+        "title": protocol["name"],
+        "summary": summary,
+        "settings": _settings_of(summary, protocol),
+        "plots": _write_plots(Path(folder), drawn),
+        "tables": [tables.metric_table(summary, metric) for metric in metrics],
+        "sets": tables.set_tables(summary),
+        "groups": {
+            title: tables.group_tables(summary, g) for title, g in summary["groups"].items()
+        },
+        "methods": [_method_line(summary, method) for method in summary["methods"]],
+        "versions": versions,
+        "compared": _compared(summary, versions) if versions else {},
+        "correlation": _correlation(summary),
+        "examples": _example_sections(summary, examples, metrics),
+    }
+    return _write(folder, "evaluation.html", content)
+
+
+def write_sweep_report(folder: str | Path, summary: dict) -> Path:
+    """Write ``report.html`` and ``plots/`` of a sweep; returns the path of the report.
+
+    Raises:
+        ValueError: the chosen metric or a best point is none of the summary.
+    """
+    _check_sweep(summary)
+    drawn = {
+        "heatmap_tau_omega": plots.plot_heat_maps(summary, plots.TAU, plots.OMEGA),
+        "heatmap_filter_tau": plots.plot_heat_maps(summary, plots.TAU, plots.FILTER),
+        "pareto": plots.plot_pareto(summary),
+    }
+    naive, made = summary["calls"]["naive"], summary["calls"]["made"]
+    lines = {point["id"]: _point_line(summary, point) for point in summary["points"]}
+    chosen = summary["metrics"][summary["chosen_metric"]]
+    sign = -1 if chosen["better"] == "higher" else 1
+    values = {p["id"]: _value_of(summary, p, "mean") for p in summary["points"]}
+    content = {
+        "title": summary["name"],
+        "summary": summary,
+        "settings": to_yaml(summary["settings"]),
+        "chosen": tables.describe_metric(summary, summary["chosen_metric"]),
+        "other_metrics": [
+            plots.metric_title(m) for m in summary["metrics"] if m != summary["chosen_metric"]
+        ],
+        "plots": _write_plots(Path(folder), drawn),
+        "saved": f"{1 - made / naive:.0%}" if naive else None,
+        "best": {label: lines[name] for label, name in summary["best"].items()},
+        "points": [
+            lines[name] for name in sorted(lines, key=lambda name: _rank(sign, values[name]))
+        ],
+    }
+    return _write(folder, "sweep.html", content)
+
+
+# -- parts of both ---------------------------------------------------------------------------
+
+
+def _write(folder: str | Path, template: str, content: dict[str, Any]) -> Path:
+    # Names of pictures, methods and degradations are anybody's: everything is escaped.
+    environment = Environment(
+        loader=PackageLoader("dr2pipe.evaluation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    path = Path(folder) / "report.html"
+    text = environment.get_template(template).render(content)
+    files.write_bytes(path, text.encode("utf-8", "replace"))  # file names may be no valid text
+    return path
+
+
+def _write_plots(folder: Path, drawn: dict[str, bytes | None]) -> dict[str, dict[str, Any]]:
+    """Data URI and width on the page by name, of plots there are; they lie in ``plots/`` too."""
+    made = {name: data for name, data in drawn.items() if data is not None}
+    for name, data in made.items():
+        files.write_bytes(folder / "plots" / f"{name}.png", data)
+    widths = {name: Image.open(io.BytesIO(data)).width for name, data in made.items()}
+    return {
+        name: {
+            "uri": _uri(data, "png"),
+            "width": round(widths[name] * _PAGE_PX_PER_INCH / plots.DPI),
+        }
+        for name, data in made.items()
+    }
+
+
+def _uri(data: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+# -- evaluations -----------------------------------------------------------------------------
+
+
+def _check_evaluation(summary: dict, examples: list[Example]) -> None:
+    for role in ("main_method", "baseline_method"):
+        if summary[role] not in summary["methods"]:
+            known = ", ".join(summary["methods"])
+            raise ValueError(f"{role} '{summary[role]}' is no method; there are {known}")
+    labels = [degradation["label"] for degradation in summary["degradations"]]
+    for example in examples:
+        if example.role not in ROLES:
+            raise ValueError(f"no role '{example.role}'; choose {', '.join(ROLES)}")
+        if example.degradation not in labels:
+            raise ValueError(
+                f"no degradation '{example.degradation}'; there are {', '.join(labels)}"
+            )
+        for name, pixels in example.versions.items():
+            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+                raise ValueError(
+                    f"'{name}' of {example.picture} must be (H,W,3) uint8; it is "
+                    f"{pixels.shape} {pixels.dtype}"
+                )
+
+
+def _settings_of(summary: dict, protocol: dict) -> str:
+    """What decides the values, as YAML."""
+    settings = {k: v for k, v in protocol.items() if k not in ("name", "hash")}
+    return to_yaml(settings | {"versions": summary["versions"]})
+
+
+def _method_line(summary: dict, method: str) -> dict[str, Any]:
+    """What is said about a method: its part in the study, what it does, what it costs."""
+    parts = {"main_method": "main", "baseline_method": "baseline"}
+    stages = summary["protocol"].get("methods", {}).get(method)
+    calls = summary["calls"].get(method)
+    return {
+        "name": method,
+        "part": ", ".join(text for key, text in parts.items() if summary[key] == method),
+        "does": "" if stages is None else _describe_stages(stages),
+        "calls": "" if calls is None else f"{calls:g}",
+    }
+
+
+def _describe_stages(stages: dict[str, Any]) -> str:
+    """A method as :meth:`dr2pipe.evaluation.methods.Methods.describe` has it, in words."""
+    texts = ["pictures made elsewhere"] if stages.get("made_elsewhere") else []
+    if "dr2" in stages:
+        texts.append(f"DR2 ({_describe_dr2(stages['dr2'])})")
+    if "enhancer" in stages:
+        texts.append(f"enhancer {stages['enhancer']['name']}")
+    return " → ".join(texts) or "the degraded picture, enlarged"
+
+
+def _describe_dr2(dr2: dict[str, Any]) -> str:
+    if dr2["mode"] == "auto":
+        return "settings chosen for each picture"
+    texts = [plots.filter_label(dr2), f"τ = {dr2['tau']}", f"ω = {dr2['omega']}"]
+    if dr2["num_evaluations"] is not None:
+        texts.append(f"{dr2['num_evaluations']} evaluations")
+    return ", ".join(texts)
+
+
+def _correlation(summary: dict) -> str | None:
+    uncertainty = summary["uncertainty"]
+    return tables.number(uncertainty["correlation"], 2) if uncertainty else None
+
+
+def _compared(summary: dict, versions: list[str]) -> dict[str, str]:
+    """The versions that are shown first, left and right."""
+    wanted = {"left": "input", "right": summary["main_method"]}
+    return {side: name if name in versions else versions[0] for side, name in wanted.items()}
+
+
+def _example_sections(summary: dict, examples: list[Example], metrics: list[str]) -> list[dict]:
+    """Examples by degradation, in the order of the summary, from the best to the worst."""
+    about = summary["metrics"][metrics[0]] if metrics else {"unit": "", "decimals": 3}
+    title = plots.metric_title(metrics[0]) if metrics else ""
+    encoded = iter(_encode(examples))
+    uris = [{name: next(encoded) for name in example.versions} for example in examples]
+    sections = []
+    for degradation in summary["degradations"]:
+        places = [i for i, e in enumerate(examples) if e.degradation == degradation["label"]]
+        cards = [
+            {
+                "role": examples[i].role,
+                "picture": examples[i].picture,
+                "value": f"{title} {tables.number(examples[i].value, about['decimals'])} {about['unit']}",
+                "versions": uris[i],
+            }
+            for i in sorted(places, key=lambda i: ROLES.index(examples[i].role))
+        ]
+        if cards:
+            sections.append({"label": degradation["label"], "cards": cards})
+    return sections
+
+
+def _encode(examples: list[Example]) -> list[str]:
+    """Data URIs of all versions: lossless, unless that would make the report heavy."""
+    pictures = [pixels for example in examples for pixels in example.versions.values()]
+    lossless, total = [], 0
+    for pixels in pictures:
+        lossless.append(_encode_webp(pixels))
+        total += len(lossless[-1])
+        if total > _LOSSLESS_BYTES:
+            lossy = (_encode_webp(pixels, quality=_LOSSY_QUALITY) for pixels in pictures)
+            return [_uri(data, "webp") for data in lossy]
+    return [_uri(data, "webp") for data in lossless]
+
+
+# -- sweeps ----------------------------------------------------------------------------------
+
+
+def _check_sweep(summary: dict) -> None:
+    if summary["chosen_metric"] not in summary["metrics"]:
+        known = ", ".join(summary["metrics"])
+        raise ValueError(f"no metric '{summary['chosen_metric']}'; there are {known}")
+    known = [point["id"] for point in summary["points"]]
+    for label, name in summary["best"].items():
+        if name not in known:
+            raise ValueError(
+                f"no point '{name}', the best of {label}; there are {', '.join(known)}"
+            )
+
+
+def _rank(sign: int, value: float | None) -> float:
+    return math.inf if value is None or math.isnan(value) else sign * value
+
+
+def _value_of(summary: dict, point: dict, label: str) -> float | None:
+    return point["values"][label][summary["chosen_metric"]]
+
+
+def _point_line(summary: dict, point: dict) -> dict[str, Any]:
+    """A point of a sweep as a line of its table."""
+    settings = point["settings"]
+    chosen, labels = summary["chosen_metric"], summary["degradations"]
+    decimals = {name: about["decimals"] for name, about in summary["metrics"].items()}
+    line = {"id": point["id"], "settings": ["off", "", "", "", ""]}
+    if settings.get("enabled", True):
+        omega, evaluations = settings["omega"], settings["num_evaluations"]
+        line["settings"] = [
+            plots.filter_label(settings),
+            settings["tau"],
+            "default" if omega is None else omega,
+            settings["scheduler"] or "of the model",
+            "all" if evaluations is None else evaluations,
+        ]
+    means = point["values"]["mean"]
+    return line | {
+        "calls": f"{point['calls']:g}",
+        "values": {
+            k: tables.number(_value_of(summary, point, k), decimals[chosen])
+            for k in [*labels, "mean"]
+        },
+        "others": [tables.number(means[m], decimals[m]) for m in summary["metrics"] if m != chosen],
+        "fidelity": tables.number(point["fidelity"], 2),
+        "removal": tables.number(point["removal"], 2),
+        "is_on_front": bool(point.get("pareto")),
+        "is_best": point["id"] == summary["best"].get("mean"),
+    }
+
+
+def _encode_webp(pixels: np.ndarray, *, quality: int | None = None) -> bytes:
+    """(H,W,3) uint8 RGB as the bytes of a WebP file of ``quality`` 1..100; None is lossless.
+
+    For pictures inside of pages: a lossless one takes a quarter less than PNG.
+    """
+    buffer = io.BytesIO()
+    how = {"lossless": True} if quality is None else {"quality": quality}
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", **how)
+    return buffer.getvalue()

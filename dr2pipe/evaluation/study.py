@@ -1,0 +1,346 @@
+"""A study: degrade clean faces, restore them by every method, measure; resumable, on any
+number of processes.
+
+The unit of work is a batch of faces under one degradation. Batches are the same whatever was
+done before and on how many processes, so that every run of a protocol gives the same numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from dr2pipe.core import files, images
+from dr2pipe.core.config import stable_hash, stable_seed, to_dict, to_yaml
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.processes import process_state, stop_signals_caught
+from dr2pipe.degradations import degrade, describe_chain
+from dr2pipe.diffusion.degradation_features import degradation_features
+from dr2pipe.evaluation.calibration import calibration
+from dr2pipe.evaluation.methods import Made, Methods
+from dr2pipe.evaluation.protocol import (
+    GIVEN,
+    CleanSet,
+    Degradation,
+    Protocol,
+    parse_degradations,
+    partner,
+    png_name,
+    read_groups,
+    write_hashes,
+)
+from dr2pipe.evaluation.records import ROWS, RUN, append_rows, read_hash, read_rows, versions
+from dr2pipe.metrics import psnr
+from dr2pipe.metrics.meter import Meter, available
+from dr2pipe.restoration.samples import sample_restorer
+
+logger = logging.getLogger(__name__)
+
+DEGRADED = "degraded"  # among the kept pictures, what the methods were given
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A batch of faces, by index, under one degradation."""
+
+    degradation: Degradation
+    faces: tuple[int, ...]
+
+
+class Study:
+    """Everything a protocol names, loaded and checked before any work.
+
+    Args:
+        compare_clean: rows also tell how much of a clean face each first stage keeps
+            (``fidelity``), and how little of the degradation it leaves (``removal``).
+
+    Raises:
+        ConfigError, ValueError: an invalid setting, unusable pictures, missing weights.
+    """
+
+    def __init__(self, protocol: Protocol, *, compare_clean: bool = False):
+        for name in ("size", "degraded_size", "batch_size"):
+            if getattr(protocol, name) < 1:
+                raise ConfigError(f"{name}={getattr(protocol, name)} must be at least 1")
+        self.protocol, self.compare_clean = protocol, compare_clean
+        self._of_clean: tuple[tuple[int, ...], dict] = ((), {})
+        self.degradations = parse_degradations(protocol)
+        self.metrics, self.left_out = available(
+            protocol.metrics, protocol.metric_files, protocol.size
+        )
+        self.meter = Meter(self.metrics, protocol.metric_files, protocol.size)
+        if protocol.merge and self.keeps_pictures:
+            keeping = ", ".join(["save_pictures", *self.meter.set_names])
+            raise ConfigError(f"merge takes over values and no pictures: leave out {keeping}")
+        if DEGRADED in protocol.methods:
+            raise ConfigError(f"no method can be called '{DEGRADED}': kept pictures have it")
+        self.methods = Methods(protocol)
+        self.main = self._method(protocol.main, -1)
+        self.baseline = self._method(protocol.baseline, 0)
+        self.sampled = None
+        if protocol.uncertainty_samples is not None:
+            if protocol.uncertainty_samples < 2:
+                raise ConfigError("uncertainty_samples must be at least 2, or null")
+            self.sampled = self.methods.restorer(self.main)
+        self.clean = CleanSet(protocol.clean, protocol.size)
+        self.groups = read_groups(protocol.clean, self.clean.names)
+        self.made_elsewhere = self._check_partners()
+        self.description = self._describe()
+        self.hash = stable_hash(self.description)
+
+    @property
+    def keeps_pictures(self) -> bool:
+        return self.protocol.save_pictures or bool(self.meter.set_names)
+
+    def units(self) -> list[Unit]:
+        """All work, the same list in every process."""
+        size = self.protocol.batch_size
+        starts = range(0, len(self.clean), size)
+        faces = [tuple(range(s, min(s + size, len(self.clean)))) for s in starts]
+        return [Unit(d, f) for f in faces for d in self.degradations]
+
+    def rows_of(self, unit: Unit) -> list[tuple[str, str]]:
+        """Degradation and picture of its rows."""
+        return [(unit.degradation.label, self.clean.names[i]) for i in unit.faces]
+
+    def originals(self, faces: tuple[int, ...]) -> torch.Tensor:
+        """(B,3,S,S) in [-1,1]."""
+        return images.to_tensor(np.stack([self.clean.face(i) for i in faces]))
+
+    def degraded(self, unit: Unit) -> torch.Tensor:
+        """(B,3,D,D) in [-1,1]; depends on nothing but the protocol."""
+        label, side = unit.degradation.label, self.protocol.degraded_size
+        pixels = []
+        for index in unit.faces:
+            name = self.clean.names[index]
+            if label == GIVEN:
+                pixels.append(partner(self.protocol.clean.degraded, name, side))
+                continue
+            small = images.resize_pixels(self.clean.face(index), (side, side))
+            rng = np.random.default_rng(stable_seed(self.protocol.seed, label, name))
+            kind, severity = unit.degradation.name, unit.degradation.severity
+            pixels.append(degrade(small, kind, rng, severity=severity)[0])
+        return images.to_tensor(np.stack(pixels))
+
+    def seeds(self, faces: tuple[int, ...]) -> list[int]:
+        """Of the restoration, the same under every degradation."""
+        return [stable_seed(self.protocol.seed, self.clean.names[i]) for i in faces]
+
+    def restore(self, unit: Unit, degraded: torch.Tensor) -> dict[str, Made]:
+        """What every method makes of degraded faces."""
+        names = [self.clean.names[i] for i in unit.faces]
+        return self.methods(degraded, self.seeds(unit.faces), names, unit.degradation)
+
+    def measure(self, unit: Unit) -> list[dict[str, Any]]:
+        """The rows of a unit, a dict per face."""
+        calls_before = self.methods.calls[1]
+        originals, degraded = self.originals(unit.faces), self.degraded(unit)
+        made = self.restore(unit, degraded)
+        rows = [
+            {"degradation": unit.degradation.label, "picture": self.clean.names[i]}
+            | {"values": {}, "calls": {}}
+            for i in unit.faces
+        ]
+        if self.protocol.save_pictures:
+            self._keep(unit, DEGRADED, degraded)
+        for method, result in made.items():
+            if self.keeps_pictures:
+                self._keep(unit, method, result.pictures)
+            values = self.meter.measure(result.pictures, originals)
+            for i, row in enumerate(rows):
+                row["values"][method] = {name: values[name][i] for name in values}
+                row["calls"][method] = result.calls[i]
+        if self.compare_clean:
+            self._compare_clean(unit.faces, made, rows)
+            seen = images.resize_tensor(degraded, self.methods.first_stage_size)
+            features = degradation_features(seen).tolist()
+            made_calls = (self.methods.calls[1] - calls_before) / len(rows)
+            for row, values in zip(rows, features, strict=True):
+                row |= {"features": values, "made_calls": made_calls}
+        if self.sampled is not None:
+            found = self._calibrate(degraded, self.seeds(unit.faces), originals)
+            for row, calibrated in zip(rows, found, strict=True):
+                row["uncertainty"] = calibrated
+        return rows
+
+    def _compare_clean(self, faces: tuple[int, ...], made: dict[str, Made], rows: list) -> None:
+        """Add fidelity and removal, both PSNR in dB: see :class:`Study`."""
+        if self._of_clean[0] != faces:
+            side = self.protocol.degraded_size
+            pixels = [images.resize_pixels(self.clean.face(i), (side, side)) for i in faces]
+            clean = images.to_tensor(np.stack(pixels))
+            coarse = self.methods.coarse(clean, self.seeds(faces))
+            of_clean = {
+                name: (kept, psnr(kept, images.resize_tensor(clean, kept.shape[-1])).tolist())
+                for name, (kept, _) in coarse.items()
+            }
+            self._of_clean = faces, of_clean
+        for name, result in made.items():
+            kept, fidelity = self._of_clean[1][name]
+            removal = psnr(result.coarse.cpu(), kept).tolist()
+            for i, row in enumerate(rows):
+                row["values"][name] |= {"fidelity": fidelity[i], "removal": removal[i]}
+
+    def picture_path(self, degradation: Degradation, method: str, picture: str) -> Path:
+        """Where a result is kept, and what it was made of (the method ``DEGRADED``)."""
+        folder = Path(self.protocol.output) / "pictures" / method.replace("/", "_")
+        return folder / degradation.folder / png_name(picture)
+
+    def is_done(self, unit: Unit, done: set[tuple[str, str]]) -> bool:
+        """Whether all its rows are there, and all its pictures if they are to be kept."""
+        if not done.issuperset(self.rows_of(unit)):
+            return False
+        kept = list(self.methods.configs) if self.keeps_pictures else []
+        kept += [DEGRADED] if self.protocol.save_pictures else []
+        names = [self.clean.names[i] for i in unit.faces]
+        paths = (self.picture_path(unit.degradation, m, name) for m in kept for name in names)
+        return all(path.is_file() for path in paths)
+
+    def _keep(self, unit: Unit, method: str, pictures: torch.Tensor) -> None:
+        for i, pixels in zip(unit.faces, images.to_uint8(pictures), strict=True):
+            path = self.picture_path(unit.degradation, method, self.clean.names[i])
+            images.write_png(path, pixels)
+
+    def _calibrate(
+        self, degraded: torch.Tensor, seeds: list[int], originals: torch.Tensor
+    ) -> list[dict[str, Any] | None]:
+        """Per face, how the spread of its samples goes with their true error.
+
+        None where the automatic setting left stage 1 out: equal samples have no spread.
+        """
+        inputs = images.resize_tensor(degraded, self.sampled.input_size)
+        count = self.protocol.uncertainty_samples
+        samples = sample_restorer(self.sampled, inputs, seeds, count)
+        mean = images.resize_tensor(samples.mean.cpu(), self.protocol.size)
+        # Enlarging may go below 0 beside an edge.
+        spread = images.resize_tensor(samples.spread.cpu(), self.protocol.size).clamp(min=0)
+        error = (mean - originals).abs().mean(dim=1, keepdim=True)
+        return [
+            calibration(s, e) if varies else None
+            for s, e, varies in zip(spread, error, samples.varies, strict=True)
+        ]
+
+    def _method(self, name: str | None, position: int) -> str:
+        known = list(self.methods.configs)
+        if name is not None and name not in known:
+            raise ConfigError(f"no method '{name}'; the protocol has {', '.join(known)}")
+        return name or known[position]
+
+    def _check_partners(self) -> list[str]:
+        """A hash over each folder of pictures that were made elsewhere; all are read once."""
+        p = self.protocol
+        wanted = [(Path(p.clean.degraded), p.degraded_size)] if p.clean.degraded else []
+        for config in self.methods.configs.values():
+            if config.folder is not None:
+                wanted += [(Path(config.folder) / d.folder, p.size) for d in self.degradations]
+        names = self.clean.names
+        return [
+            stable_hash([images.hash_bytes(partner(folder, n, side).tobytes()) for n in names])
+            for folder, side in wanted
+        ]
+
+    def _describe(self) -> dict[str, Any]:
+        """Everything that decides a value."""
+        p = self.protocol
+        return {
+            "name": p.name,
+            "clean": {"faces": self.clean.sha256, "crop": p.clean.crop},
+            "made_elsewhere": self.made_elsewhere,
+            "size": p.size,
+            "degraded_size": p.degraded_size,
+            "degradations": {
+                d.label: {"severity": d.severity, "ranges": describe_chain(d.name)}
+                for d in self.degradations
+                if d.label != GIVEN
+            },
+            "seed": p.seed,
+            "methods": self.methods.describe(),
+            "metrics": self.meter.versions(),
+            "uncertainty": {"samples": p.uncertainty_samples, "of": self.main},
+            "precision": p.precision,
+        }
+
+
+Finish = Callable[[Study, list[dict[str, Any]], Path], str]
+
+
+def run_study(study: Study, finish: Finish) -> str | None:
+    """Do what is missing, then let the main process ``finish`` the output with all rows.
+
+    Returns what ``finish`` returns ("" in other processes), or None when interrupted.
+
+    Raises:
+        ConfigError: results of another protocol in the output folder or in ``merge``.
+    """
+    state = process_state()
+    output = Path(study.protocol.output)
+    with files.locked(output, wanted=state.is_main_process):
+        if state.is_main_process:
+            _prepare(study, output)
+        state.wait_for_everyone()
+        done = {(row["degradation"], row["picture"]) for row in read_rows(output / ROWS)}
+        # By place among all units, so that processes agree, whatever each of them finds done.
+        mine = study.units()[state.process_index :: state.num_processes]
+        missing = [unit for unit in mine if not study.is_done(unit, done)]
+        _work(study, missing, output / ROWS, show_progress=state.is_main_process)
+        state.wait_for_everyone()
+        rows = read_rows(output / ROWS)
+        if len(rows) < len(study.clean) * len(study.degradations):
+            return None
+        result = finish(study, rows, output) if state.is_main_process else ""
+        state.wait_for_everyone()
+    return result
+
+
+def _work(study: Study, units: list[Unit], path: Path, *, show_progress: bool) -> None:
+    stopped = []
+
+    def stop() -> None:
+        stopped.append(True)
+        logger.warning("stopping after the batch in flight; the same command goes on later")
+
+    total = sum(len(unit.faces) for unit in units)
+    with (
+        stop_signals_caught(stop),
+        tqdm(total=total, unit="picture", disable=not show_progress) as progress,
+    ):
+        for unit in units:
+            if stopped:
+                break
+            append_rows(path, study.measure(unit))
+            progress.update(len(unit.faces))
+
+
+def _prepare(study: Study, output: Path) -> None:
+    """Refuse other protocols' results, take over what ``merge`` names, say what is run."""
+    for folder in [output, *map(Path, study.protocol.merge)]:
+        found = read_hash(folder)
+        if found is None and folder != output:
+            raise ConfigError(f"{folder} holds no results of a protocol")
+        if found not in (None, study.hash):
+            raise ConfigError(
+                f"{folder} holds results of another protocol ({found}, this one is {study.hash}): "
+                f"its pictures, settings, weights or metrics differ; choose another output"
+            )
+    rows = read_rows(output / ROWS)
+    for folder in study.protocol.merge:
+        rows += read_rows(Path(folder) / ROWS)
+    # Written anew, since a killed run may have left half a line.
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    files.write_bytes(output / ROWS, lines.encode())
+    described = {
+        "protocol_hash": study.hash,
+        "config": to_dict(study.protocol),
+        "protocol": study.description,
+        "versions": versions(),
+    }
+    files.write_bytes(output / RUN, to_yaml(described).encode())
+    files.write_bytes(output / "clean.sha256", write_hashes(study.clean.sha256).encode())

@@ -1,0 +1,1 @@
+"""Both stages together: restoring, inpainting, several samples."""

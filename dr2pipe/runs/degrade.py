@@ -1,0 +1,126 @@
+"""``dr2pipe degrade``: degraded copies of a folder, and what was drawn for each."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import dr2pipe
+from dr2pipe.core import files, images
+from dr2pipe.core.config import stable_seed
+from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
+from dr2pipe.core.processes import process_state
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.core.sheets import contact_sheet
+
+PARAMETERS = "parameters.csv"
+_SHEET_SIDE_PX = 96
+
+
+@dataclass
+class DegradeConfig:
+    """One degradation of every picture below ``input``."""
+
+    input: str
+    output: str
+    degradation: str  # chain, YAML file with ranges, or unseen family
+    severity: int | None = None  # 1..5, of an unseen family
+    size: int | None = None  # side in pixels to which pictures are brought first; None: as they are
+    seed: int = 0
+
+
+def degrade_folder(config: DegradeConfig) -> RunSummary:
+    """Fill ``output/degraded`` and write ``output/parameters.csv``.
+
+    A picture's degradation depends on the seed and its relative path alone.
+
+    Raises:
+        ValueError: an unknown degradation, a wrong severity or size, before anything is written.
+    """
+    check_degradation(config.degradation, config.severity)
+    if config.size is not None and config.size < 1:
+        raise ValueError(f"size={config.size} must be at least 1")
+    settings = {
+        "degradation": config.degradation,
+        "severity": config.severity,
+        "ranges": describe_chain(config.degradation),
+        "size": config.size,
+        "seed": config.seed,
+    }
+
+    def process(pictures: torch.Tensor, seeds: list[int]) -> BatchResult:
+        pixels, drawn = [], []
+        for picture, seed in zip(images.to_uint8(pictures), seeds, strict=True):
+            rng = np.random.default_rng(seed)
+            degraded, values = degrade(picture, config.degradation, rng, severity=config.severity)
+            pixels.append({"degraded": degraded})
+            drawn.append(values)
+        return BatchResult(pixels, [[]] * len(pixels), drawn)
+
+    run = FolderRun(
+        config.input,
+        config.output,
+        process=process,
+        size=config.size,
+        output_size=config.size,
+        settings=settings,
+        outputs=["degraded"],
+        seed=config.seed,
+        batch_size=1,
+        run_description={
+            "config": dataclasses.asdict(config),
+            "settings": settings,
+            "versions": {"dr2pipe": dr2pipe.__version__},
+        },
+        png_text={"settings": settings},
+    )
+    summary = run.run()
+    if process_state().is_main_process:
+        # Of an earlier run with other settings, lines may stand in the same manifest.
+        valid = {job.relative for job in run.jobs}
+        records = [
+            record
+            for path, record in sorted(run.records.finished().items())
+            if path in valid and record["settings"] == run.settings_hash
+        ]
+        table = _csv_of(records, settings)
+        files.write_bytes(Path(config.output) / PARAMETERS, table.encode())
+    return summary
+
+
+def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
+    """One face under every unseen family, a row each, at severities 1..5."""
+    pixels = images.read_image(face).pixels
+    pixels = images.resize_pixels(pixels, (_SHEET_SIDE_PX, _SHEET_SIDE_PX))
+    rows = []
+    for name in UNSEEN:
+        row = [pixels]
+        for severity in SEVERITIES:
+            rng = np.random.default_rng(stable_seed(seed, name))
+            row.append(degrade(pixels, name, rng, severity=severity)[0])
+        rows.append(row)
+    half = (len(rows) + 1) // 2  # two halves beside each other, to fit a screen
+    beside = [*rows[half:], []][:half]
+    sheet = [left + right for left, right in zip(rows[:half], beside, strict=True)]
+    images.write_png(output, contact_sheet(sheet))
+
+
+def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+    drawn = [record.get("drawn", {}) for record in records]
+    columns = list(dict.fromkeys(key for values in drawn for key in values))
+    columns = [c for c in columns if c not in ("family", "severity")]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "output", "seed", "degradation", "severity", *columns])
+    for record, values in zip(records, drawn, strict=True):
+        fixed = [record["path"], record["output"], record["seed"]]
+        fixed += [settings["degradation"], settings["severity"]]
+        writer.writerow([*fixed, *(values.get(column, "") for column in columns)])
+    return text.getvalue()

@@ -1,0 +1,204 @@
+"""Recipe: an enhancer on coarse faces and degradations (SPARNetHD's objective, or plain L1)."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import spectral_norm
+
+from dr2pipe.core import files, images
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.enhancers import ENHANCERS, build_enhancer
+from dr2pipe.features.vgg import load_vgg
+from dr2pipe.losses.adversarial import (
+    feature_matching_loss,
+    hinge_discriminator_loss,
+    hinge_generator_loss,
+)
+from dr2pipe.losses.perceptual import perceptual_loss
+from dr2pipe.losses.reconstruction import pixel_loss
+from dr2pipe.training.gan import MultiScaleDiscriminator
+from dr2pipe.training.recipe import TrainConfig, Trained
+
+# SPARNet's; the reference stores the first four after their ReLU.
+_PERCEPTUAL_LAYERS = {
+    "relu1_2": 1.0,
+    "relu2_2": 1.0,
+    "relu3_4": 1.0,
+    "relu4_4": 1.0,
+    "conv5_4": 1.0,
+}
+
+
+@dataclass
+class PairsConfig:
+    """What the enhancer gets to see; see :class:`dr2pipe.data.pairs.PairDataset`."""
+
+    input_size: int = 64
+    # No default: entries of a YAML file would be added to it.
+    degradations: dict[str, float] = field(default_factory=dict)
+    coarse: str | None = None
+    coarse_share: float = 0.0
+    coarse_sigma_px: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    recolour: float = 0.0
+    jitter: float = 0.0
+
+
+@dataclass
+class NetworkConfig:
+    name: str = "sparnet"
+    options: dict[str, Any] = field(default_factory=dict)
+    spectral_norm: bool = False  # of every convolution while training; exported weights are plain
+    initial_std: float | None = None  # of convolution weights; null: torch's own initialisation
+
+
+@dataclass
+class LossConfig:
+    """Weights; a weight of 0 switches a loss and what it needs off."""
+
+    pixel: float = 1.0
+    gan: float = 0.0
+    feature_matching: float = 0.0
+    perceptual: float = 0.0
+    vgg19: str | None = None  # path of torchvision's weights, for the perceptual loss
+    perceptual_layers: dict[str, float] = field(default_factory=dict)  # empty: the published five
+
+
+@dataclass
+class DiscriminatorConfig:
+    scales: int = 3
+    width: int = 64
+    halvings: int = 4
+
+
+@dataclass
+class EnhancerTrainConfig(TrainConfig):
+    pairs: PairsConfig = field(default_factory=PairsConfig)
+    enhancer: NetworkConfig = field(default_factory=NetworkConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    discriminator: DiscriminatorConfig = field(default_factory=DiscriminatorConfig)
+    learning_rate: float = 1e-4
+    discriminator_learning_rate: float = 4e-4
+    betas: list[float] = field(default_factory=lambda: [0.5, 0.99])
+    export_precision: str = "fp32"  # fp32 | fp16
+
+
+class EnhancerRecipe:
+    """Any enhancer of ``ENHANCERS`` whose output has the size of the training faces."""
+
+    def __init__(self, config: EnhancerTrainConfig):
+        self.config = config
+        if config.enhancer.name not in ENHANCERS:
+            build_enhancer(config.enhancer.name)  # raises, naming the valid ones
+        self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
+        self.vgg = None
+        if config.loss.perceptual > 0:
+            self.perceptual_layers = config.loss.perceptual_layers or _PERCEPTUAL_LAYERS
+            self.vgg = load_vgg(config.loss.vgg19, "vgg19", list(self.perceptual_layers))
+
+    def build(self) -> dict[str, Trained]:
+        config = self.config
+        torch.manual_seed(config.seed)
+        if config.enhancer.options.get("add_input") and (
+            config.enhancer.spectral_norm or config.enhancer.initial_std is not None
+        ):
+            raise ConfigError(
+                "add_input begins with a last convolution of zeros, which enhancer.spectral_norm "
+                "and enhancer.initial_std cannot have"
+            )
+        enhancer = build_enhancer(config.enhancer.name, **config.enhancer.options).train()
+        _prepare_convolutions(enhancer, config.enhancer)
+        if enhancer.output_size not in (None, config.data.size):
+            raise ConfigError(
+                f"the enhancer makes {enhancer.output_size}-pixel faces, data.size is "
+                f"{config.data.size}; set enhancer.options.size"
+            )
+        betas = tuple(config.betas)
+        parameters = [p for p in enhancer.parameters() if p.requires_grad]
+        if not parameters:
+            raise ConfigError(f"the enhancer '{config.enhancer.name}' has nothing to train")
+        trained = {
+            "enhancer": Trained(
+                enhancer, torch.optim.Adam(parameters, lr=config.learning_rate, betas=betas)
+            )
+        }
+        self.input_size = enhancer.input_size
+        if self.adversarial:
+            d = config.discriminator
+            network = MultiScaleDiscriminator(d.scales, d.width, d.halvings)
+            optimizer = torch.optim.Adam(
+                network.parameters(), lr=config.discriminator_learning_rate, betas=betas
+            )
+            trained["discriminator"] = Trained(network, optimizer, ema=False)
+        return trained
+
+    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
+        weights, target = self.config.loss, batch["image"]
+        restored = networks["enhancer"](self._grown(batch["input"])).float()
+        terms = {"pixel": pixel_loss(restored, target)}
+        if self.vgg is not None:
+            vgg = self.vgg.to(target.device)
+            terms["perceptual"] = perceptual_loss(
+                vgg(restored), vgg(target), self.perceptual_layers
+            )
+        if self.adversarial:
+            discriminator = networks["discriminator"].requires_grad_(False)
+            fake_scores, fake_maps = discriminator(restored)
+            _, real_maps = discriminator(target)
+            terms["gan"] = hinge_generator_loss(fake_scores)
+            terms["feature_matching"] = feature_matching_loss(real_maps, fake_maps)
+        loss = sum(getattr(weights, name) * value for name, value in terms.items())
+        yield "enhancer", loss, {f"enhancer/{n}": v.detach() for n, v in terms.items()}
+        if self.adversarial:
+            discriminator.requires_grad_(True)
+            fake_scores, _ = discriminator(restored.detach())
+            real_scores, _ = discriminator(target)
+            yield "discriminator", hinge_discriminator_loss(real_scores, fake_scores), {}
+
+    @torch.no_grad()
+    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
+        """Three rows: inputs, results, targets."""
+        grown = self._grown(batch["input"][:8])
+        restored = networks["enhancer"](grown).float().clamp(-1, 1)
+        rows = (images.resize_tensor(grown, self.config.data.size), restored, batch["image"][:8])
+        return torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
+
+    def export(self, networks: dict, folder: Path) -> None:
+        """A folder that ``build_enhancer`` loads."""
+        trained = copy.deepcopy(networks["enhancer"]).eval()
+        if self.config.enhancer.spectral_norm:
+            for module in _convolutions(trained):
+                parametrize.remove_parametrizations(module, "weight")
+        network = build_enhancer(self.config.enhancer.name, **self.config.enhancer.options)
+        network.load_state_dict(trained.state_dict())
+        if self.config.export_precision == "fp16":
+            network.half()
+        files.write_folder(folder, network.save_pretrained)
+
+    def _grown(self, picture: torch.Tensor) -> torch.Tensor:
+        """As between the stages of a restorer."""
+        return (
+            picture if self.input_size is None else images.resize_tensor(picture, self.input_size)
+        )
+
+
+def _prepare_convolutions(network: torch.nn.Module, config: NetworkConfig) -> None:
+    for module in _convolutions(network):
+        if config.initial_std is not None:
+            torch.nn.init.normal_(module.weight, std=config.initial_std)
+            if module.bias is not None:
+                torch.nn.init.zeros_(module.bias)
+        if config.spectral_norm:
+            spectral_norm(module)
+    if config.spectral_norm:  # a checkpoint without it must not be taken for one of this network
+        network.register_to_config(spectral_norm=True)
+
+
+def _convolutions(network: torch.nn.Module) -> list[torch.nn.Conv2d]:
+    return [module for module in network.modules() if isinstance(module, torch.nn.Conv2d)]

@@ -1,0 +1,198 @@
+import hashlib
+import http.server
+import threading
+
+import pytest
+
+from dr2pipe.cli import main
+from dr2pipe.convert import fetch as fetching
+from dr2pipe.convert.fetch import FILES, fetch
+from dr2pipe.core.config import resource
+from dr2pipe.core.errors import FetchError
+
+CONTENT = b"PK\x03\x04" + bytes(range(256)) * 2000
+SHA256 = hashlib.sha256(CONTENT).hexdigest()
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """Serves CONTENT; ``server.faults`` is a list of what goes wrong, one for each request."""
+
+    def do_GET(self):
+        server = self.server
+        server.ranges.append(self.headers.get("Range"))
+        fault = server.faults.pop(0) if server.faults else ""
+        start = 0
+        if self.headers.get("Range") and fault != "ignores ranges":
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+        if fault.isdigit():
+            self.send_error(int(fault))
+            return
+        if start >= len(CONTENT):
+            self.send_response(416)
+            self.send_header("Content-Range", f"bytes */{len(CONTENT)}")
+            self.end_headers()
+            return
+        body = CONTENT[start:]
+        if fault == "alters":
+            body = b"x" + body[1:]
+        if fault == "says hello":
+            start, body = 0, b"<html>Please log in</html>"
+        self.send_response(206 if start else 200)
+        self.send_header("ETag", '"1"')
+        if start:
+            first = start + (fault == "shifts")
+            self.send_header("Content-Range", f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}")
+        if fault != "hides the length":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        if fault == "truncates":
+            body = body[: len(body) // 2]
+        if fault == "stalls":
+            self.wfile.write(body[:1000])
+            self.wfile.flush()
+            server.released.wait(10)
+            return
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch):
+    monkeypatch.setattr(fetching.time, "sleep", lambda _: None)
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.faults, server.ranges, server.released = [], [], threading.Event()
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    server.mirror = f"http://127.0.0.1:{server.server_port}/files/"
+    yield server
+    server.released.set()
+    server.shutdown()
+
+
+def get(server, folder, **options):
+    return fetch("gfpgan14", folder=folder, mirror=server.mirror, timeout_seconds=0.5, **options)
+
+
+def names_in(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_a_file_is_fetched_once(server, tmp_path):
+    path = get(server, tmp_path / "new", sha256=SHA256)
+    assert path == tmp_path / "new" / "GFPGANv1.4.pth"
+    assert path.read_bytes() == CONTENT
+    assert get(server, tmp_path / "new") == path
+    assert len(server.ranges) == 1
+    assert names_in(tmp_path / "new") == ["GFPGANv1.4.pth"]
+
+
+@pytest.mark.parametrize("fault", ["truncates", "stalls"])
+def test_a_broken_download_goes_on_where_it_stopped(server, tmp_path, fault):
+    server.faults = [fault, fault]
+    assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+    assert server.ranges[0] is None
+    assert all(r.startswith("bytes=") and r != "bytes=0-" for r in server.ranges[1:])
+
+
+def test_three_failures_leave_the_part_for_the_next_call(server, tmp_path):
+    server.faults = ["truncates"] * 3
+    with pytest.raises(FetchError, match=r"connection ended after .*by hand and put it at"):
+        get(server, tmp_path)
+    assert names_in(tmp_path) == ["GFPGANv1.4.pth.part", "GFPGANv1.4.pth.source"]
+    assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_a_server_without_ranges_sends_it_all_again(server, tmp_path):
+    server.faults = ["truncates", "ignores ranges"]
+    assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+
+
+def leave_part(server, folder, content, address=None):
+    folder.mkdir(exist_ok=True)
+    (folder / "GFPGANv1.4.pth.part").write_bytes(content)
+    address = address or f"{server.mirror}GFPGANv1.4.pth"
+    (folder / "GFPGANv1.4.pth.source").write_text(f'{address}\n"1"\n')
+
+
+def test_a_complete_part_only_takes_its_name(server, tmp_path):
+    leave_part(server, tmp_path, CONTENT)
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [f"bytes={len(CONTENT)}-"]
+    leave_part(server, tmp_path / "b", CONTENT + b"more")
+    assert get(server, tmp_path / "b").read_bytes() == CONTENT
+    assert names_in(tmp_path / "b") == ["GFPGANv1.4.pth"]
+
+
+def test_parts_of_another_server_are_not_continued(server, tmp_path):
+    leave_part(server, tmp_path, b"x" * 1000, address="http://127.0.0.1:9/GFPGANv1.4.pth")
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    assert server.ranges == [None]
+
+
+def test_other_bytes_than_asked_for_are_not_appended(server, tmp_path):
+    leave_part(server, tmp_path, CONTENT[:1000])
+    server.faults = ["shifts"]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+
+
+def test_without_a_sha256_rubbish_is_refused_too(server, tmp_path):
+    server.faults = ["says hello"]
+    with pytest.raises(FetchError, match="is no file of PyTorch"):
+        get(server, tmp_path)
+    server.faults = ["hides the length"]
+    with pytest.raises(FetchError, match="does not say how long the file is"):
+        get(server, tmp_path)
+    assert names_in(tmp_path) == []
+    server.faults = ["hides the length"]
+    assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_an_altered_file_is_refused_and_nothing_overwritten(server, tmp_path):
+    server.faults = ["alters"]
+    with pytest.raises(FetchError, match=r"it was altered.*removed; download http"):
+        get(server, tmp_path, sha256=SHA256)
+    assert names_in(tmp_path) == []
+    (tmp_path / "GFPGANv1.4.pth").write_bytes(b"mine")
+    with pytest.raises(FetchError, match="altered"):
+        get(server, tmp_path, sha256=SHA256)
+    assert (tmp_path / "GFPGANv1.4.pth").read_bytes() == b"mine"
+
+
+def test_refusals_and_errors_of_the_server(server, tmp_path):
+    server.faults = ["404"]
+    with pytest.raises(FetchError, match="answers 404"):
+        get(server, tmp_path)
+    assert len(server.ranges) == 1  # asking again is no use
+    server.faults = ["503", "503"]
+    assert get(server, tmp_path).read_bytes() == CONTENT
+    with pytest.raises(FetchError, match="unknown file 'gfpgan9'; there are gfpgan14"):
+        fetch("gfpgan9")
+
+
+def test_no_server(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetching.time, "sleep", lambda _: None)
+    with pytest.raises(FetchError, match=r"by hand and put it at .*GFPGANv1\.4\.pth"):
+        fetch("gfpgan14", folder=tmp_path, mirror="http://127.0.0.1:9", timeout_seconds=0.5)
+
+
+def test_the_command(server, tmp_path, capsys):
+    arguments = ["fetch", "gfpgan14", "--dir", str(tmp_path), "--mirror", server.mirror]
+    assert main([*arguments, "--sha256", SHA256.upper()]) == 0
+    said = capsys.readouterr().out
+    assert SHA256 in said
+    assert "--kind gfpgan_clean" in said
+    assert main([*arguments, "--sha256", "0" * 64]) == 2
+    assert main(["fetch"]) == 0
+    assert "commercial use: no" in capsys.readouterr().out
+
+
+def test_the_table_lists_every_file():
+    table = (resource("checkpoints") / "README.md").read_text()
+    for name, file in FILES.items():
+        row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
+        assert file.address in row
+        assert file.licence in row
+        use = {True: "yes", False: "no", None: "unclear"}[file.commercial_use]
+        assert row.endswith(f"| {use} |")
+        assert file.kind is None or f"`{file.kind}`" in row
