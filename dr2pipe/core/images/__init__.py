@@ -1,0 +1,56 @@
+"""Picture files and colour order; nothing else in the package touches either.
+
+Files come in as :class:`Picture` (uint8 sRGB, upright, with what a result should keep) and go
+out as PNG. Networks see float32 (B,3,H,W) RGB in [-1,1].
+"""
+
+from dr2pipe.core.images.arrays import (
+    Pixels,
+    resize_pixels,
+    resize_tensor,
+    round_to_uint8,
+    to_tensor,
+    to_uint8,
+    to_uint16,
+)
+from dr2pipe.core.images.own_space import OwnSpace
+from dr2pipe.core.images.reading import (
+    MAX_PIXELS,
+    Picture,
+    check_file,
+    count_pages,
+    decode_image,
+    hash_bytes,
+    read_file,
+    read_image,
+)
+from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
+from dr2pipe.core.images.tint import Tint, find_tint, to_grey
+from dr2pipe.core.images.writing import encode_png, write_png
+
+__all__ = [
+    "FoundImages",
+    "MAX_PIXELS",
+    "OwnSpace",
+    "Picture",
+    "Pixels",
+    "Tint",
+    "check_file",
+    "count_pages",
+    "decode_image",
+    "encode_png",
+    "find_images",
+    "find_tint",
+    "hash_bytes",
+    "read_file",
+    "read_image",
+    "readable_endings",
+    "resize_pixels",
+    "resize_tensor",
+    "round_to_uint8",
+    "to_grey",
+    "to_tensor",
+    "to_uint8",
+    "to_uint16",
+    "write_png",
+]

@@ -1,0 +1,61 @@
+"""8-bit pictures as tensors and back, and their sizes.
+
+Networks see float32 (B,3,H,W) RGB in [-1,1]; pictures are (H,W,3) uint8 RGB.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from PIL import Image
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """(H,W[,3]) uint8 resized to ``size`` = (height, width), bicubic with antialiasing."""
+    if pixels.shape[:2] == tuple(size):
+        return pixels
+    height, width = size
+    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def resize_tensor(image: torch.Tensor, size: int) -> torch.Tensor:
+    """(B,C,H,W) resized to (B,C,size,size), bicubic (a = -0.5) with antialiasing, unclamped.
+
+    The step between DR2's stages: what torchvision's ``Resize`` does to tensors.
+    """
+    if image.shape[-2:] == (size, size):
+        return image
+    return F.interpolate(
+        image, size=(size, size), mode="bicubic", antialias=True, align_corners=False
+    )
+
+
+def to_tensor(pixels: Pixels) -> torch.Tensor:
+    """(H,W,3) uint8 RGB, or a stack (B,H,W,3), as (B,3,H,W) float32 in [-1,1]."""
+    stack = torch.from_numpy(np.array(pixels if pixels.ndim == 4 else pixels[None]))
+    return stack.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5).contiguous()
+
+
+def to_uint8(image: torch.Tensor) -> Pixels:
+    """(B,3,H,W) in [-1,1] as (B,H,W,3) uint8 RGB: rounded half to even, saturated."""
+    levels = image.detach().to("cpu", torch.float64, copy=True)  # large: changed in place
+    levels.add_(1).mul_(127.5).round_().clamp_(0, 255)
+    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+
+
+def round_to_uint8(pixels: npt.NDArray[np.floating[Any]]) -> Pixels:
+    """Floating-point levels 0..255, any shape, rounded and saturated."""
+    return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
+
+
+def to_uint16(image: torch.Tensor) -> npt.NDArray[np.uint16]:
+    """(B,3,H,W) in [-1,1] as (B,H,W,3) uint16 RGB: rounded, saturated."""
+    levels = image.detach().to("cpu", torch.float64, copy=True)
+    levels.add_(1).mul_(32767.5).round_().clamp_(0, 65535)
+    return levels.permute(0, 2, 3, 1).numpy().astype(np.uint16)

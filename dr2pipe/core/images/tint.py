@@ -1,0 +1,120 @@
+"""Black-and-white pictures, and those in one tint: their colours are set aside and put back.
+
+A network that was trained on colour photographs puts specks of colour into grey ones. So the
+colours of a monochrome picture are described by two small things, a curve of chroma over luma
+(sepia, cyanotype) and a faint tint that changes slowly over the picture (a stain, a fading
+edge); the network sees the luma alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from dr2pipe.core.images.arrays import Pixels
+
+Chroma = npt.NDArray[np.float32]  # (...,2): blue and red difference, in levels of 255
+
+_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
+_LOOKED_AT_PX = 96  # longest side of the copy that is judged, where noise and specks are averaged
+_CURVE_BINS = 24
+_FIELD_SIDES = 0.25  # standard deviation of the slow tint, in sides of the picture
+# Limits on the copy, in levels: what remains beside curve and field, and the field itself.
+_MAX_RESIDUAL, _MAX_FIELD = 3.9, 5.0
+# Pale pictures, as of old prints and of haze: what remains counts against their contrast.
+_MAX_SHARE_OF_CONTRAST, _NOTHING = 0.066, 0.8
+
+
+@dataclass(frozen=True, eq=False)
+class Tint:
+    """The colours of a monochrome picture.
+
+    Attributes:
+        curve: (256,2) chroma of each luma.
+        field: (h,w,2) what is added to it, by place; a few pixels a side.
+    """
+
+    curve: Chroma
+    field: Chroma
+
+    def apply(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """(H,W,3) uint8 or uint16 RGB in the picture's own colours; its luma stays."""
+        top = float(np.iinfo(pixels.dtype).max)
+        luma = pixels.astype(np.float32) @ _LUMA * (255 / top)
+        height, width = luma.shape
+        field = cv2.resize(self.field, (width, height), interpolation=cv2.INTER_LINEAR)
+        chroma = _on_curve(self.curve, luma) + field
+        rgb = _to_rgb(luma, chroma) * (top / 255)
+        return np.clip(np.round(rgb), 0, top).astype(pixels.dtype)
+
+
+def to_grey(pixels: Pixels) -> Pixels:
+    """(H,W,3) uint8 RGB with its luma in every channel."""
+    luma = np.round(pixels.astype(np.float32) @ _LUMA).astype(np.uint8)
+    return np.repeat(luma[..., None], 3, axis=2)
+
+
+def find_tint(pixels: Pixels) -> Tint | None:
+    """The tint of a picture (H,W,3) uint8 RGB; None where it is a colour picture."""
+    height, width = pixels.shape[:2]
+    shrink = _LOOKED_AT_PX / max(height, width)
+    size = (max(2, round(width * shrink)), max(2, round(height * shrink)))
+    if shrink < 1:
+        pixels = np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)
+    luma, chroma = _split(pixels)
+    curve = _fit_curve(luma, chroma)
+    residual = chroma - _on_curve(curve, luma)
+    sigma = _FIELD_SIDES * max(luma.shape)
+    field = cv2.GaussianBlur(residual, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
+    remains = float(np.sqrt(np.square(residual - field).sum(axis=2).mean()))
+    strength = float(np.sqrt(np.square(field).sum(axis=2).mean()))
+    limit = max(_NOTHING, min(_MAX_RESIDUAL, _MAX_SHARE_OF_CONTRAST * float(luma.std())))
+    if remains > limit or strength > _MAX_FIELD:
+        return None
+    small = cv2.resize(field, (8, 8), interpolation=cv2.INTER_AREA)
+    return Tint(curve, np.asarray(small, np.float32))
+
+
+def _split(pixels: Pixels) -> tuple[npt.NDArray[np.float32], Chroma]:
+    """Luma (H,W) and chroma (H,W,2) of RGB levels (BT.601)."""
+    rgb = pixels.astype(np.float32)
+    luma = np.asarray(rgb @ _LUMA, np.float32)
+    chroma = np.stack([(rgb[..., 2] - luma) * 0.564, (rgb[..., 0] - luma) * 0.713], axis=-1)
+    return luma, chroma.astype(np.float32)
+
+
+def _to_rgb(luma: npt.NDArray[np.float32], chroma: Chroma) -> npt.NDArray[np.float32]:
+    blue = luma + chroma[..., 0] / 0.564
+    red = luma + chroma[..., 1] / 0.713
+    green = (luma - _LUMA[0] * red - _LUMA[2] * blue) / _LUMA[1]
+    return np.stack([red, green, blue], axis=-1)
+
+
+def _fit_curve(luma: npt.NDArray[np.float32], chroma: Chroma) -> Chroma:
+    """(256,2): the median chroma of each range of luma, straight lines between them."""
+    edges = np.linspace(0, 256, _CURVE_BINS + 1)
+    which = np.clip(np.digitize(luma.ravel(), edges) - 1, 0, _CURVE_BINS - 1)
+    flat, lumas = chroma.reshape(-1, 2), luma.ravel()
+    enough = max(4, luma.size // 500)
+    points = [
+        (lumas[which == i].mean(), *np.median(flat[which == i], axis=0))
+        for i in range(_CURVE_BINS)
+        if np.count_nonzero(which == i) >= enough
+    ] or [(128.0, *np.median(flat, axis=0))]
+    at, blue, red = np.array(points, np.float32).T
+    levels = np.arange(256)
+    return np.stack([np.interp(levels, at, blue), np.interp(levels, at, red)], axis=-1).astype(
+        np.float32
+    )
+
+
+def _on_curve(curve: Chroma, luma: npt.NDArray[np.float32]) -> Chroma:
+    place = np.clip(luma, 0, 255)
+    levels = np.arange(256)
+    return np.stack([np.interp(place, levels, curve[:, i]) for i in range(2)], axis=-1).astype(
+        np.float32
+    )

@@ -1,0 +1,141 @@
+"""PNG files with all that belongs to a picture, whole or not at all."""
+
+from __future__ import annotations
+
+import binascii
+import io
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dr2pipe.core import files
+from dr2pipe.core.images.metadata import Metadata
+
+COMPRESSION_LEVEL = 4
+_HEADER_BYTES = 8 + 25  # signature and IHDR
+_METRES_PER_INCH = 0.0254
+_LINE = 36  # bytes per line of an IPTC block in hexadecimal
+
+Chunk = tuple[bytes, bytes]
+
+
+def write_png(
+    path: str | Path,
+    pixels: npt.NDArray[Any],
+    *,
+    alpha: npt.NDArray[Any] | None = None,
+    profile: bytes | None = None,
+    colour_chunks: Iterable[Chunk] = (),
+    metadata: Metadata | None = None,
+    text: dict[str, str] | None = None,
+    partial_folder: str | Path | None = None,
+) -> None:
+    """Write (H,W) grey or (H,W,3) RGB, uint8 or uint16, as a PNG file.
+
+    Args:
+        alpha: (H,W), reduced or widened to the type of ``pixels``.
+        profile: ICC profile of the pixels.
+        colour_chunks: PNG chunks that say their colour space where no profile does.
+        metadata: what is carried from the input.
+        text: further text entries (iTXt).
+        partial_folder: where the file is written before it gets its name.
+    """
+    data = encode_png(
+        pixels,
+        alpha=alpha,
+        profile=profile,
+        colour_chunks=colour_chunks,
+        metadata=metadata,
+        text=text,
+    )
+    files.write_bytes(path, data, partial_folder=partial_folder)
+
+
+def encode_png(
+    pixels: npt.NDArray[Any],
+    *,
+    alpha: npt.NDArray[Any] | None = None,
+    profile: bytes | None = None,
+    colour_chunks: Iterable[Chunk] = (),
+    metadata: Metadata | None = None,
+    text: dict[str, str] | None = None,
+) -> bytes:
+    """The bytes of the file that :func:`write_png` writes."""
+    bare = _encode(np.ascontiguousarray(pixels), alpha)
+    chunks = list(colour_chunks)
+    if profile is not None:
+        chunks = [(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))]
+    height, width = pixels.shape[:2]
+    chunks += _metadata_chunks(metadata or Metadata(), width, height)
+    chunks += [_text_chunk(key, value) for key, value in (text or {}).items()]
+    return bare[:_HEADER_BYTES] + b"".join(map(_packed, chunks)) + bare[_HEADER_BYTES:]
+
+
+def _encode(pixels: npt.NDArray[Any], alpha: npt.NDArray[Any] | None) -> bytes:
+    """A PNG file of nothing but its pixels."""
+    if alpha is not None:
+        alpha = _as_type(alpha, pixels.dtype)
+    if pixels.dtype == np.uint8:
+        image = Image.fromarray(pixels)
+        if alpha is not None:
+            image.putalpha(Image.fromarray(np.ascontiguousarray(alpha)))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG", compress_level=COMPRESSION_LEVEL)
+        return buffer.getvalue()
+    # Pillow has no 16-bit colour.
+    if alpha is not None:
+        colours = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+        pixels = np.dstack([colours, alpha])
+    if pixels.ndim == 3:
+        order = [2, 1, 0, 3] if pixels.shape[2] == 4 else [2, 1, 0]
+        pixels = np.ascontiguousarray(pixels[..., order])
+    done, encoded = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, COMPRESSION_LEVEL])
+    assert done
+    return encoded.tobytes()
+
+
+def _as_type(levels: npt.NDArray[Any], dtype: np.dtype[Any]) -> npt.NDArray[Any]:
+    if levels.dtype == dtype:
+        return levels
+    if dtype == np.uint16:
+        return levels.astype(np.uint16) * 257
+    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def _metadata_chunks(metadata: Metadata, width: int, height: int) -> Iterable[Chunk]:
+    if exif := metadata.exif_for(width, height):
+        yield b"eXIf", exif
+    if metadata.dpi is not None:
+        x, y = (round(dpi / _METRES_PER_INCH) for dpi in metadata.dpi)
+        yield b"pHYs", struct.pack(">IIB", x, y, 1)
+    if xmp := metadata.xmp_for(width, height):
+        yield _text_chunk("XML:com.adobe.xmp", xmp.decode("utf-8", "replace"))
+    if metadata.iptc is not None:
+        yield b"zTXt", b"Raw profile type iptc\0\0" + zlib.compress(_iptc_text(metadata.iptc))
+    for key, value in metadata.text.items():
+        yield _text_chunk(key, value)
+
+
+def _iptc_text(iptc: bytes) -> bytes:
+    """IPTC records as the hexadecimal text by which PNG files hold them (ImageMagick's way)."""
+    resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+    digits = binascii.hexlify(resource)
+    lines = [digits[i : i + 2 * _LINE] for i in range(0, len(digits), 2 * _LINE)]
+    return b"\niptc\n%8d\n" % len(resource) + b"\n".join(lines) + b"\n"
+
+
+def _text_chunk(key: str, value: str) -> Chunk:
+    keyword = key.encode("latin-1", "replace")[:79] or b"text"
+    return b"iTXt", keyword + b"\0\0\0\0\0" + value.encode("utf-8", "replace")
+
+
+def _packed(chunk: Chunk) -> bytes:
+    name, body = chunk
+    return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))

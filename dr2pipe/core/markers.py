@@ -1,0 +1,53 @@
+"""The file by which a folder says that a command of this package filled it, and with what."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+MARKER = "run.yaml"
+FORMAT = 1
+_KEY, _RESULTS = "dr2pipe_run", "result_folders"
+_MAX_BYTES = 1 << 20
+
+
+def marked(description: dict[str, Any], result_folders: Iterable[str]) -> dict[str, Any]:
+    """The content of a marker: its format, the folders that hold results, then ``description``."""
+    return {_KEY: FORMAT, _RESULTS: sorted(result_folders), **description}
+
+
+def read_marker(folder: str | Path) -> dict[str, Any] | None:
+    """The marker of a folder; None where there is none, or a file of another program."""
+    path = Path(folder) / MARKER
+    try:
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except OSError:
+        return None
+    try:
+        if not stat.S_ISREG(os.fstat(handle).st_mode):
+            return None
+        text = os.read(handle, _MAX_BYTES)
+    except OSError:
+        return None
+    finally:
+        os.close(handle)
+    if not text.startswith(_KEY.encode()):
+        return None
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return None
+    return content if isinstance(content, dict) and content.get(_KEY) == FORMAT else None
+
+
+def result_folders(folder: str | Path) -> frozenset[str]:
+    """Names of the folders below ``folder`` that a command filled with results."""
+    names = (read_marker(folder) or {}).get(_RESULTS)
+    if not isinstance(names, list):
+        return frozenset()
+    return frozenset(name for name in names if isinstance(name, str))

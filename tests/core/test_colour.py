@@ -1,0 +1,271 @@
+"""Pictures in other colour spaces look the same after reading and after writing."""
+
+import io
+import struct
+import zlib
+
+import cv2
+import numpy as np
+import pytest
+from conftest import make_pixels
+from PIL import Image, ImageCms
+
+from dr2pipe.core import images
+from dr2pipe.core.images import colour
+from dr2pipe.core.images.writing import _packed
+
+PRIMARIES = {
+    "display_p3": (((0.680, 0.320), (0.265, 0.690), (0.150, 0.060), (0.3127, 0.3290)), None),
+    "adobe_rgb": (((0.64, 0.33), (0.21, 0.71), (0.15, 0.06), (0.3127, 0.3290)), 2.2),
+    "prophoto": (
+        ((0.7347, 0.2653), (0.1596, 0.8404), (0.0366, 0.0001), (0.3457, 0.3585)), 1.8,
+    ),
+    "linear": (((0.64, 0.33), (0.30, 0.60), (0.15, 0.06), (0.3127, 0.3290)), 1.0),
+}  # fmt: skip
+
+
+def tag(curve):
+    """A ``curv`` tag: a gamma, or a table of 1024 points."""
+    if isinstance(curve, float):
+        return b"curv" + bytes(4) + struct.pack(">IH", 1, round(curve * 256)) + bytes(2)
+    points = np.round(curve(np.linspace(0, 1, 1024)) * 65535).astype(">u2")
+    return b"curv" + bytes(4) + struct.pack(">I", len(points)) + points.tobytes()
+
+
+def icc(kind, tags):
+    """A version 2 profile."""
+    white = b"XYZ " + bytes(4) + struct.pack(">3i", 63190, 65536, 54061)
+    text = b"desc" + bytes(4) + struct.pack(">I", 2) + b"x\0" + bytes(78)
+    tags = {b"desc": text, b"wtpt": white, b"cprt": b"text" + bytes(4) + b"none\0"} | tags
+    table, body, place = b"", b"", 128 + 4 + 12 * len(tags)
+    for name, value in tags.items():
+        value += bytes(-len(value) % 4)
+        table += name + struct.pack(">2I", place + len(body), len(value))
+        body += value
+    header = struct.pack(
+        ">I4sI4s4s4s12s4s", place + len(body), bytes(4), 0x02400000, b"mntr", kind, b"XYZ ",
+        struct.pack(">6H", 2020, 1, 1, 0, 0, 0), b"acsp",
+    )  # fmt: skip
+    header += bytes(28) + struct.pack(">3i", 63190, 65536, 54061)
+    return header.ljust(128, b"\0") + struct.pack(">I", len(tags)) + table + body
+
+
+def rgb_profile(name):
+    primaries, gamma = PRIMARIES[name]
+    space = colour.space_of_primaries(primaries, gamma)
+    curve = colour.srgb_decode if gamma is None else gamma
+    columns = {
+        key: b"XYZ " + bytes(4) + struct.pack(">3i", *np.round(column * 65536).astype(int))
+        for key, column in zip((b"rXYZ", b"gXYZ", b"bXYZ"), space.matrix.T, strict=True)
+    }
+    return icc(b"RGB ", columns | dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), tag(curve)))
+
+
+def grey_profile(curve):
+    return icc(b"GRAY", {b"kTRC": tag(curve)})
+
+
+GREY = {"gamma18": 1.8, "linear": 1.0, "dot_gain": lambda x: 1 - (1 - x) ** 0.6}
+
+
+def photo(height=48, width=64):
+    """A picture of muted colours, which lie inside sRGB."""
+    return (make_pixels(5, height, width) * 0.6 + 50).astype(np.uint8)
+
+
+def look(data):
+    """What a colour-managed viewer shows, as 8-bit sRGB."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        profile = image.info.get("icc_profile")
+        if image.mode.startswith("I;16"):
+            image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+        grey = image.mode in ("L", "LA")
+        image = image.convert("L" if grey else "RGB")
+        if profile:
+            srgb = ImageCms.createProfile("sRGB")
+            own = ImageCms.ImageCmsProfile(io.BytesIO(profile))
+            image = ImageCms.profileToProfile(image, own, srgb, 1, "RGB", flags=0x2000)
+        return np.asarray(image.convert("RGB")).astype(float)
+
+
+def encode(pixels, kind, profile):
+    """Pixels that are in the profile's space, as a file's bytes."""
+    if pixels.dtype == np.uint8:
+        buffer = io.BytesIO()
+        options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
+        Image.fromarray(pixels).save(buffer, kind, icc_profile=profile, **options)
+        return buffer.getvalue()
+    if kind == "PNG":
+        return images.encode_png(pixels, profile=profile)
+    order = pixels if pixels.ndim == 2 else pixels[..., ::-1]
+    data = bytearray(cv2.imencode(".tiff", np.ascontiguousarray(order))[1].tobytes())
+    return with_tiff_tag(bytes(data), 34675, 7, profile)
+
+
+def with_tiff_tag(data, number, kind, value):
+    """A little-endian TIFF file whose directory has one more entry."""
+    assert data[:2] == b"II"
+    start = struct.unpack_from("<I", data, 4)[0]
+    count = struct.unpack_from("<H", data, start)[0]
+    entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
+    body = bytearray(data + bytes(len(data) % 2))
+    entries.append(struct.pack("<HHII", number, kind, len(value), len(body)))
+    body += value + bytes(len(value) % 2)
+    struct.pack_into("<I", body, 4, len(body))
+    body += struct.pack("<H", len(entries)) + b"".join(sorted(entries)) + bytes(4)
+    return bytes(body)
+
+
+def in_space(srgb, space, bits):
+    wide = srgb.astype(np.uint16) * 257
+    found = wide if space is None else space.from_srgb(wide)
+    return found if bits == 16 else np.round(found / 257).astype(np.uint8)
+
+
+@pytest.mark.parametrize("name", PRIMARIES)
+@pytest.mark.parametrize(
+    ("kind", "bits"), [("PNG", 8), ("PNG", 16), ("JPEG", 8), ("TIFF", 8), ("TIFF", 16)]
+)
+def test_rgb_profiles(name, kind, bits):
+    profile, srgb = rgb_profile(name), photo()
+    space = colour.space_of_profile(profile)
+    data = encode(in_space(srgb, space, bits), kind, profile)
+    picture = images.decode_image(data, keep_own=True)
+    # Eight linear bits have few levels for the shadows; JPEG rounds in the wider space.
+    steps = 3 if name == "linear" and bits == 8 else 1.5 if kind == "JPEG" else 1
+    assert np.abs(picture.pixels.astype(float) - srgb).mean() < steps
+    # As restore writes it: sRGB, and tagged so.
+    result = images.encode_png(picture.pixels, profile=picture.profile)
+    assert np.abs(look(result) - picture.pixels).mean() < 0.6
+    if bits == 8:
+        assert np.abs(look(data) - look(result)).mean() < 1.5
+    # As inpaint writes it: in the file's own space, unchanged where nothing was changed.
+    where = np.zeros(srgb.shape[:2], bool)
+    where[10:20, 10:30] = True
+    own = picture.own.changed(255 - picture.pixels, where)
+    assert own.dtype == (np.uint16 if bits == 16 else np.uint8)
+    assert (own[~where] == picture.own.levels[~where]).all()
+    written = images.decode_image(images.encode_png(own, profile=picture.own.profile)).pixels
+    difference = np.abs(written.astype(float) - (255 - picture.pixels.astype(float)))[where]
+    assert difference.mean() < 4 * steps
+
+
+@pytest.mark.parametrize("name", GREY)
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_grey_profiles(name, bits, kind):
+    profile = grey_profile(GREY[name])
+    srgb = photo()[..., 1].copy()
+    space = colour.space_of_profile(profile)
+    assert space.is_grey
+    data = encode(in_space(srgb, space, bits), kind, profile)
+    picture = images.decode_image(data, keep_own=True)
+    assert np.abs(picture.pixels[..., 0].astype(float) - srgb).mean() < (3 if bits == 8 else 1)
+    assert (picture.pixels == picture.pixels[..., :1]).all()
+    result = images.encode_png(picture.pixels, profile=picture.profile)
+    if bits == 8:
+        assert np.abs(look(data) - look(result)).mean() < 1.5
+    where = np.zeros(srgb.shape, bool)
+    where[5:9, 5:9] = True
+    own = picture.own.changed(picture.pixels, where)
+    assert own.ndim == 2
+    assert (own[~where] == picture.own.levels[~where]).all()
+    top = 65535 if bits == 16 else 255
+    assert np.abs(own.astype(float) - picture.own.levels).max() < top * 0.02
+
+
+def test_curves_agree_with_littlecms():
+    for name in PRIMARIES:
+        profile = rgb_profile(name)
+        pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        ours = colour.space_of_profile(profile).to_srgb(pixels.astype(np.uint16) * 257) / 257
+        theirs = np.asarray(colour.convert(Image.fromarray(pixels), profile, None)).astype(float)
+        assert np.abs(ours - theirs).mean() < 0.5, name
+        assert np.percentile(np.abs(ours - theirs), 99) < 3, name
+
+
+def test_srgb_is_left_as_it_is():
+    profile = images.decode_image(encode(photo(), "PNG", colour.srgb_profile())).profile
+    assert profile == colour.srgb_profile()
+    picture = images.decode_image(encode(photo(), "PNG", colour.srgb_profile()), keep_own=True)
+    assert (picture.pixels == photo()).all()
+    assert images.decode_image(encode(photo(), "PNG", None)).profile is None
+
+
+def png_with(pixels, *chunks):
+    data = images.encode_png(pixels)
+    return data[:33] + b"".join(map(_packed, chunks)) + data[33:]
+
+
+def test_png_tags_of_colour():
+    linear = colour.space_of_primaries(colour.SRGB_PRIMARIES, 1.0)
+    levels = in_space(photo(), linear, 16)
+    gamma = (b"gAMA", struct.pack(">I", 100_000))
+    picture = images.decode_image(png_with(levels, gamma), keep_own=True)
+    assert np.abs(picture.pixels.astype(float) - photo()).mean() < 1
+    assert picture.own.chunks == (gamma,)
+    # cICP counts before a profile, and sRGB before gAMA.
+    p3 = in_space(photo(), colour.space_of_cicp(12, 13), 8)
+    iccp = (b"iCCP", b"x\0\0" + zlib.compress(rgb_profile("prophoto")))
+    found = images.decode_image(png_with(p3, (b"cICP", bytes([12, 13, 0, 1])), iccp))
+    assert np.abs(found.pixels.astype(float) - photo()).mean() < 1
+    found = images.decode_image(png_with(photo(), (b"sRGB", b"\0"), gamma))
+    assert (found.pixels == photo()).all()
+    usual = images.decode_image(png_with(photo(), (b"gAMA", struct.pack(">I", 45455))))
+    assert (usual.pixels == photo()).all()
+
+
+@pytest.mark.parametrize(
+    "chunk",
+    [(b"cICP", bytes([9, 16, 0, 1])), (b"cICP", b"\x09"), (b"gAMA", b"\0\0\0\0")],
+)
+def test_tags_that_cannot_be_used_are_told(chunk):
+    picture = images.decode_image(png_with(photo(), chunk))
+    assert (picture.pixels == photo()).all()
+    assert any("taken for sRGB" in warning for warning in picture.warnings)
+
+
+@pytest.mark.parametrize("damage", [slice(0, 100), slice(0, 300), slice(130, None), slice(0, 140)])
+def test_damaged_profiles_are_told(damage):
+    data = encode(photo(), "JPEG", rgb_profile("adobe_rgb")[damage])
+    picture = images.decode_image(data)
+    assert picture.pixels.shape == photo().shape
+    assert any("profile" in warning for warning in picture.warnings)
+
+
+def test_a_profile_for_other_pixels_is_told():
+    picture = images.decode_image(encode(photo(), "PNG", grey_profile(1.0)))
+    assert (picture.pixels == photo()).all()
+    assert any("GRAY" in warning for warning in picture.warnings)
+
+
+def test_cameras_name_adobe_rgb_in_exif():
+    space = colour.adobe_rgb()
+    exif = Image.Exif()
+    exif._ifds = {}
+    exif.get_ifd(0x8769)[0xA001] = 65535
+    exif.get_ifd(0x8769)[0xA005] = {1: "R03"}
+    buffer = io.BytesIO()
+    pixels = in_space(photo(), space, 8)
+    Image.fromarray(pixels).save(buffer, "JPEG", quality=100, subsampling=0, exif=exif)
+    picture = images.decode_image(buffer.getvalue())
+    assert np.abs(picture.pixels.astype(float) - photo()).mean() < 2
+    assert picture.profile == colour.srgb_profile()
+
+
+def test_inks_and_lab_by_their_profile():
+    lab = ImageCms.profileToProfile(
+        Image.fromarray(photo()),
+        ImageCms.createProfile("sRGB"),
+        ImageCms.createProfile("LAB"),
+        outputMode="LAB",
+    )
+    buffer = io.BytesIO()
+    lab.save(buffer, "TIFF")
+    picture = images.decode_image(buffer.getvalue())
+    assert np.abs(picture.pixels.astype(float) - photo()).mean() < 2
+    buffer = io.BytesIO()
+    Image.fromarray(photo()).convert("CMYK").save(buffer, "TIFF")
+    picture = images.decode_image(buffer.getvalue())
+    assert any("without a colour profile" in warning for warning in picture.warnings)
