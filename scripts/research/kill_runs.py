@@ -12,6 +12,7 @@ the end), doubled (recorded twice) or damaged (differs from the undisturbed run)
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
 from dr2pipe import cli
@@ -36,6 +38,15 @@ _UNSTEADY = ("seconds", "time", "images_per_second", "data_wait_share")
 # What is about the run, not its results.
 _IGNORED = ("run.yaml", "config.yaml", "log.jsonl", "report.html", ".lock")
 _IGNORED_FOLDERS = ("tensorboard", "checkpoints", "previews")
+
+
+_LOADED_FIRST = (
+    "dr2pipe.runs.restore",
+    "dr2pipe.runs.inpaint",
+    "dr2pipe.runs.degrade",
+    "dr2pipe.evaluation.evaluate",
+    "dr2pipe.training.recipes",
+)
 
 
 @dataclass
@@ -175,9 +186,9 @@ def main() -> int:
     parser.add_argument("--commands", nargs="+", help="these alone")
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args()
-    import torch
-
     torch.set_num_threads(1)  # children of a process with running threads may hang
+    for name in _LOADED_FIRST:
+        importlib.import_module(name)
     rng, total = random.Random(options.seed), Counter[str]()
     print("command     seconds  kills  ended     lost  doubled  damaged   failed")
     with tempfile.TemporaryDirectory() as folder:
