@@ -29,7 +29,7 @@ from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_discriminator,
     convert_stylegan2_generator,
 )
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.errors import CheckpointError, ConfigError
 
 __all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
 
@@ -66,15 +66,15 @@ def convert_checkpoint(
         constructor: the reference's own arguments where they differ from the official ones.
 
     Raises:
-        ValueError: unknown kind or argument, or one that the native network cannot express.
+        ConfigError: unknown kind or argument, or one that the native network cannot express.
         CheckpointError: unreadable file, or missing, left-over or misshapen keys.
     """
     if kind not in CONVERTERS:
-        raise ValueError(f"unknown kind '{kind}'; choose one of {', '.join(CONVERTERS)}")
+        raise ConfigError(f"unknown kind '{kind}'; choose one of {', '.join(CONVERTERS)}")
     convert = CONVERTERS[kind]
     known = [name for name in inspect.signature(convert).parameters if name != "state_dict"]
     unknown = sorted(set(constructor) - set(known))
     if unknown:
         takes = ", ".join(known) or "none"
-        raise ValueError(f"{kind} has no argument {', '.join(unknown)}; it takes {takes}")
+        raise ConfigError(f"{kind} has no argument {', '.join(unknown)}; it takes {takes}")
     return convert(read_state_dict(source, prefer=_PREFERRED.get(kind)), **constructor).eval()

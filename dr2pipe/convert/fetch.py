@@ -13,8 +13,8 @@ from pathlib import Path
 from tqdm import tqdm
 
 from dr2pipe.core import files
-from dr2pipe.core.config import resource
 from dr2pipe.core.errors import FetchError
+from dr2pipe.core.models import downloads_folder
 
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 3
@@ -84,10 +84,6 @@ FILES: dict[str, OfficialFile] = {
 }
 
 
-def default_folder() -> Path:
-    return resource("checkpoints") / "downloads"
-
-
 def fetch(
     name: str,
     *,
@@ -104,7 +100,7 @@ def fetch(
 
     Args:
         name: one of ``FILES``.
-        folder: where to; ``checkpoints/downloads``.
+        folder: where to; by default ``downloads`` in the user folder.
         mirror: address of a folder that has the file under the same name.
         sha256: what the file must have, where ``FILES`` knows none.
         timeout_seconds: without a byte until an attempt is given up; there are three.
@@ -115,7 +111,7 @@ def fetch(
     if name not in FILES:
         raise FetchError(f"unknown file '{name}'; there are {', '.join(FILES)}")
     file = FILES[name]
-    folder = default_folder() if folder is None else Path(folder)
+    folder = downloads_folder() if folder is None else Path(folder)
     address = file.address if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
     wanted = (sha256 or file.sha256 or "").lower()
     target = folder / file.name

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import ExifTags, Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import PictureError
@@ -163,7 +164,7 @@ def check_file(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as image:
             _check_shape(*image.size, MAX_PIXELS)
-            size, ending = image.size, _ENDINGS.get(image.format)
+            size, ending = image.size, _ENDINGS.get(image.format or "")
     except PictureError:
         raise
     except Exception:
@@ -217,7 +218,7 @@ def _check_shape(width: int, height: int, max_pixels: int) -> None:
 
 
 def _decode(image: Image.Image, data: bytes) -> Picture:
-    warnings = []
+    warnings: list[str] = []
     image.load()  # damaged pixels are found here, before anything else reads them
     icc_profile = image.info.get("icc_profile")
     orientation, exif = _read_exif(image, warnings)
@@ -232,7 +233,7 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
             warnings.append(f"{image.mode} converted to RGB without its colour profile")
         if image.mode.startswith("I;16"):
             pixels, alpha = _split_alpha(_from_16_bit(np.asarray(image)))
-            if image.format == "TIFF" and image.tag_v2.get(262) == 0:  # zero means white
+            if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:  # zero means white
                 pixels = 255 - pixels
         else:
             transparent = "transparency" in image.info or image.mode in (
@@ -267,7 +268,7 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
 def _is_16_bit_colour(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         return data[24] == 16 and data[25] in (2, 4, 6)  # bit depth; colour type with channels
-    if image.format == "TIFF":
+    if isinstance(image, TiffImageFile):
         bits = image.tag_v2.get(258, (8,))  # BitsPerSample
         is_rgb = image.tag_v2.get(262) == 2  # PhotometricInterpretation
         return is_rgb and set(bits) == {16}

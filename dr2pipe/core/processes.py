@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 
 import torch
 from accelerate import PartialState
@@ -32,8 +33,11 @@ def process_state() -> PartialState:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For loader workers: SIGINT and SIGTERM to a whole group of processes are for the trainer,
-    which needs its workers until it has saved and ends them itself."""
+    """Make a loader worker ignore SIGINT and SIGTERM.
+
+    A terminal sends them to the whole group of processes. The trainer needs its workers until
+    it has saved, and ends them itself.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -48,7 +52,7 @@ def stop_signals_caught(on_stop: Callable[[], None]) -> Iterator[None]:
         yield
         return
 
-    def stop(number, frame):
+    def stop(number: int, frame: FrameType | None) -> None:
         on_stop()
         signal.signal(number, signal.SIG_DFL)
 

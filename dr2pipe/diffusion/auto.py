@@ -21,8 +21,8 @@ import numpy as np
 import torch
 
 from dr2pipe.core import files
-from dr2pipe.core.config import resource
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_file
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 
 SCORE = "psnr + 20 ssim"  # 0.05 of SSIM counts as much as 1 dB
@@ -196,11 +196,7 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
     Raises:
         ConfigError: no such file, or one that was not written by :func:`save_auto`.
     """
-    embedded = resource("checkpoints")
-    path = next((p for p in (Path(name), embedded / f"{name}.json") if p.is_file()), None)
-    if path is None:
-        known = ", ".join(sorted(p.stem for p in embedded.glob("auto_*.json"))) or "none here"
-        raise ConfigError(f"no automatic setting '{name}': give a file, or one of {known}")
+    path = find_file("checkpoints", name, what="automatic setting", suffix=".json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features, score = content.pop("features"), content.pop("score")

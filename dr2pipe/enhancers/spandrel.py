@@ -13,6 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from dr2pipe.core.errors import Dr2pipeError, MissingPackageError
+from dr2pipe.core.extras import needs_extra
+
 logger = logging.getLogger(__name__)
 
 _OUTPUT_SIZE = 512  # what face networks are made for
@@ -79,12 +82,14 @@ def load_spandrel(path: str | Path) -> SpandrelEnhancer:
     if not Path(path).is_file():
         raise ValueError(f"no file at {path}; the enhancer 'spandrel' reads official files")
     try:
-        import spandrel
-    # torchvision that does not fit torch fails in many ways when it is imported.
-    except Exception as error:
-        raise ValueError(
-            f"the enhancer 'spandrel' needs spandrel and a torchvision that fits torch "
-            f"(pip install 'dr2pipe[spandrel]'): {error}"
+        with needs_extra("spandrel"):
+            import spandrel
+    except MissingPackageError:
+        raise
+    except Exception as error:  # a torchvision of another build than torch fails in many ways
+        raise Dr2pipeError(
+            f"the enhancer 'spandrel' needs a torchvision that fits torch {torch.__version__}: "
+            f"{error}"
         ) from None
     try:
         import spandrel_extra_arches

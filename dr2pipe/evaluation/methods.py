@@ -12,8 +12,9 @@ import numpy as np
 import torch
 
 from dr2pipe.core import images
-from dr2pipe.core.config import load_config, resource, stable_hash
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.config import load_config, stable_hash
+from dr2pipe.core.errors import ConfigError, NotFiniteError
+from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
 from dr2pipe.diffusion.stage1 import describe_dr2, stated
 from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, partner
@@ -83,7 +84,7 @@ class Methods:
         """Every method's results for (B,3,D,D) in [-1,1].
 
         Raises:
-            FloatingPointError: a result is not finite.
+            NotFiniteError: a result is not finite.
         """
         coarse = self.coarse(degraded, seeds)
         made = {}
@@ -99,7 +100,7 @@ class Methods:
                 pictures = enhancer.enhance(faces.to(enhancer.device))
             if not pictures.isfinite().all():
                 where = f"'{method}' of {degradation.label}"
-                raise FloatingPointError(f"{where} is not finite; try precision=fp32")
+                raise NotFiniteError(f"{where} is not finite; try precision=fp32")
             pictures = images.resize_tensor(pictures.cpu().clamp(-1, 1), self.size)
             made[method] = Made(pictures, faces, calls)
         return made
@@ -179,9 +180,7 @@ def resolve(name: str, config: MethodConfig) -> MethodConfig:
     if config.preset is not None:
         if config.dr2 or config.enhancer or config.folder:
             raise ConfigError(f"method '{name}': a preset leaves nothing else to set")
-        path = Path(config.preset)
-        if not path.is_file():
-            path = resource("configs") / "restore" / f"{config.preset}.yaml"
+        path = find_file("configs/restore", config.preset, what="preset")
         preset = load_config(RestoreConfig, path, ["input=-", "output=-"])
         config = MethodConfig(dr2=preset.dr2, enhancer=preset.enhancer)
     if config.folder is not None and (config.dr2 or config.enhancer):

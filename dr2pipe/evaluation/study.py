@@ -7,7 +7,6 @@ done before and on how many processes, so that every run of a protocol gives the
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_hash, stable_seed, to_dict, to_yaml
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state, stop_signals_caught
+from dr2pipe.core.records import RUN, append_jsonl, to_jsonl, versions
 from dr2pipe.degradations import degrade, describe_chain
 from dr2pipe.diffusion.degradation_features import degradation_features
 from dr2pipe.evaluation.calibration import calibration
@@ -37,7 +37,7 @@ from dr2pipe.evaluation.protocol import (
     read_groups,
     write_hashes,
 )
-from dr2pipe.evaluation.records import ROWS, RUN, append_rows, read_hash, read_rows, versions
+from dr2pipe.evaluation.records import ROWS, read_hash, read_rows
 from dr2pipe.metrics import psnr
 from dr2pipe.metrics.meter import Meter, available
 from dr2pipe.restoration.samples import sample_restorer
@@ -315,7 +315,7 @@ def _work(study: Study, units: list[Unit], path: Path, *, show_progress: bool) -
         for unit in units:
             if stopped:
                 break
-            append_rows(path, study.measure(unit))
+            append_jsonl(path, study.measure(unit))
             progress.update(len(unit.faces))
 
 
@@ -334,8 +334,7 @@ def _prepare(study: Study, output: Path) -> None:
     for folder in study.protocol.merge:
         rows += read_rows(Path(folder) / ROWS)
     # Written anew, since a killed run may have left half a line.
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    files.write_bytes(output / ROWS, lines.encode())
+    files.write_bytes(output / ROWS, to_jsonl(rows))
     described = {
         "protocol_hash": study.hash,
         "config": to_dict(study.protocol),

@@ -15,9 +15,9 @@ import torch
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.records import versions
 from dr2pipe.degradations import UNSEEN
 from dr2pipe.evaluation.calibration import pooled_bins
-from dr2pipe.evaluation.records import versions
 from dr2pipe.evaluation.report.markdown import markdown_tables
 from dr2pipe.evaluation.report.pages import Example, write_evaluation_report
 from dr2pipe.evaluation.statistics import estimate

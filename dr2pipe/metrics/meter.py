@@ -9,10 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchmetrics
 
 from dr2pipe.core import files, images
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.metrics import FILES, METRICS, check_metrics, measure
+
+with needs_extra("evaluate"):
+    import torchmetrics
 
 _SET_BATCH = 16
 _BY_TORCHMETRICS = ("ssim", "ms_ssim", "kid")  # all others are computed here

@@ -8,10 +8,14 @@ alone, whatever the batch. A ``mask`` (B,1,H,W) restricts a value to the pixels 
 from __future__ import annotations
 
 import torch
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
+
+from dr2pipe.core.extras import needs_extra
+
+with needs_extra("evaluate"):
+    from torchmetrics.functional.image import (
+        multiscale_structural_similarity_index_measure,
+        structural_similarity_index_measure,
+    )
 
 _LEVELS = 255.0
 _WINDOW_PX = 11

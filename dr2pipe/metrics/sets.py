@@ -6,7 +6,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torchmetrics.image.kid import poly_mmd
+
+from dr2pipe.core.extras import needs_extra
+
+with needs_extra("evaluate"):
+    from torchmetrics.image.kid import poly_mmd
 
 
 def frechet_distance(features: torch.Tensor, others: torch.Tensor) -> float:

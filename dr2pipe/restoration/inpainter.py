@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import PictureError
+from dr2pipe.core.errors import NotFiniteError, PictureError
 from dr2pipe.core.models import find_model
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
@@ -90,14 +89,14 @@ class Inpainter:
             (B,3,H,W) around [-1,1].
 
         Raises:
-            FloatingPointError: what was drawn is not finite.
+            NotFiniteError: what was drawn is not finite.
         """
         if len(seeds) != len(pictures):
             raise ValueError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
         small = _resized(pictures, (self.size, self.size))
         drawn = self._draw(small, cover(holes, self.size), styles, seeds).to(pictures.device)
         if not drawn.isfinite().all():
-            raise FloatingPointError("what was drawn into the holes is not finite")
+            raise NotFiniteError("what was drawn into the holes is not finite")
         return complete(pictures, holes, _resized(drawn, pictures.shape[-2:]))
 
     def mixtures(
@@ -192,7 +191,8 @@ def load_inpainter(
     """
     folder = find_model(config.model)
     network = build_enhancer("exegan", folder)
-    of_styles = Path(config.style_encoder) if config.style_encoder else folder / _STYLE_ENCODER
+    named = config.style_encoder
+    of_styles = find_model(named) if named else folder / _STYLE_ENCODER
     encoder = load_style_encoder(of_styles)
     hashes = {"exegan": files.sha256(folder), "style_encoder": files.sha256(of_styles)}
     return Inpainter(network, encoder, device=device), hashes

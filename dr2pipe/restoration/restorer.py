@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
 from dr2pipe.diffusion.stage1 import AutoRemover, Choice, DR2Config, Remover, load_remover, stated
@@ -101,7 +100,7 @@ class Restorer:
 
         Raises:
             ValueError: a batch of another shape, or another number of seeds.
-            FloatingPointError: not finite in float32 either.
+            NotFiniteError: not finite in float32 either.
         """
         side = self.input_size
         if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, side, side):
@@ -117,7 +116,7 @@ class Restorer:
             coarse[broken], restored[broken] = again
         still_broken = [i for i in broken if not restored[i].isfinite().all()]
         if still_broken:
-            raise FloatingPointError("the result is not finite, not even in float32")
+            raise NotFiniteError("the result is not finite, not even in float32")
         return Restored(coarse, restored, [i in broken for i in range(len(seeds))], choices)
 
     def _run(
@@ -203,8 +202,7 @@ def build_restorer(
         hashes |= found
     weights = None
     if enhancer.weights is not None:
-        is_file = Path(enhancer.weights).is_file()  # for spandrel
-        weights = Path(enhancer.weights) if is_file else find_model(enhancer.weights)
+        weights = find_model(enhancer.weights)
     stage2 = build_enhancer(enhancer.name, weights, **enhancer.options)
     if stage2.conditions:
         needs = ", ".join(stage2.conditions)

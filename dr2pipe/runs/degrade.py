@@ -12,13 +12,13 @@ from typing import Any
 import numpy as np
 import torch
 
-import dr2pipe
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
 from dr2pipe.core.processes import process_state
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
 
 PARAMETERS = "parameters.csv"
 _SHEET_SIDE_PX = 96
@@ -77,7 +77,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
-            "versions": {"dr2pipe": dr2pipe.__version__},
+            "versions": versions(),
         },
         png_text={"settings": settings},
     )

@@ -15,13 +15,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import PictureError
-from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.models import find_model
+from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
+
+with needs_extra("evaluate"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 

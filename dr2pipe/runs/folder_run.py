@@ -23,16 +23,20 @@ from accelerate.utils import gather_object
 from tqdm import tqdm
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import stable_hash, stable_seed
-from dr2pipe.runs.jobs import Job, Partners, find_jobs, is_foreign
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.processes import process_state, stop_signals_caught
-from dr2pipe.core.records import RunRecords
+from dr2pipe.core.records import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_NONE_SUCCEEDED,
+    EXIT_SOME_FAILED,
+    RunRecords,
+)
+from dr2pipe.runs.jobs import Job, Partners, find_jobs, is_foreign
 
 logger = logging.getLogger(__name__)
 
-EXIT_DONE, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NONE_SUCCEEDED, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
 
 
 @dataclass

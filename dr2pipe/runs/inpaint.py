@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 from dataclasses import dataclass
 
 import torch
@@ -11,13 +10,14 @@ import torch
 import dr2pipe
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.processes import process_state
+from dr2pipe.core.records import versions
+from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.diffusion.stage1 import stated
 from dr2pipe.enhancers.exegan import mix_rows
 from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter, read_hole
-from dr2pipe.runs.jobs import Partners
-from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import stated
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
-from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.runs.jobs import Partners
 
 
 @dataclass
@@ -87,11 +87,7 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
-            "versions": {
-                "dr2pipe": dr2pipe.__version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
         partners=partners,

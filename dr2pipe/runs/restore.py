@@ -3,28 +3,33 @@
 from __future__ import annotations
 
 import json
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
 import torch
 from omegaconf import MISSING
 
 import dr2pipe
 from dr2pipe.core import images
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import to_dict
-from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, cover, load_inpainter, read_hole
-from dr2pipe.runs.jobs import Partners
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, stated
-from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer, describe_enhancer
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
-from dr2pipe.restoration.samples import COMBINE, sample_restorer
+from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
+from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, stated
+from dr2pipe.restoration.inpainter import (
+    Inpainter,
+    InpainterConfig,
+    cover,
+    load_inpainter,
+    read_hole,
+)
+from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer, describe_enhancer
+from dr2pipe.restoration.samples import COMBINE, sample_restorer
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.runs.jobs import Partners
 
 _LEVELS_PER_UNIT = 127.5
 # A spread map is this many times brighter than the standard deviation in levels of 255.
@@ -100,12 +105,6 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     outputs += ["coarse"] if config.save_coarse else []
     outputs += ["compare"] if config.save_compare else []
     outputs += ["spread"] if config.samples > 1 else []
-    versions = {
-        "dr2pipe": dr2pipe.__version__,
-        "torch": str(torch.__version__),
-        "diffusers": diffusers.__version__,
-        "python": platform.python_version(),
-    }
     run = FolderRun(
         config.input,
         config.output,
@@ -129,7 +128,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
         run_description={
             "config": to_dict(config),
             "settings": settings,
-            "versions": versions,
+            "versions": versions(),
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
         partners=partners,

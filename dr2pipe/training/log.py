@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.tensorboard import SummaryWriter
 
 from dr2pipe.core import files, images
 from dr2pipe.core.config import to_dict, to_yaml
+from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.records import append_jsonl, read_jsonl, to_jsonl
 from dr2pipe.training.recipe import TrainConfig
+
+with needs_extra("train"):
+    from torch.utils.tensorboard import SummaryWriter
 
 
 class TrainingLog:
@@ -25,15 +28,14 @@ class TrainingLog:
         files.write_bytes(folder / "run.yaml", to_yaml(to_dict(config)).encode())
         # Steps after the checkpoint are done again; their lines would stand there twice.
         self.board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= first_step]
-        files.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
+        lines = read_jsonl(self.path).records
+        kept = [line for line in lines if line.get("step", first_step + 1) <= first_step]
+        files.write_bytes(self.path, to_jsonl(kept))
 
     def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
             self.board.add_scalar(name, value, step)
-        with self.path.open("a") as log:
-            log.write(json.dumps({"step": step, **scalars}) + "\n")
+        append_jsonl(self.path, [{"step": step, **scalars}])
 
     def add_picture(self, step: int, pixels: np.ndarray) -> None:
         """``pixels``: (H,W,3) uint8 RGB."""
@@ -84,11 +86,3 @@ class LogWindow:
     def _count_time(self) -> None:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; infinite for one that was cut off."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")

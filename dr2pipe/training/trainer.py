@@ -22,7 +22,9 @@ from tqdm import tqdm
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict
 from dr2pipe.core.diffusers_types import EMAModel
+from dr2pipe.core.errors import NotFiniteError
 from dr2pipe.core.processes import ignore_stop_signals, stop_signals_caught, use_cpu
+from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED
 from dr2pipe.data.folders import ShuffledBatches
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
@@ -34,8 +36,6 @@ from dr2pipe.training.log import LogWindow, TrainingLog
 from dr2pipe.training.recipe import Recipe, TrainConfig, check_config, learning_rate_factor
 
 logger = logging.getLogger(__name__)
-
-EXIT_INTERRUPTED = 130
 
 
 class Trainer:
@@ -117,7 +117,7 @@ class Trainer:
                 self.recipe.export(self.bare, self.output / "final")
         progress.close()
         self.accelerator.wait_for_everyone()
-        return 0
+        return EXIT_DONE
 
     @property
     def _images_per_step(self) -> int:
@@ -164,7 +164,7 @@ class Trainer:
 
     def _check_finite(self, what: str, value: torch.Tensor, batch: dict) -> None:
         if not torch.isfinite(torch.as_tensor(value)):
-            raise FloatingPointError(
+            raise NotFiniteError(
                 f"{what} is {float(torch.as_tensor(value).detach())} at step {self.step}; pictures of this batch: "
                 f"{', '.join(batch['name'])}"
             )

@@ -7,6 +7,7 @@ import torch
 from compare_auto_features import degraded_pictures
 from conftest import make_pictures, run_command
 
+from dr2pipe import cli
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
@@ -184,7 +185,7 @@ def test_choices_stand_in_the_manifest(model_folder, auto_file, pictures, tmp_pa
     assert files.sha256(auto_file) in run
 
 
-def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
+def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path, capsys):
     clean = make_pictures(tmp_path / "clean", 6, height=32, width=32)
     given = [
         "name=toy", f"clean.path={clean}", "size=32", "degraded_size=32", "with_off=true",
@@ -197,9 +198,8 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     assert (found.features.shape, found.scores.shape) == ((12, len(FEATURES)), (12, 3))
     # At the size at which the first stage will see pictures, not that of the sweep.
     assert found.features[:, FEATURES.index("detail_4")].std() > 0
-    done = run_command("scripts/fit_auto.py", tmp_path / "s", tmp_path / "auto.json")
-    assert done.returncode == 0, done.stderr
-    assert "fixed, on faces left out: psnr" in done.stdout
+    assert cli.main(["fit-auto", str(tmp_path / "s"), str(tmp_path / "auto.json")]) == 0
+    assert "fixed, on faces left out: psnr" in capsys.readouterr().out
     done = run_command(
         "scripts/restore.py", "configs/restore/portrait64.yaml", f"input={clean}",
         f"output={tmp_path / 'o'}", f"dr2.model={model_folder}", "enhancer.name=none",

@@ -6,7 +6,6 @@ from diffusers import DDIMScheduler, DDPMPipeline, PNDMScheduler, UNet2DModel
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config, resource
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.stage1 import DR2Config, Remover
 from dr2pipe.diffusion.timesteps import build_scheduler
@@ -207,10 +206,6 @@ def test_every_preset_can_switch_to_a_baseline(model_folder, preset, name):
     assert restorer(faces(1), [0]).restored.shape[-1] == (16 if name == "none" else 512)
 
 
-def test_find_model(model_folder, tmp_path, monkeypatch):
-    assert find_model(str(model_folder)) == model_folder
+def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ConfigError, match="no diffusers model"):
         build_restorer(settings(tmp_path), EnhancerConfig())
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="from the hub failed"):
-        find_model("nobody/no-such-model")

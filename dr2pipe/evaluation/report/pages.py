@@ -14,12 +14,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.evaluation.report import plots, tables
+
+with needs_extra("evaluate"):
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
 ROLES = ("best", "median", "worst")
 # Examples are lossless as long as all of them take less than this many bytes.

@@ -12,8 +12,12 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+
+from dr2pipe.core.extras import needs_extra
+
+with needs_extra("evaluate"):
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
 
 DPI = 120
 _GREY, _BETTER, _WORSE = "#777777", "#1b7f4d", "#b3362b"
