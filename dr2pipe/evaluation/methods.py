@@ -15,7 +15,7 @@ from dr2pipe.core import images
 from dr2pipe.core.config import load_config, resource, stable_hash
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import describe_dr2, stated
+from dr2pipe.diffusion.stage1 import describe_dr2, plain_config
 from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, partner
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.restoration.restorer import (
@@ -147,7 +147,7 @@ class Methods:
         if restorer.remover is not None:
             # Settings of one model share its network, and what it computed.
             unet = restorer.remover.unet
-            model = self._hashes[key]["dr2"] + stable_hash(stated(unet.config))
+            model = self._hashes[key]["dr2"] + stable_hash(plain_config(unet.config))
             shared = self._networks.setdefault(model, SharedUNet(unet))
             restorer.remover.unet = shared
         self._restorers[key] = restorer

@@ -13,7 +13,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
-from dr2pipe.diffusion.stage1 import AutoRemover, Choice, DR2Config, Remover, load_remover, stated
+from dr2pipe.diffusion.stage1 import AutoRemover, Choice, DR2Config, Remover, load_remover, plain_config
 from dr2pipe.enhancers import Enhancer, build_enhancer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -164,7 +164,7 @@ class Restorer:
 
 def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
     """All of stage 2 that decides its results; its weights have hashes."""
-    return {"name": config.name, **stated(enhancer.config)}
+    return {"name": config.name, **plain_config(enhancer.config)}
 
 
 # -- loading ---------------------------------------------------------------------------------

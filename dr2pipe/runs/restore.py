@@ -20,7 +20,7 @@ from dr2pipe.core.config import to_dict
 from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, cover, load_inpainter, read_hole
 from dr2pipe.runs.jobs import Partners
 from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, stated
+from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, plain_config
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer, describe_enhancer
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
 from dr2pipe.restoration.samples import COMBINE, sample_restorer
@@ -94,7 +94,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     settings = _settings(config, restorer, weight_hashes)
     if repair is not None:
         networks = (repair.network, repair.encoder)
-        settings["repair"] = [stated(network.config) for network in networks]
+        settings["repair"] = [plain_config(network.config) for network in networks]
     outputs = ["restored"]
     outputs += ["repaired"] if repair is not None else []
     outputs += ["coarse"] if config.save_coarse else []
