@@ -1,10 +1,13 @@
-"""Fit dr2.mode=auto on a sweep: python scripts/fit_auto.py SWEEP OUTPUT.json"""
+"""Fit dr2.mode=auto on a sweep: ``python scripts/fit_auto.py SWEEP OUTPUT.json``.
+
+SWEEP is a folder that scripts/sweep.py left, run with_off=true.
+"""
 
 import argparse
 import sys
 
 from dr2pipe.cli import report_errors
-from dr2pipe.diffusion.auto import SCORE, fit_auto, read_sweep, save_auto
+from dr2pipe.evaluation.fit_auto import fit_from_sweep
 
 
 def main() -> int:
@@ -12,13 +15,7 @@ def main() -> int:
     parser.add_argument("sweep", help="folder that scripts/sweep.py left, with_off=true")
     parser.add_argument("output", help=".json file, for dr2.auto")
     options = parser.parse_args()
-    table = read_sweep(options.sweep)
-    setting, means = fit_auto(table)
-    save_auto(setting, options.output)
-    print(f"{len(set(table.faces))} faces, {len(table.candidates)} settings, score {SCORE}")
-    for how, values in means.items():
-        stated = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"{how}, on faces left out: {stated}")
+    print(fit_from_sweep(options.sweep, options.output))
     return 0
 
 

@@ -171,7 +171,9 @@ class Study:
                 row["uncertainty"] = calibrated
         return rows
 
-    def _compare_clean(self, faces: tuple[int, ...], made: dict[str, MethodResult], rows: list) -> None:
+    def _compare_clean(
+        self, faces: tuple[int, ...], made: dict[str, MethodResult], rows: list
+    ) -> None:
         """Add fidelity and removal, both PSNR in dB: see :class:`Study`."""
         if self._of_clean[0] != faces:
             side = self.protocol.degraded_size
