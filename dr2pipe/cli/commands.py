@@ -192,17 +192,9 @@ def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: s
 
 def fit_auto(sweep_folder: str, output: str) -> int:
     """Fit the automatic setting of DR2 on a sweep, and print what it scores on faces left out."""
-    from dr2pipe.diffusion.auto import SCORE, read_sweep, save_auto
-    from dr2pipe.diffusion.auto import fit_auto as fit
+    from dr2pipe.evaluation.fit_auto import fit_from_sweep
 
-    table = read_sweep(sweep_folder)
-    setting, means = fit(table)
-    save_auto(setting, output)
-    print(f"{len(set(table.faces))} faces, {len(table.candidates)} settings, score {SCORE}")
-    for how, values in means.items():
-        listed = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
-        print(f"{how}, on faces left out: {listed}")
-    print(f"the automatic setting -> {output}")
+    print(fit_from_sweep(sweep_folder, output))
     return EXIT_DONE
 
 

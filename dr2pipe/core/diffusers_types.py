@@ -32,6 +32,8 @@ if TYPE_CHECKING:
         def from_config(cls, config: Any, **kwargs: Any) -> Self: ...
 
     class ModelMixin(torch.nn.Module):
+        config: Any  # all networks here are ConfigMixin too
+
         @property
         def device(self) -> torch.device: ...
         @property
@@ -84,6 +86,7 @@ if TYPE_CHECKING:
 
         def __init__(self) -> None: ...
         def register_modules(self, **modules: Any) -> None: ...
+        def maybe_free_model_hooks(self) -> None: ...
         def progress_bar(self, *, total: int) -> Any: ...
         def to(self, *args: Any, **kwargs: Any) -> Self: ...
         @classmethod
@@ -121,6 +124,7 @@ else:
         UNet2DModel,
     )
     from diffusers.configuration_utils import register_to_config
+    from diffusers.models.unets.unet_2d import UNet2DOutput
     from diffusers.training_utils import EMAModel
     from diffusers.utils import BaseOutput
     from diffusers.utils.torch_utils import randn_tensor
@@ -136,6 +140,7 @@ __all__ = [
     "ModelMixin",
     "SchedulerMixin",
     "UNet2DModel",
+    "UNet2DOutput",
     "randn_tensor",
     "register_to_config",
 ]

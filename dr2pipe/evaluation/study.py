@@ -25,7 +25,7 @@ from dr2pipe.core.records import RUN, append_jsonl, to_jsonl, versions
 from dr2pipe.degradations import degrade, describe_chain
 from dr2pipe.diffusion.degradation_features import degradation_features
 from dr2pipe.evaluation.calibration import calibration
-from dr2pipe.evaluation.methods import Made, Methods
+from dr2pipe.evaluation.methods import MethodResult, Methods
 from dr2pipe.evaluation.protocol import (
     GIVEN,
     CleanSet,
@@ -134,7 +134,7 @@ class Study:
         """Of the restoration, the same under every degradation."""
         return [stable_seed(self.protocol.seed, self.clean.names[i]) for i in faces]
 
-    def restore(self, unit: Unit, degraded: torch.Tensor) -> dict[str, Made]:
+    def restore(self, unit: Unit, degraded: torch.Tensor) -> dict[str, MethodResult]:
         """What every method makes of degraded faces."""
         names = [self.clean.names[i] for i in unit.faces]
         return self.methods(degraded, self.seeds(unit.faces), names, unit.degradation)
@@ -171,7 +171,9 @@ class Study:
                 row["uncertainty"] = calibrated
         return rows
 
-    def _compare_clean(self, faces: tuple[int, ...], made: dict[str, Made], rows: list) -> None:
+    def _compare_clean(
+        self, faces: tuple[int, ...], made: dict[str, MethodResult], rows: list
+    ) -> None:
         """Add fidelity and removal, both PSNR in dB: see :class:`Study`."""
         if self._of_clean[0] != faces:
             side = self.protocol.degraded_size

@@ -12,7 +12,15 @@ from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
-from dr2pipe.diffusion.stage1 import AutoRemover, Choice, DR2Config, Remover, load_remover, stated
+from dr2pipe.diffusion.stage1 import (
+    AutoRemover,
+    Choice,
+    DR2Config,
+    Remover,
+    WrapUNet,
+    load_remover,
+    plain_config,
+)
 from dr2pipe.enhancers import Enhancer, build_enhancer
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -163,7 +171,7 @@ class Restorer:
 
 def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
     """All of stage 2 that decides its results; its weights have hashes."""
-    return {"name": config.name, **stated(enhancer.config)}
+    return {"name": config.name, **plain_config(enhancer.config)}
 
 
 # -- loading ---------------------------------------------------------------------------------
@@ -178,10 +186,12 @@ def build_restorer(
     attention: str = "auto",
     channels_last: bool | None = None,
     compile: bool = False,
+    wrap_unet: WrapUNet | None = None,
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
 
-    ``channels_last`` None means in low precision alone, where it is faster.
+    ``channels_last`` None means in low precision alone, where it is faster. ``wrap_unet`` may
+    put another network in the place of stage 1's, see ``load_remover``.
 
     Raises:
         ConfigError, ValueError: a setting or name that is not valid, or missing weights.
@@ -198,7 +208,7 @@ def build_restorer(
     hashes: dict[str, str] = {}
     remover = None
     if dr2.enabled:
-        remover, found = load_remover(dr2)
+        remover, found = load_remover(dr2, wrap_unet=wrap_unet)
         hashes |= found
     weights = None
     if enhancer.weights is not None:

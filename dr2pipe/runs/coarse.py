@@ -14,12 +14,12 @@ import torch
 from omegaconf import MISSING
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import stable_seed, to_dict
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.processes import process_state
 from dr2pipe.data.coarse import PLAN
 from dr2pipe.data.folders import write_pictures
 from dr2pipe.degradations import check_degradation, degrade, describe_chain
-from dr2pipe.core.processes import process_state
 from dr2pipe.restoration.restorer import DR2Config, EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
 

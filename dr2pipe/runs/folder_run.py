@@ -38,7 +38,6 @@ from dr2pipe.runs.jobs import Job, Partners, find_jobs, is_foreign
 logger = logging.getLogger(__name__)
 
 
-
 @dataclass
 class Loaded:
     """A decoded picture on its way through the network: (1,3,S,S) and what to keep."""

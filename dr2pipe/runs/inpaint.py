@@ -13,7 +13,7 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import contact_sheet
-from dr2pipe.diffusion.stage1 import stated
+from dr2pipe.diffusion.stage1 import plain_config
 from dr2pipe.enhancers.exegan import mix_rows
 from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter, read_hole
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
@@ -23,7 +23,8 @@ from dr2pipe.runs.jobs import Partners
 @dataclass
 class InpaintConfig:
     """Files in ``mask``, ``exemplar`` and ``mix_with`` are for all pictures, those in folders
-    for the pictures of their names."""
+    for the pictures of their names.
+    """
 
     input: str
     mask: str
@@ -71,7 +72,7 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
         "samples": config.samples,
         "mix_at": config.mix_at,
         "weights_sha256": hashes,
-        "networks": [stated(n.config) for n in (inpainter.network, inpainter.encoder)],
+        "networks": [plain_config(n.config) for n in (inpainter.network, inpainter.encoder)],
     }
     run = FolderRun(
         config.input,

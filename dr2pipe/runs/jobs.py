@@ -13,8 +13,7 @@ import torch
 from PIL import Image
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, PictureError
 
 # Folders that the commands fill below their output.
 _RESULTS = re.compile(r"restored|coarse|compare|spread|repaired|degraded|mixtures|inpainted(_\d+)?")
@@ -70,9 +69,7 @@ class Partners:
         found = same or found
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
-            raise PictureError(
-                f"one of its name is needed in {self.path}, and there is {names}"
-            )
+            raise PictureError(f"one of its name is needed in {self.path}, and there is {names}")
         return found[0]
 
 

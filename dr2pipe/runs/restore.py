@@ -18,7 +18,7 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
-from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, stated
+from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, plain_config
 from dr2pipe.restoration.inpainter import (
     Inpainter,
     InpainterConfig,
@@ -99,7 +99,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     settings = _settings(config, restorer, weight_hashes)
     if repair is not None:
         networks = (repair.network, repair.encoder)
-        settings["repair"] = [stated(network.config) for network in networks]
+        settings["repair"] = [plain_config(network.config) for network in networks]
     outputs = ["restored"]
     outputs += ["repaired"] if repair is not None else []
     outputs += ["coarse"] if config.save_coarse else []

@@ -137,7 +137,8 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
 
     def mix(self, w: torch.Tensor, other: torch.Tensor, crossover: int) -> torch.Tensor:
         """W+ (B,num_latents,C) with the first ``crossover`` rows from ``w``, the rest from
-        ``other``, both (B,C) (style mixing, Karras et al. 2019, §3.1)."""
+        ``other``, both (B,C) (style mixing, Karras et al. 2019, §3.1).
+        """
         if not 0 <= crossover <= self.num_latents:
             raise ValueError(f"crossover={crossover} must lie in 0..{self.num_latents}")
         first = w[:, None].expand(-1, crossover, -1)

@@ -43,7 +43,7 @@ def augment(pictures: torch.Tensor, probability: float, generator: torch.Generat
 def updated_probability(
     probability: float, overfitting: float, *, target: float, step: float
 ) -> float:
-    """p moved by ``step`` towards where ``overfitting``, E[sign D(real)], equals ``target``."""
+    """P moved by ``step`` towards where ``overfitting``, E[sign D(real)], equals ``target``."""
     probability += math.copysign(step, overfitting - target)
     return min(max(probability, 0.0), _LARGEST_PROBABILITY)
 

@@ -108,7 +108,7 @@ def sample_faces(model: str, count: int = 16, *, seed: int = 0) -> np.ndarray:
         model=model, scheduler="ddim", low_pass="none", omega=1, tau=0, num_steps=1000
     )
     remover, _ = load_remover(config)
-    trained_up_to = int(remover.unet.config.get("num_train_timesteps") or 1000) - 1
+    trained_up_to = 999 if remover.max_timestep is None else remover.max_timestep
     noiseless = torch.zeros(count, 3, remover.size, remover.size)
     generators = [
         torch.Generator().manual_seed(stable_seed(seed, "sample", i)) for i in range(count)

@@ -14,8 +14,8 @@ from test_exegan import TINY_EXEGAN
 
 from dr2pipe.cli import main
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
 from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import PictureError
 from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder

@@ -123,11 +123,10 @@ class DDPMRecipe:
         if not self.learns_variance:
             scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
         unet = copy.deepcopy(networks["unet"])
-        # UNet2DModel has no use for this number; restoring checks omega against it.
-        unet.register_to_config(num_train_timesteps=self.config.max_timestep + 1)
         if self.config.export_precision == "fp16":
             unet.half()
-        files.write_folder(folder, DR2Pipeline(unet, scheduler).save_pretrained)
+        pipeline = DR2Pipeline(unet, scheduler, max_timestep=self.config.max_timestep)
+        files.write_folder(folder, pipeline.save_pretrained)
 
     def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         noises, timesteps = [], []
