@@ -131,7 +131,7 @@ def _add_files(commands_of) -> None:
     command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")
     command.add_argument("output", help="folder for the native network")
     command.add_argument(
-        "--kind", required=True, help="what the file is, see docs/models.md"
+        "--kind", required=True, help="what the file is, see checkpoints/README.md"
     )
     _add_set(command)
     command.set_defaults(run=lambda o: commands.convert(o.source, o.output, o.kind, o.set))
