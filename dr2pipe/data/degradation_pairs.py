@@ -6,16 +6,16 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 
-class DegradationPairs(Dataset):
+class DegradationPairs(ShowingDataset):
     """Positive pairs for contrastive learning.
 
     One draw of a degradation is applied to two different faces. They share its parameters, not
@@ -60,7 +60,7 @@ class DegradationPairs(Dataset):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         """``query`` and ``key`` (3,S,S) in [-1,1], ``name`` of the first face, ``seed``."""
         index, position = key
         item = self.faces[key]

@@ -6,14 +6,14 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.degradations.masks import MASKS, draw_mask
 
 
-class MaskedFaces(Dataset):
+class MaskedFaces(ShowingDataset):
     """A face and a mask, addressed like :class:`FaceDataset`.
 
     Args:
@@ -35,7 +35,7 @@ class MaskedFaces(Dataset):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         """As the faces', with ``mask`` (1,S,S): 1 in the holes, 0 elsewhere."""
         item = self.faces[key]
         rng = np.random.default_rng([item["seed"], 4])

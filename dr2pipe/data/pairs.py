@@ -7,18 +7,18 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from dr2pipe.core import images
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as the chains'
 
 
-class PairDataset(Dataset):
+class PairDataset(ShowingDataset):
     """A clean face and what is left of it, addressed like :class:`FaceDataset`.
 
     Args:
@@ -91,7 +91,7 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         """As the faces', with ``input``: (3,S,S) in [-1,1], S = ``input_size``.
 
         With landmarks also ``parts``: (3,3) float32, for left eye, right eye and mouth the x, y
@@ -130,7 +130,7 @@ class PairDataset(Dataset):
             item["parts"] = self._parts_of(item)
         return item
 
-    def _parts_of(self, item: dict) -> torch.Tensor:
+    def _parts_of(self, item: Item) -> torch.Tensor:
         parts = self.parts[Path(item["name"]).stem] * self.faces.size
         if item["flipped"]:
             parts = parts[[1, 0, 2]]  # the eyes change places

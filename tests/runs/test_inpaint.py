@@ -14,8 +14,8 @@ from test_exegan import TINY_EXEGAN
 
 from dr2pipe.cli import main
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
 from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import PictureError
 from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder
@@ -36,7 +36,9 @@ def model(tmp_path_factory):
     for conv in network.synthesis.convs:
         conv.noise_strength.data.fill_(0.3)
     network.save_pretrained(folder)
-    random_style_encoder(TINY_STYLES, 0).save_pretrained(folder / "style_encoder")
+    random_style_encoder(TINY_STYLES, torch.Generator().manual_seed(0)).save_pretrained(
+        folder / "style_encoder"
+    )
     return folder
 
 
