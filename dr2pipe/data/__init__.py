@@ -1,1 +1,1 @@
-"""Data sets for training: folders of aligned faces and what is derived from them."""
+"""Data sets for training: folders of aligned faces, and pairs, masks and landmarks for them."""

@@ -381,8 +381,11 @@ def test_lpips_by_its_formula(weight_files):
     masked = meter.measure(restored, original, torch.ones(3, 1, 32, 32))["lpips"]
     assert masked == pytest.approx(found, abs=1e-6)
     assert set(meter.versions()["lpips"]) == {"vgg16", "lpips"}
-    of_formulas = Meter(["psnr", "ssim"], {}, 32).versions()
-    assert of_formulas == {"psnr": {}, "ssim": {"torchmetrics": torchmetrics.__version__}}
+    of_formulas = Meter(["psnr", "ms_ssim"], {}, 128).versions()
+    assert of_formulas == {
+        "psnr": {},
+        "ms_ssim": {"torchmetrics": torchmetrics.__version__},
+    }
 
 
 def test_lpips_can_be_trained_with(weight_files):

@@ -89,7 +89,7 @@ def test_given_parts_are_used(data, tmp_path):
     ("more", "says"),
     [
         (["train_prior=false"], "name the folder of a StyleGAN2"),
-        (["batch_size=1"], "batch_size must be 2 or more"),
+        (["batch_size=1"], "set batch_size to 2 or more"),
         (["panini.degradation=learned", "encoder_weights=x"], "has no encoder"),
         (["loss.perceptual=1"], "vgg16-397923af.pth"),
         (["panini.fused_size=16"], "fused_size=16 must be at most"),
