@@ -88,7 +88,7 @@ def _read_official(path: Path) -> dict[str, Parts]:
     parts = {}
     # The file holds NumPy's numbers, which NumPy's own function rebuilds. The file may call that
     # function by the name it has in NumPy 1 or in NumPy 2.
-    number: Callable[..., Any] = np.float64(0).__reduce__()[0]
+    number: Any = np.float64(0).__reduce__()[0]
     allowed: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
         (number, "numpy.core.multiarray.scalar"),
         (number, "numpy._core.multiarray.scalar"),

@@ -56,7 +56,8 @@ class LPIPS(nn.Module):
             if mask is None:
                 total = total + distance.mean(dim=(1, 2, 3))
             else:
-                share = F.adaptive_avg_pool2d(mask.to(distance), distance.shape[-2:])
+                height, width = distance.shape[-2:]
+                share = F.adaptive_avg_pool2d(mask.to(distance), (height, width))
                 weighted = (distance * share).sum(dim=(1, 2, 3))
                 total = total + weighted / share.sum(dim=(1, 2, 3))
         return total

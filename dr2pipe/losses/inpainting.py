@@ -19,11 +19,8 @@ def weigh_gradient(x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         x: of any shape.
         weights: broadcast to ``x``; they get no gradient themselves.
     """
-    weights = weights.detach()
-    same = x.view_as(x)
-    if same.requires_grad:
-        same.register_hook(lambda gradient: gradient * weights)
-    return same
+    weighted = x * weights.detach()
+    return x.detach() + (weighted - weighted.detach())  # x + 0, with the gradient of `weighted`
 
 
 def flat_kernel(size_px: int, window: float) -> torch.Tensor:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -44,7 +44,7 @@ from dr2pipe.training.recipe import (
 from dr2pipe.training.seeding import random_stream
 
 if TYPE_CHECKING:
-    Progress = tqdm[None]
+    Progress = tqdm[NoReturn]
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +68,7 @@ class Trainer:
             cpu=use_cpu(),
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulation_steps,
-            log_with=chosen_trackers(config.trackers),
+            log_with=chosen_trackers(config.trackers) or None,
             project_dir=tracker_folder(self.output),
         )
         self.bare: Networks = {}

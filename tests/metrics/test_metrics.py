@@ -1,14 +1,18 @@
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torchmetrics
 
+from dr2pipe import metrics
 from dr2pipe.core import images
 from dr2pipe.degradations import degrade
 from dr2pipe.features.lpips import load_lpips
-from dr2pipe.metrics import METRICS, measure, sets, ssim
+from dr2pipe.metrics import METRICS, Meter, available, measure, sets, ssim
 from dr2pipe.metrics.faces import identity_angle, landmark_error
-from dr2pipe.metrics.meter import Meter, available
 
 BY_FORMULA = ("psnr", "psnr_luma", "ssim", "ms_ssim")
 
@@ -23,6 +27,15 @@ def pictures(count=3, size=128, noise=0.2):
 def levels(image):
     """(H,W,3) float64, 0..255."""
     return np.clip(np.round((image.double().numpy() + 1) * 127.5), 0, 255).transpose(1, 2, 0)
+
+
+def test_psnr_and_ssim_need_no_further_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)  # as if it were not installed
+    for path in sorted(Path(metrics.__file__).parent.glob("*.py")):
+        runpy.run_path(str(path))
+    restored, original = pictures()
+    found = measure(restored, original, ["psnr", "psnr_luma", "ssim"])
+    assert all(np.isfinite(values).all() for values in found.values())
 
 
 def test_psnr_by_its_formula():

@@ -136,7 +136,7 @@ class EnhancerRecipe:
                 enhancer, torch.optim.Adam(parameters, lr=config.learning_rate, betas=betas)
             )
         }
-        self.input_size = enhancer.input_size
+        self.input_size: int | None = enhancer.input_size
         if self.adversarial:
             d = config.discriminator
             network = MultiScaleDiscriminator(d.scales, d.width, d.halvings)

@@ -21,7 +21,7 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.features.lpips import load_lpips
-from dr2pipe.features.psp import StyleEncoder, load_style_encoder
+from dr2pipe.features.psp import StyleEncoder, StyleHead, load_style_encoder
 from dr2pipe.features.resnet101 import load_identity_resnet
 from dr2pipe.losses.adversarial import logistic_generator_loss, path_length_penalty, path_lengths
 from dr2pipe.losses.identity import identity_angle_loss
@@ -250,7 +250,8 @@ class ExeGANRecipe:
         return (coins < self.config.self_exemplar) | (len(seeds) == 1)
 
     def _styles(self, pictures: torch.Tensor, rows: range) -> torch.Tensor:
-        return self.style_encoder.to(pictures.device)(pictures, rows).float()
+        styles: torch.Tensor = self.style_encoder.to(pictures.device)(pictures, rows)
+        return styles.float()
 
 
 def random_style_encoder(options: dict[str, Any], generator: torch.Generator) -> StyleEncoder:
@@ -280,7 +281,8 @@ def random_style_encoder(options: dict[str, Any], generator: torch.Generator) ->
         encoder.train()(pictures)
         styles = encoder.eval()(pictures)
         deviation, mean = torch.std_mean(styles, dim=0)  # (rows,C)
-        for head, row_deviation in zip(encoder.heads, deviation + 1e-8, strict=True):
+        heads = [head for head in encoder.heads if isinstance(head, StyleHead)]
+        for head, row_deviation in zip(heads, deviation + 1e-8, strict=True):
             head.linear.weight.div_(row_deviation[:, None])
             head.linear.bias.div_(row_deviation)
         encoder.mean_latent.copy_(-mean / (deviation + 1e-8))
