@@ -271,7 +271,7 @@ def test_landmarks_of_a_csv(tmp_path):
     found = meter.measure(restored, original)["listed_landmark_error"]
     assert found[:2] == [0, pytest.approx(5 / 8 * 100)]
     assert np.isnan(found[2])
-    with pytest.raises(ValueError, match="lists other pictures"):
+    with pytest.raises(ValueError, match="does not list one of the pictures"):
         meter.measure(restored / 2, original)
     for text, says in (
         ("file,eyeL_x,eyeL_y\n0.png,1,1", "no column eyeR_x, eyeR_y"),
@@ -306,7 +306,7 @@ def test_fid_and_kid_by_their_formulas():
 
     kid = mean_kernel(a, a, True) + mean_kernel(b, b, True) - 2 * mean_kernel(a, b, False)
     assert sets.kernel_distance(*tensors) == pytest.approx(kid, abs=1e-4)
-    with pytest.raises(ValueError, match="sets of one size"):
+    with pytest.raises(ValueError, match="sets of the same size"):
         sets.kernel_distance(tensors[0], tensors[1][:5])
     with pytest.raises(ValueError, match="two pictures or more"):
         sets.frechet_distance(tensors[0][:1], tensors[1])

@@ -87,7 +87,7 @@ class ExeGANTrainConfig(TrainConfig):
     """Settings of the recipe; the defaults are the published ones."""
 
     masks: dict[str, float] = field(default_factory=dict)  # kind of mask: share
-    exegan: dict[str, Any] = field(default_factory=dict)  # without size, which data.size tells
+    exegan: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
     style_encoder: str | None = None  # folder; null: random features, see style_encoder_options
     style_encoder_options: dict[str, Any] = field(default_factory=dict)
     self_exemplar: float = 0.2  # share of faces that are their own exemplar

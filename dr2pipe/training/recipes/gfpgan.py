@@ -74,7 +74,7 @@ class GFPGANTrainConfig(TrainConfig):
     pairs: PairsConfig = field(default_factory=PairsConfig)
     landmarks: str | None = None  # csv or .pth, see data/landmarks.py; for the face parts
     landmarks_size: int = 512  # side in pixels of the faces in which the csv's points lie
-    gfpgan: dict[str, Any] = field(default_factory=dict)  # without size, which data.size tells
+    gfpgan: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
     prior: str | None = None  # folder of a StyleGAN2 generator
     train_prior: bool = False
     discriminator: dict[str, Any] = field(default_factory=dict)

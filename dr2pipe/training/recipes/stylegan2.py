@@ -50,7 +50,7 @@ from dr2pipe.training.stylegan2 import (
 class StyleGAN2TrainConfig(TrainConfig):
     """Settings of the recipe; the defaults are the paper's."""
 
-    generator: dict[str, Any] = field(default_factory=dict)  # without size, which data.size tells
+    generator: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
     discriminator: dict[str, Any] = field(default_factory=dict)
     learning_rate: float = 2e-3
     r1: float = 10.0
