@@ -7,7 +7,6 @@ Richardson et al., "Encoding in Style: a StyleGAN Encoder for Image-to-Image Tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
-from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.model_folders import check_class
 
 _SQUEEZE = 16
 # Rows before the first number look at the smallest map, those before the second at the next.
@@ -152,13 +152,12 @@ def load_style_encoder(folder: str | Path) -> StyleEncoder:
         CheckpointError: no such folder, or one that holds another network; the message says how
             to make one of the official file.
     """
-    config = Path(folder) / "config.json"
-    class_name = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-    if class_name != StyleEncoder.__name__:
-        raise CheckpointError(
-            f"no style encoder at {folder} ({class_name or 'no config.json'}); make one from the "
-            f"official psp_ffhq_encode.pt by 'dr2pipe convert FILE {folder} --kind psp_encoder'"
-        )
+    check_class(
+        folder,
+        StyleEncoder,
+        hint="'dr2pipe convert FILE FOLDER --kind psp_encoder' makes one of the official "
+        "psp_ffhq_encode.pt",
+    )
     return StyleEncoder.from_pretrained(folder).requires_grad_(False).eval()
 
 

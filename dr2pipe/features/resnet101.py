@@ -15,6 +15,7 @@ from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.model_folders import class_in_folder
 
 FILE = "Arcface.pth"
 SIZE = 112
@@ -85,7 +86,7 @@ def load_identity_resnet(path: str | Path | None) -> IdentityResNet:
     Raises:
         CheckpointError: no such folder; the message says how to make one from the official file.
     """
-    if path is None or not (Path(path) / "config.json").is_file():
+    if path is None or class_in_folder(path) != IdentityResNet.__name__:
         raise CheckpointError(
             f"comparing identities needs a folder made from EXE-GAN's file {FILE} "
             f"({path or 'no path'} given): 'dr2pipe convert {FILE} FOLDER --kind resnet101_identity'"

@@ -15,6 +15,7 @@ from dr2pipe.core import files
 from dr2pipe.core.config import to_dict
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.model_folders import check_class
 from dr2pipe.training.recipe import Networks, TrainConfig, unwrap
 
 logger = logging.getLogger(__name__)
@@ -137,15 +138,11 @@ def load_matching_weights(
             part's name may differ.
 
     Raises:
-        ConfigError: no such folder, or a network of another class or with other settings.
+        CheckpointError: no such folder, or a network of another class.
+        ConfigError: a network with other settings.
     """
-    folder, kind = Path(folder), type(network)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"no {kind.__name__} folder at {folder} (config.json is missing)")
-    class_name = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if class_name != kind.__name__:
-        raise ConfigError(f"{folder} holds a {class_name}, not a {kind.__name__}")
-    found = kind.from_pretrained(folder)
+    check_class(folder, type(network))
+    found = type(network).from_pretrained(folder)
     ignored = ("_",) if without is None else ("_", f"{without}_")
     differing = [
         f"{key}={found.config.get(key)} instead of {value}"
