@@ -108,9 +108,7 @@ def _add_files(to: Commands) -> None:
     command.add_argument(
         "output", help="name of the new model, in models/ of the user folder, or a path"
     )
-    command.add_argument(
-        "--kind", required=True, help="what the file is, see docs/models.md"
-    )
+    command.add_argument("--kind", required=True, help="what the file is, see docs/models.md")
     _add_set(command)
     command.set_defaults(run=lambda o: commands.convert(o.source, o.output, o.kind, o.set))
 

@@ -32,8 +32,10 @@ if TYPE_CHECKING:
         def from_config(cls, config: Any, **kwargs: Any) -> Self: ...
 
     class ModelMixin(torch.nn.Module):
-        config: Any  # all networks here are ConfigMixin too
+        # These two are ConfigMixin's: every network of this package has both mixins.
+        config: Any
 
+        def to_json_string(self) -> str: ...
         @property
         def device(self) -> torch.device: ...
         @property

@@ -17,7 +17,8 @@ from safetensors.torch import load_file
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.files import locked
-from dr2pipe.data.folders import FaceDataset, ShuffledBatches
+from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.showings import ShuffledBatches
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.training.recipes import run_recipe
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
