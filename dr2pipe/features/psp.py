@@ -7,7 +7,6 @@ Richardson et al., "Encoding in Style: a StyleGAN Encoder for Image-to-Image Tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.model_folders import check_class
 
 _SQUEEZE = 16
 # Rows before the first number look at the smallest map, those before the second at the next.
@@ -140,16 +140,15 @@ def load_style_encoder(folder: str | Path) -> StyleEncoder:
     """A frozen encoder from a native folder.
 
     Raises:
-        ValueError: no such folder, or one that holds another network; the message says how
+        CheckpointError: no such folder, or one that holds another network; the message says how
             to make one of the official file.
     """
-    config = Path(folder) / "config.json"
-    made_by = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-    if made_by != StyleEncoder.__name__:
-        raise ValueError(
-            f"no style encoder at {folder} ({made_by or 'no config.json'}); the official "
-            f"psp_ffhq_encode.pt becomes one by 'dr2pipe convert FILE {folder} --kind psp_encoder'"
-        )
+    check_class(
+        folder,
+        StyleEncoder,
+        hint="'dr2pipe convert FILE FOLDER --kind psp_encoder' makes one of the official "
+        "psp_ffhq_encode.pt",
+    )
     return StyleEncoder.from_pretrained(folder).requires_grad_(False).eval()
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.model_folders import class_in_folder
 
 FILE = "Arcface.pth"
 SIZE = 112
@@ -80,7 +81,7 @@ def load_identity_resnet(path: str | Path | None) -> IdentityResNet:
     Raises:
         ValueError: no such folder; the message says how to make one of the official file.
     """
-    if path is None or not (Path(path) / "config.json").is_file():
+    if path is None or class_in_folder(path) != IdentityResNet.__name__:
         raise ValueError(
             f"comparing identities takes a folder made of EXE-GAN's file {FILE} "
             f"({path or 'no path'} given): 'dr2pipe convert {FILE} FOLDER --kind resnet101_identity'"

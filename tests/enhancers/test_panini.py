@@ -206,7 +206,7 @@ def test_bf16_as_the_restorer_runs_it():
 
 def test_what_cannot_be():
     for changes, says in (
-        ({"size": 48}, "size=48 is no power of two"),
+        ({"size": 48}, "size=48 must be a power of two"),
         ({"fused_size": 32}, "at most the input's 16 pixels and half"),
         ({"degradation": "none"}, "choose encoder, learned"),
     ):

@@ -215,9 +215,9 @@ def test_wrong_settings_write_nothing(faces, model, changes, says):
 
 
 def test_wrong_models_are_named(model, model_folder, tmp_path):
-    with pytest.raises(ValueError, match="no enhancer folder at"):
+    with pytest.raises(ValueError, match="no ExeGAN at"):
         load_inpainter(InpainterConfig(str(model_folder)))
-    with pytest.raises(ValueError, match="no style encoder at"):
+    with pytest.raises(ValueError, match="no StyleEncoder at"):
         load_inpainter(InpainterConfig(str(model), style_encoder=str(tmp_path)))
     narrow = StyleEncoder(rows=8, channels=8, size=32, width=4, blocks=(1, 1, 1, 1))
     narrow.save_pretrained(tmp_path / "narrow")
