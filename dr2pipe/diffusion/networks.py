@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import torch
 
 from dr2pipe.core.diffusers_types import SchedulerMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import class_in_folder
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 
 ATTENTIONS = ("auto", "sdpa", "xformers")
@@ -49,7 +49,8 @@ def load_unet(folder: Path) -> tuple[UNet2DModel, SchedulerMixin | None]:
         if (folder / "model_index.json").is_file():
             pipeline = DR2Pipeline.from_pretrained(folder, local_files_only=True)
             return pipeline.unet.float(), pipeline.scheduler
-        if class_in_folder(folder) == UNet2DModel.__name__:
+        config = folder / "config.json"
+        if config.is_file() and json.loads(config.read_text()).get("_class_name") == "UNet2DModel":
             return UNet2DModel.from_pretrained(folder).float(), None
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot load a face DDPM from {folder}: {error}") from error

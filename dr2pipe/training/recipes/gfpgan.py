@@ -7,6 +7,7 @@ follow the showing, not the worker process.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,6 @@ import torch
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import check_class
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.arcface import load_arcface, to_grey
 from dr2pipe.features.vgg import load_vgg
@@ -212,11 +212,14 @@ def load_same(network: torch.nn.Module, folder: str | Path, *, without: str | No
             differ.
 
     Raises:
-        CheckpointError: no such folder, or another network in it.
-        ConfigError: a network of another size or shape.
+        ConfigError: no such folder, or a network of another size or shape.
     """
     folder, kind = Path(folder), type(network)
-    check_class(folder, kind)
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"no {kind.__name__} folder at {folder} (config.json is missing)")
+    made_by = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if made_by != kind.__name__:
+        raise ConfigError(f"{folder} holds a {made_by}, not a {kind.__name__}")
     found = kind.from_pretrained(folder)
     ignored = ("_",) if without is None else ("_", f"{without}_")
     differing = [
