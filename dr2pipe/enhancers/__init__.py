@@ -1,6 +1,7 @@
 """Enhancers by name: networks that turn a coarse face into the result.
 
-Other rooms build them with :func:`build_enhancer` and know them as :class:`Enhancer`. EXE-GAN
+Other rooms build them with :func:`build_enhancer` and know them as :class:`Enhancer`; what an
+enhancer takes is asked of :func:`enhancer_class` and :func:`option_names`. EXE-GAN
 (``exegan``) and the degradation encoder (``degradation_encoder``) are used from their modules.
 """
 
@@ -19,7 +20,7 @@ from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
 from dr2pipe.enhancers.sparnet import SPARNet
 
-__all__ = ["ENHANCERS", "Enhancer", "build_enhancer"]
+__all__ = ["ENHANCERS", "Enhancer", "build_enhancer", "enhancer_class", "option_names"]
 
 ENHANCERS: dict[str, type[Enhancer]] = {
     "none": NoEnhancer,
@@ -30,6 +31,22 @@ ENHANCERS: dict[str, type[Enhancer]] = {
     "exegan": ExeGAN,
     "spandrel": SpandrelEnhancer,
 }
+
+
+def enhancer_class(name: str) -> type[Enhancer]:
+    """The class of an enhancer.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in ENHANCERS:
+        raise ConfigError(f"unknown enhancer '{name}'; choose one of {', '.join(ENHANCERS)}")
+    return ENHANCERS[name]
+
+
+def option_names(kind: type[Enhancer]) -> list[str]:
+    """The arguments of an enhancer's constructor."""
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
 
 
 def build_enhancer(name: str, weights: str | Path | None = None, **options: Any) -> Enhancer:
@@ -45,15 +62,13 @@ def build_enhancer(name: str, weights: str | Path | None = None, **options: Any)
         ConfigError: unknown name or option, or both sources given.
         CheckpointError: a folder that holds something else.
     """
-    if name not in ENHANCERS:
-        raise ConfigError(f"unknown enhancer '{name}'; choose one of {', '.join(ENHANCERS)}")
-    kind = ENHANCERS[name]
+    kind = enhancer_class(name)
     if kind is SpandrelEnhancer:
         if weights is None or options:
             raise ConfigError("'spandrel' takes weights alone: an official file")
         return load_spandrel(weights)
     if weights is None:
-        known = [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
+        known = option_names(kind)
         unknown = sorted(set(options) - set(known))
         if unknown:
             takes = ", ".join(known) or "no options"

@@ -24,9 +24,11 @@ class Enhancer(ModelMixin, ConfigMixin):
 
     Attributes:
         conditions: names of further keyword arguments of ``forward``.
+        has_weights: False for a baseline that its options alone describe.
     """
 
     conditions: tuple[str, ...] = ()
+    has_weights = True
 
     if TYPE_CHECKING:
 
@@ -68,6 +70,8 @@ def check_side(x: torch.Tensor, side: int) -> None:
 
 class _WithoutWeights(Enhancer):
     """A network whose folder holds its configuration alone."""
+
+    has_weights = False
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str], **kwargs: Any) -> Self:

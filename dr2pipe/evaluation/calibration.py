@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-
-from dr2pipe.restoration.samples import rank_correlation
+from torchmetrics.functional import spearman_corrcoef
 
 # Spreads, in levels of 255, by which pixels are put together; the last bin is open.
 _EDGES = torch.tensor([0, 1, 2, 3, 4, 6, 8, 11, 15, 20, 30], dtype=torch.float64)
@@ -27,7 +26,7 @@ def calibration(spread: torch.Tensor, error: torch.Tensor) -> dict[str, Any]:
         name: torch.zeros(len(_EDGES), dtype=torch.float64).index_add_(0, places, values).tolist()
         for name, values in (("spread", spread), ("error", error))
     }
-    correlation = float(rank_correlation(spread, error))
+    correlation = float(spearman_corrcoef(spread, error))
     return {"correlation": correlation, "count": count.tolist()} | sums
 
 

@@ -218,6 +218,14 @@ def test_what_cannot_be():
         small(interpolate=False).prior_shares(pictures())
 
 
+def test_notes():
+    network = small()
+    notes = network.notes(pictures())
+    for note, shares in zip(notes, network.prior_shares(pictures()), strict=True):
+        assert list(note["prior_share"].values()) == pytest.approx(shares.tolist(), abs=1e-4)
+    assert small(interpolate=False).notes(pictures()) == [{}, {}]
+
+
 def tiny_runner_file(path, generator):
     weights = {f"generator.{k}": v for k, v in generator.items()}
     weights |= {"discriminator.convs.0.1.bias": torch.zeros(2), "perceptual_loss.w": torch.ones(1)}
@@ -270,10 +278,10 @@ def test_shares_stand_in_the_manifest(tmp_path, model_folder):
         f"enhancer.weights={tmp_path / 'panini'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "share of the prior, median" in done.stdout
+    assert "prior share, median" in done.stdout
     assert "8 px 0." in done.stdout
     for line in (tmp_path / "o/manifest.jsonl").read_text().splitlines():
-        shares = json.loads(line)["drawn"]["prior_share"]
+        shares = json.loads(line)["notes"]["prior_share"]
         assert list(shares) == ["4 px", "8 px"]
         assert all(0 < share < 1 for share in shares.values())
     alone = run_command(

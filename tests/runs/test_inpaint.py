@@ -19,7 +19,7 @@ from dr2pipe.core.config import load_config
 from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder
-from dr2pipe.restoration.inpainter import InpainterConfig, cover, load_inpainter, read_hole
+from dr2pipe.restoration.inpainter import InpainterConfig, resize_mask, load_inpainter, read_mask
 from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.training.recipes.exegan import random_style_encoder
@@ -91,8 +91,8 @@ def test_holes_are_filled_and_the_rest_is_untouched(faces, model):
         assert np.array_equal(made[~hole], given[~hole])
         assert (made[hole] != given[hole]).mean() > 0.9
     records = lines(faces / "out/manifest.jsonl")
-    assert all(set(r["partners"]) == {"mask", "exemplar"} for r in records)
-    assert records[0]["drawn"]["hole_share"] == pytest.approx(180 / 1600, abs=1e-3)
+    assert all(set(r["paired_sha256"]) == {"mask", "exemplar"} for r in records)
+    assert records[0]["notes"]["hole_share"] == pytest.approx(180 / 1600, abs=1e-3)
     assert run(faces, model).skipped == 3
 
 
@@ -142,7 +142,7 @@ def test_two_exemplars_are_mixed_at_every_row(faces, model):
     assert (mixed != other).any()
 
 
-def test_bad_partners_are_failures_with_reasons(faces, model):
+def test_bad_masks_and_exemplars_are_failures_with_reasons(faces, model):
     (faces / "masks/sub/face_0.png").unlink()
     write(faces / "masks/sub/face_1.png", mask_of(height=20))
     (faces / "exemplars/sub/face_2.jpg").write_bytes(b"no picture")
@@ -158,7 +158,7 @@ def test_bad_partners_are_failures_with_reasons(faces, model):
     assert (summary.failed, summary.exit_code) == (6, 4)
     reasons = {r["path"]: r["message"] for r in lines(faces / "out/failures.jsonl")}
     for i, says in enumerate(
-        ("its mask: one of its name is needed", "its mask: 40x20 pixels, and the picture has 40x40",
+        ("its mask: exactly one file of its name must be", "its mask: 40x20 pixels, and the picture has 40x40",
          "its exemplar: not an image", "its mask: covers nothing", "its mask: covers everything",
          "there is face_5.jpg, face_5.png")
     ):  # fmt: skip
@@ -186,14 +186,14 @@ def test_transparency_as_a_mask(faces, model):
     assert (made[alpha == 0][:, 3] == 255).all()
     plain, own = (images.Picture(make_pixels(1, 8, 8), sha256=s) for s in ("a", "a"))
     with pytest.raises(PictureError, match="has no transparency"):
-        read_hole(plain, own)
+        read_mask(plain, own)
 
 
 def test_a_thin_scratch_is_not_lost_when_it_shrinks():
     hole = torch.zeros(1, 1, 64, 64)
     hole[..., 31] = 1
-    assert cover(hole, 16)[0, 0].sum(dim=1).tolist() == [1.0] * 16
-    assert cover(hole, 128).sum() == 2 * 128
+    assert resize_mask(hole, 16)[0, 0].sum(dim=1).tolist() == [1.0] * 16
+    assert resize_mask(hole, 128).sum() == 2 * 128
 
 
 @pytest.mark.parametrize(
@@ -311,7 +311,7 @@ def test_restoring_with_a_repair_first(faces, model, model_folder):
     name = "sub/face_0.png"
     given = images.read_image(faces / "in" / name).resized(16)
     repaired = images.to_tensor(pixels_of(faces / "repaired/repaired" / name))
-    hole = cover(torch.from_numpy(mask_of() > 0).float()[None, None], 16) > 0
+    hole = resize_mask(torch.from_numpy(mask_of() > 0).float()[None, None], 16) > 0
     hole = hole.expand_as(given)
     assert ((repaired - given).abs()[~hole] < 1 / 127).all()
     assert ((repaired - given).abs()[hole] > 1 / 127).any()
