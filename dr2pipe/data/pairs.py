@@ -115,9 +115,8 @@ class PairDataset(Dataset):
             clean = images.to_uint8(item["image"][None])[0]
             small = images.resize_pixels(clean, (self.input_size, self.input_size))
             name = str(rng.choice(self.names, p=self.shares))
-            degraded, drawn = degrade(small, name, rng)
-            if name == "sparnet" and drawn.get("grey"):
-                # SPARNet learns to sharpen grey pictures, not to colour them.
+            degraded, parameters = degrade(small, name, rng)
+            if parameters.get("grey_target"):
                 luma = (item["image"] * _LUMA).sum(dim=0, keepdim=True)
                 item["image"] = luma.expand(3, -1, -1)
         side = (self.input_size, self.input_size)

@@ -10,21 +10,22 @@ import torch
 from conftest import ROOT, TINY, make_pixels, run_command
 from measure_inpainting import measure_inpainting
 from PIL import Image
-from test_exegan import TINY_EXEGAN
 
 from dr2pipe.cli import main
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
 from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import PictureError
 from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder
-from dr2pipe.restoration.inpainter import InpainterConfig, resize_mask, load_inpainter, read_mask
+from dr2pipe.restoration.inpainter import InpainterConfig, load_inpainter, read_mask, resize_mask
 from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.training.recipes.exegan import random_style_encoder
 
 TINY_STYLES = {"rows": 8, "channels": 16, "size": 32, "width": 4, "blocks": [1, 1, 1, 1]}
+
+TINY_EXEGAN = {"style_channels": 16, "mapping_layers": 2, "narrow": 1 / 64}
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_bad_masks_and_exemplars_are_failures_with_reasons(faces, model):
     for i, says in enumerate(
         ("its mask: exactly one file of its name must be", "its mask: 40x20 pixels, and the picture has 40x40",
          "its exemplar: not an image", "its mask: covers nothing", "its mask: covers everything",
-         "there is face_5.jpg, face_5.png")
+         "found face_5.jpg, face_5.png")
     ):  # fmt: skip
         name = f"sub/face_{i}.{'bmp' if i == 5 else 'png'}"
         assert says in reasons[name], reasons[name]
