@@ -34,17 +34,17 @@ def restore(
 
     ``source`` and ``output`` stand for the settings ``input`` and ``output``.
     """
-    from dr2pipe.runs.restore import RestoreConfig, describe_shares, restore_folder
+    from dr2pipe.core.config import load_config
+    from dr2pipe.runs.restore import RestoreConfig, describe_notes, restore_folder
 
     paths = {"input": source, "output": output}
     given = [f"{name}={path}" for name, path in paths.items() if path is not None]
     config = load_config(RestoreConfig, config_path, [*given, *overrides])
     quiet_libraries()
     code = _tell(restore_folder(config), "restored", config.output)
-    if config.enhancer.name == "panini" and _is_main_process():
-        shares = describe_shares(config.output)
-        if shares:
-            print(shares)
+    if _is_main_process():
+        for line in describe_notes(config.output):
+            print(line)
     return code
 
 

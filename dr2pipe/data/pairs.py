@@ -110,8 +110,7 @@ class PairDataset(ShowingDataset):
             small = images.resize_pixels(clean, (self.input_size, self.input_size))
             name = str(rng.choice(self.names, p=self.shares))
             degraded, parameters = degrade(small, name, rng)
-            if name == "sparnet" and parameters.get("grey"):
-                # SPARNet learns to sharpen grey pictures, not to colour them.
+            if parameters.get("grey_target"):
                 luma = (item["image"] * _LUMA).sum(dim=0, keepdim=True)
                 item["image"] = luma.expand(3, -1, -1)
         side = (self.input_size, self.input_size)

@@ -124,8 +124,8 @@ def test_choices_stand_in_the_manifest(model_folder, auto_file, pictures, tmp_pa
     lines = [json.loads(s) for s in (tmp_path / "o/manifest.jsonl").read_text().splitlines()]
     assert len(lines) == 6
     for line in lines:
-        assert 0.5 <= line["drawn"]["auto"]["confidence"] <= 1
-        assert "enabled" in line["drawn"]["auto"]
+        assert 0.5 <= line["notes"]["auto"]["confidence"] <= 1
+        assert "enabled" in line["notes"]["auto"]
     run = (tmp_path / "o/run.yaml").read_text()
     assert files.sha256(auto_file) in run
 
