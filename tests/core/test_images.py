@@ -7,7 +7,6 @@ import cv2
 import numpy as np
 import parity
 import pytest
-import torch
 from conftest import make_pixels
 from PIL import ExifTags, Image, ImageCms
 
