@@ -49,6 +49,6 @@ def report_errors(run: Callable[[], int]) -> int:
     except OSError as error:
         if error.filename is None:
             raise
-        message = f"{error.filename}: {error.strerror}"
+        message = f"{error.filename}: {error.strerror or error}"
     print(f"dr2pipe: error: {' '.join(message.split())}", file=sys.stderr)
     return EXIT_USAGE

@@ -104,7 +104,7 @@ def _add_files(to: Commands) -> None:
     )
 
     command = to.add_parser("convert", help="turn an official checkpoint into a model folder")
-    command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")
+    command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file, or a download")
     command.add_argument(
         "output", help="name of the new model, in models/ of the user folder, or a path"
     )

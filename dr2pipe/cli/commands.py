@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from dr2pipe.core.config import load_config, parse_overrides
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.models import find_file, place_model
+from dr2pipe.core.models import find_download, find_file, place_model
 from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED
 
 if TYPE_CHECKING:
@@ -157,14 +157,14 @@ def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
 def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
     """Write a foreign checkpoint as a model folder.
 
-    ``output``: a bare name for a folder in the user folder, or a path. ``constructor``:
+    ``source``: its path, or the name of a download. ``output``: a bare name for a folder in the user folder, or a path. ``constructor``:
     ``key=value`` arguments of the reference where they differ from the official ones.
     """
     from dr2pipe.convert.write import write_native
 
-    folder = place_model(output)
-    write_native(source, folder, kind, **parse_overrides(constructor))
-    print(f"{source} ({kind}) -> {folder}")
+    file, folder = find_download(source), place_model(output)
+    write_native(file, folder, kind, **parse_overrides(constructor))
+    print(f"{file} ({kind}) -> {folder}")
     return EXIT_DONE
 
 

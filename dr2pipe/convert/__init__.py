@@ -1,10 +1,11 @@
-"""Foreign checkpoints become native networks here, once, at the border."""
+"""Converting foreign checkpoints to native networks."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,11 +30,12 @@ from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_discriminator,
     convert_stylegan2_generator,
 )
+from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import CheckpointError, ConfigError
 
 __all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
 
-CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
+CONVERTERS: dict[str, Callable[..., ModelMixin]] = {
     "guided_diffusion_unet": convert_guided_diffusion_unet,
     "sparnet": convert_sparnet,
     "gfpgan_clean": convert_gfpgan_clean,
@@ -56,8 +58,8 @@ _PREFERRED = {"exegan_discriminator": "d"}
 
 
 def convert_checkpoint(
-    source: str | Path | dict[str, torch.Tensor], kind: str, **constructor
-) -> torch.nn.Module:
+    source: str | Path | dict[str, torch.Tensor], kind: str, **constructor: Any
+) -> ModelMixin:
     """The native network of a foreign checkpoint, in evaluation mode.
 
     Args:

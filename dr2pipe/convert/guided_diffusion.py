@@ -56,18 +56,18 @@ def convert_guided_diffusion_unet(
         ConfigError: an option that ``UNet2DModel`` cannot express, named.
         CheckpointError: missing, left-over or misshapen keys.
     """
-    attention_resolutions = _numbers(attention_resolutions, "attention_resolutions")
     if channel_mult is None:
         if image_size not in _DEFAULT_CHANNEL_MULT:
             raise ConfigError(f"channel_mult must be given for image_size={image_size}")
         channel_mult = _DEFAULT_CHANNEL_MULT[image_size]
-    channel_mult = _numbers(channel_mult, "channel_mult")
-    attends = [2**level in attention_resolutions for level in range(len(channel_mult))]
+    multipliers = _numbers(channel_mult, "channel_mult")
+    factors = _numbers(attention_resolutions, "attention_resolutions")
+    attends = [2**level in factors for level in range(len(multipliers))]
     if dims != 2:
         raise ConfigError(f"dims={dims} cannot be expressed by UNet2DModel; only 2 can")
-    if channel_mult[0] != 1:
+    if multipliers[0] != 1:
         raise ConfigError(
-            f"channel_mult[0]={channel_mult[0]} cannot be expressed by UNet2DModel, whose "
+            f"channel_mult[0]={multipliers[0]} cannot be expressed by UNet2DModel, whose "
             f"timestep embedding is as wide as its first block; only 1 can"
         )
     if not conv_resample and not resblock_updown:
@@ -75,7 +75,7 @@ def convert_guided_diffusion_unet(
             "conv_resample=False cannot be expressed by UNet2DModel, which always resamples by "
             "a convolution or a residual block"
         )
-    widths = [int(m * model_channels) for m in channel_mult]
+    widths = [int(m * model_channels) for m in multipliers]
     head_channels = _head_channels(
         [w for w, a in zip(widths, attends, strict=True) if a] + [widths[-1]],
         num_heads,

@@ -150,5 +150,5 @@ def _leaf(tail: str) -> str:
 
 
 def _depth(hourglass: torch.nn.Module) -> int:
-    inner = hourglass.inner
+    inner = hourglass.get_submodule("inner")
     return 1 + (_depth(inner) if hasattr(inner, "inner") else 0)

@@ -54,6 +54,8 @@ if TYPE_CHECKING:
 
     class UNet2DModel(ModelMixin, ConfigMixin):
         class_embedding: torch.nn.Module | None
+        down_blocks: Any
+        up_blocks: Any
 
         def __init__(self, **kwargs: Any) -> None: ...
         def __call__(

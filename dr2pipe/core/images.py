@@ -1,7 +1,8 @@
-"""Image files and colour order, and nothing else in the package touches either.
+"""Reading and writing image files, and converting between pixels and tensors.
 
-Files come in as :class:`Picture` (uint8 RGB, upright, with what a result should keep) and
-go out as PNG. Networks see float32 (B,3,H,W) RGB in [-1,1].
+No other module of the package decodes pictures or deals with the order of colours. Files become
+a :class:`Picture` (uint8 RGB, upright, with the metadata that a result keeps); results are
+written as PNG. Networks see float32 (B,3,H,W) RGB in [-1,1].
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ _DESCRIPTIVE_TAGS = {
     ExifTags.Base.Artist,
 }
 MAX_ASPECT = 4.0
+_WITH_ALPHA = ("LA", "PA", "RGBA", "La", "RGBa")  # modes of Pillow
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Picture:
         icc_profile: an RGB profile of the file, or None.
         exif: EXIF block with the orientation reset, or None.
         sha256: hex digest of the file's bytes.
-        warnings: what a reader of the manifest should know.
+        warnings: what the manifest should tell about this file.
     """
 
     pixels: np.ndarray
@@ -87,10 +89,9 @@ def find_images(
 ) -> Iterator[Path]:
     """Paths with an image extension (any letter case) below ``folder``, sorted.
 
-    The results of earlier runs inside of it are left out, unless ``with_results``.
-
-    Linked folders are entered once, so a loop of links ends. Broken links and special files
-    and folders that may not be opened are listed too: reading them says what is wrong.
+    Linked folders are entered once, so a loop of links ends. Broken links, special files and
+    folders that may not be opened are listed too, so that reading them reports the fault.
+    Left out are ``exclude`` (folders and files) and, unless ``with_results``, earlier results.
     """
     folder = Path(folder)
     excluded = {os.path.realpath(path) for path in exclude}
@@ -123,7 +124,12 @@ def _is_image_name(name: str) -> bool:
 
 
 def read_file(path: str | Path, *, max_bytes: int = 1 << 29) -> bytes:
-    """The bytes of a regular file; PictureError for links to nowhere, pipes and giants."""
+    """The bytes of a regular file.
+
+    Raises:
+        PictureError: no such file, one that cannot be read, is empty, or has more than
+            ``max_bytes``; a broken link, a pipe, or a folder.
+    """
     try:
         status = os.stat(path)
     except FileNotFoundError:
@@ -156,10 +162,10 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def check_file(path: str | Path) -> tuple[int, int]:
-    """Width and height of a picture file, which is not decoded.
+    """Width and height of a picture file, without decoding it.
 
     Raises:
-        PictureError: its header or its end shows that it is no usable picture.
+        PictureError: the file's header or end shows that it is not a usable picture.
     """
     try:
         with Image.open(path) as image:
@@ -236,13 +242,7 @@ def _decode(image: Image.Image, data: bytes) -> Picture:
             if isinstance(image, TiffImageFile) and image.tag_v2.get(262) == 0:  # zero means white
                 pixels = 255 - pixels
         else:
-            transparent = "transparency" in image.info or image.mode in (
-                "LA",
-                "PA",
-                "RGBA",
-                "La",
-                "RGBa",
-            )
+            transparent = "transparency" in image.info or image.mode in _WITH_ALPHA
             pixels, alpha = _split_alpha(
                 np.asarray(image.convert("RGBA" if transparent else "RGB"))
             )

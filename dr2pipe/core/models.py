@@ -29,6 +29,13 @@ def downloads_folder() -> Path:
     return user_folder() / "downloads"
 
 
+def find_download(name: str) -> Path:
+    """A file by its path; a bare name that is not here is looked for among the downloads."""
+    path = Path(name)
+    downloaded = downloads_folder() / name
+    return downloaded if not path.exists() and not _is_path(name) and downloaded.is_file() else path
+
+
 def find_model(name: str | Path) -> Path:
     """The folder of a model (or, for spandrel, its file).
 

@@ -1,4 +1,4 @@
-"""The processes of a run: what they share, and how they are stopped."""
+"""The processes of a run: rank and device of each, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from types import FrameType
 import torch
 from accelerate import PartialState
 
-# Processes that are done wait for the others, however long their pictures take.
+# A process that has finished waits for the others, however long they take.
 WAIT_FOR_OTHERS = timedelta(days=30)
 
 
 def use_cpu() -> bool:
     """Whether to run on the CPU: no accelerator here, or ACCELERATE_USE_CPU is set.
 
-    accelerate has to be told: left to itself it takes several CPU processes for as many
-    runs of one.
+    accelerate must be told: otherwise it treats several CPU processes as separate runs.
     """
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return forced or not torch.accelerator.is_available()

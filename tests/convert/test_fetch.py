@@ -187,6 +187,13 @@ def test_the_command(server, tmp_path, capsys):
     assert "commercial use: no" in capsys.readouterr().out
 
 
+def test_without_a_folder_it_goes_into_the_user_folder(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DR2PIPE_HOME", str(tmp_path / "home"))
+    path = fetch("gfpgan14", mirror=server.mirror)
+    assert path == tmp_path / "home" / "downloads" / "GFPGANv1.4.pth"
+    assert path.read_bytes() == CONTENT
+
+
 def test_the_table_lists_every_file():
     models = Path(__file__).resolve().parents[2] / "docs" / "models.md"
     table = models.read_text(encoding="utf-8")

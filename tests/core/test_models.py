@@ -8,6 +8,7 @@ from dr2pipe.core.config import resource
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import (
     downloads_folder,
+    find_download,
     find_file,
     find_model,
     place_model,
@@ -102,6 +103,16 @@ def test_odd_names_are_no_models(name):
         find_model(name)
     with pytest.raises(ConfigError, match="cannot name"):
         place_model(name)
+
+
+def test_downloads_are_found_by_their_names(home):
+    downloads_folder().mkdir(parents=True)
+    (home / "downloads" / "a.pth").touch()
+    assert find_download("a.pth") == home / "downloads" / "a.pth"
+    assert find_download("./a.pth") == Path("a.pth")
+    Path("a.pth").touch()
+    assert find_download("a.pth") == Path("a.pth")
+    assert find_download("b.pth") == Path("b.pth")
 
 
 def test_where_converted_models_go(home):
