@@ -11,6 +11,7 @@ from dr2pipe.evaluation.fit_auto import fit_from_sweep
 
 
 def main() -> int:
+    """Parse the command line and print how the setting does on faces left out."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", help="folder that scripts/sweep.py left, with_off=true")
     parser.add_argument("output", help=".json file, for dr2.auto")

@@ -64,6 +64,8 @@ def rank_correlation(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 def _ranks(values: torch.Tensor) -> torch.Tensor:
-    _, place, count = values.unique(return_inverse=True, return_counts=True)
+    place: torch.Tensor
+    _, place, count = torch.unique(values, return_inverse=True, return_counts=True)
     last = count.cumsum(0).double()
-    return (last - (count - 1) / 2)[place]
+    ranks: torch.Tensor = (last - (count - 1) / 2)[place]
+    return ranks
