@@ -49,7 +49,7 @@ class MethodConfig:
     preset: str | None = None  # a file of configs/restore, or its name: takes its dr2 and enhancer
     dr2: DR2Config | None = None
     enhancer: EnhancerConfig | None = None
-    folder: str | None = None  # made elsewhere: see Protocol
+    folder: str | None = None  # results of another tool, see Protocol
 
 
 @dataclass
