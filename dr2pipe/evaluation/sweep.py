@@ -116,12 +116,11 @@ def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
 
 def _checked(axis: str, value: Any) -> Any:
     """Convert a value of an axis to the type of :class:`DR2Config`; ConfigError if it does not fit."""
-    point = OmegaConf.structured(DR2Config)
     try:
-        OmegaConf.update(point, axis, value)
+        point = OmegaConf.merge(OmegaConf.structured(DR2Config), {axis: value})
     except OmegaConfBaseException as error:
         raise ConfigError(f"grid.{axis}: {str(error).splitlines()[0]}") from None
-    checked = point[axis]
+    checked = getattr(point, axis)
     if axis == "num_evaluations" and checked is not None and checked < 1:
         raise ConfigError(f"grid.num_evaluations: {value} must be at least 1, or null for all")
     return checked
