@@ -180,8 +180,7 @@ def _standard(features: FloatArray) -> tuple[FloatArray, FloatArray]:
 def _ridge(x: FloatArray, y: FloatArray, strength: float) -> FloatArray:
     penalty = strength * np.eye(x.shape[1])
     penalty[-1, -1] = 0  # the constant is free
-    solution: FloatArray = np.linalg.solve(x.T @ x + penalty, x.T @ y)
-    return solution
+    return np.linalg.solve(x.T @ x + penalty, x.T @ y).astype(np.float64)
 
 
 def _folds(faces: npt.NDArray[np.str_]) -> npt.NDArray[np.intp]:

@@ -18,7 +18,7 @@ from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
 from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2
-from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, partner
+from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, read_partner
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.restoration.restorer import (
     EnhancerConfig,
@@ -109,7 +109,7 @@ class Methods:
             pictures = faces
             if config.folder is not None:
                 folder = Path(config.folder) / degradation.folder
-                pixels = [partner(folder, name, self.size) for name in names]
+                pixels = [read_partner(folder, name, self.size) for name in names]
                 pictures = images.to_tensor(np.stack(pixels))
             if config.enhancer is not None:
                 enhancer = self._restorers[_key(config.enhancer)]
