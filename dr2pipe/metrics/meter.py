@@ -94,11 +94,12 @@ class Meter:
         }
 
     def versions(self) -> dict[str, Any]:
-        """By metric, what its values depend on: its files' sha256, its packages' versions."""
+        """By metric, what its values depend on: its files' sha256, and torchmetrics' version."""
         described: dict[str, Any] = {}
         for name in [*self.metrics, *self.set_metrics]:
             described[name] = {n: files.sha256(self.paths[n]) for n in METRICS[name].needs}
-            described[name] |= {p: version(p) for p in METRICS[name].packages}
+            if "torchmetrics" in METRICS[name].packages:
+                described[name]["torchmetrics"] = version("torchmetrics")
         return described
 
 
