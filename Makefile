@@ -3,13 +3,13 @@ VENV := .venv
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow lint docs clean
 
 demo: $(READY)
 	$(PYTHON) scripts/demo.py demo
 
-test: lint
-	$(PYTHON) -m pytest
+test: lint docs
+	$(PYTHON) -m pytest --cov=dr2pipe
 
 test-slow: $(READY)
 	$(PYTHON) -m pytest -m slow
@@ -17,11 +17,15 @@ test-slow: $(READY)
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
 
-$(READY): setup.cfg pyproject.toml constraints.txt
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet
+
+$(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,demo]'
+	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test,docs,demo]'
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) build dist site *.egg-info

@@ -6,6 +6,7 @@ enhances the coarse face. See ``dr2pipe.diffusion.dr2.remove_degradation`` for t
 """
 
 import importlib
+from typing import Any
 
 __version__ = "0.1.0"
 
@@ -23,12 +24,12 @@ _PUBLIC = {
 __all__ = ["__version__", *_PUBLIC]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     # Lazy: importing the package must not import torch.
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
     raise AttributeError(f"module 'dr2pipe' has no attribute '{name}'")
 
 
-def __dir__():
+def __dir__() -> list[str]:
     return sorted(__all__)

@@ -1,7 +1,11 @@
-"""The demo: two public-domain portraits, badly degraded and restored by the default model."""
+"""The demo: degrade two public-domain portraits badly, and restore them by the default model.
+
+Usage: ``python scripts/demo.py [FOLDER]``, by default ``demo/``. It needs ``dr2pipe[demo]``.
+"""
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,7 +38,7 @@ _LANDMARKS = {
 
 
 def run_demo(folder: str | Path) -> str:
-    """Fill ``folder`` with input/, original/, output/ and compare/; returns a table as text."""
+    """Fill ``folder`` with input/, original/, output/ and compare/; return a table as text."""
     folder = Path(folder)
     config = load_config(
         RestoreConfig,
@@ -72,8 +76,8 @@ def run_demo(folder: str | Path) -> str:
 
 
 def crop(pixels: np.ndarray, landmarks: Sequence[Sequence[float]], size: int) -> np.ndarray:
-    """The face around five ``landmarks`` (x, y in pixels) as (size,size,3), FFHQ-aligned."""
-    # Turn, scale and shift (a, b, x, y) that bring the landmarks closest to the template.
+    """Cut out the face around five landmarks (x, y in pixels) as (size,size,3), FFHQ-aligned."""
+    # Rotation, scale and shift (a, b, x, y) that bring the landmarks closest to the template.
     source, target = np.asarray(landmarks, float), _TEMPLATE * _SHOWN_SIZE_PX
     x, y = source.T
     zero, one = np.zeros(5), np.ones(5)
@@ -90,7 +94,7 @@ def crop(pixels: np.ndarray, landmarks: Sequence[Sequence[float]], size: int) ->
 
 
 def degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur, strong noise and strong JPEG compression of a 64-pixel face."""
+    """Degrade a 64-pixel face by blur, strong noise and strong JPEG compression."""
     blurred = cv2.GaussianBlur(pixels, (0, 0), sigmaX=0.8).astype(float)
     noisy = images.round_to_uint8(blurred + rng.normal(0, 50, pixels.shape))
     return codecs.jpeg_roundtrip(noisy, quality=20)
@@ -125,9 +129,12 @@ def _resized(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def main() -> int:
-
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", nargs="?", default="demo", help="folder to fill (demo)")
+    options = parser.parse_args()
     quiet_libraries()
-    print(run_demo(sys.argv[1] if len(sys.argv) > 1 else "demo"))
+    print(run_demo(options.folder))
     return 0
 
 

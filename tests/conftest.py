@@ -15,12 +15,13 @@ from PIL import Image
 
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config
-from dr2pipe.diffusion.auto import AutoSetting, save_auto
+from dr2pipe.diffusion.auto import AutoSetting
 from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.evaluation.evaluate import evaluate
+from dr2pipe.evaluation.fit_auto import save_auto
 from dr2pipe.evaluation.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -97,9 +98,11 @@ def run_command(*arguments, timeout=300, cwd=ROOT, **environment):
 
 
 @pytest.fixture
-def auto_by_brightness(monkeypatch, model_folder, tmp_path):
+def auto_by_brightness(model_folder, tmp_path):
     """File of an automatic setting: the tiny network for bright pictures, nothing for dark ones."""
-    count = 2 * len(FEATURES) + 1
+    count = len(FEATURES)
+    weights = np.zeros((2 * count + 1, 2))
+    weights[FEATURES.index("brightness")] = 1, -1
     dr2 = {"enabled": True, "factor": 2, "tau": 2, "omega": 8, "num_evaluations": 2}
     setting = AutoSetting(
         model_sha256=files.sha256(model_folder),
@@ -107,15 +110,13 @@ def auto_by_brightness(monkeypatch, model_folder, tmp_path):
         candidates=[dr2, {"enabled": False}],
         fixed=0,
         fallback=0,
-        **{name: [0.0] * len(FEATURES) for name in ("mean", "scale", "low", "high")},
-        weights=[[0.0, 0.0]] * count,
+        mean=[0.0] * count,
+        scale=[1.0] * count,
+        low=[-1e9] * count,
+        high=[1e9] * count,
+        weights=weights.tolist(),
         deviation=[1.0, 1.0],
     )
-
-    def choose(self, pictures):
-        return [(0 if picture.mean() > 0 else 1, 0.75) for picture in pictures]
-
-    monkeypatch.setattr(AutoSetting, "choose", choose)
     save_auto(setting, tmp_path / "auto.json")
     return tmp_path / "auto.json"
 

@@ -1,213 +1,54 @@
-"""Command line: parse, then one call."""
+"""The command ``dr2pipe``: parse the arguments, then make one call."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
 
-from dr2pipe import __version__
 from dr2pipe.cli import commands
+from dr2pipe.cli.arguments import build_parser, parse_script_arguments
+from dr2pipe.core.errors import Dr2pipeError
+from dr2pipe.core.records import EXIT_INTERRUPTED, EXIT_USAGE
 
-EXIT_USAGE = 2
-EXIT_INTERRUPTED = 130
+__all__ = ["main", "report_errors", "script"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    options = _parser().parse_args(arguments)
-    return report_errors(lambda: options.run(options))
+    options = build_parser().parse_args(arguments)
+    return report_errors(lambda: int(options.run(options)))
 
 
 def script(command: str, arguments: Sequence[str] | None = None) -> int:
-    """What ``scripts/restore.py`` and its like do with CONFIG key=value ..."""
-    run, summary = {
-        "restore": (commands.restore, "Restore"),
-        "train": (commands.train, "Train"),
-        "make_coarse": (commands.make_coarse, "Make coarse faces"),
-        "evaluate": (commands.evaluate, "Evaluate"),
-        "sweep": (commands.sweep, "Try settings"),
+    """Run a script such as ``scripts/restore.py CONFIG key=value ...``; returns its exit code."""
+    run = {
+        "restore": commands.restore,
+        "train": commands.train,
+        "make_coarse": commands.make_coarse,
+        "evaluate": commands.evaluate,
+        "sweep": commands.sweep,
     }[command]
-    parser = argparse.ArgumentParser(description=f"{summary} as a configuration file says.")
-    parser.add_argument("config", help="YAML file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value")
-    options = parser.parse_args(arguments)
-    return report_errors(lambda: run(options.config, options.overrides))
+    config, overrides = parse_script_arguments(command, arguments)
+    return report_errors(lambda: run(config, overrides))
 
 
 def report_errors(run: Callable[[], int]) -> int:
-    """Exit code of ``run``; what a user can mend is reported in one line."""
+    """The exit code of ``run``.
+
+    An error that the user can mend is reported in one line. Any other error is a bug: it is
+    raised, so that Python shows its traceback and ends with exit code 1.
+    """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
         return run()
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
-    # ValueError covers ConfigError, CheckpointError and FolderInUseError.
-    except (ValueError, OSError, FloatingPointError) as error:
-        print(f"dr2pipe: error: {error}", file=sys.stderr)
-        return EXIT_USAGE
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="dr2pipe",
-        description="Restore badly degraded faces: a diffusion model removes the degradation, "
-        "an enhancer finishes.",
-    )
-    parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
-    commands_of = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_restore, _add_inpaint, _add_files, _add_degrade, _add_studies):
-        add(commands_of)
-    command = commands_of.add_parser("doctor", help="versions, devices, and what will be used")
-    command.set_defaults(run=lambda o: commands.doctor())
-    return parser
-
-
-def _add_restore(commands_of) -> None:
-    command = commands_of.add_parser("restore", help="restore a picture or a folder of pictures")
-    command.add_argument("input", help="picture or folder (recursive) of aligned faces")
-    command.add_argument("output", help="folder for the results")
-    choice = command.add_mutually_exclusive_group()
-    choice.add_argument("--preset", default="portrait64", help="name in configs/restore")
-    choice.add_argument("--config", help="YAML file of your own")
-    command.add_argument("--mask", help="fill these holes first: picture, or folder with one each")
-    command.add_argument("--exemplar", help="in the style of this face; else of the picture itself")
-    _add_set(command)
-
-    def run(options: argparse.Namespace) -> int:
-        given = {"repair.mask": options.mask, "repair.exemplar": options.exemplar}
-        overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
-        config = options.config or commands.find_config("restore", options.preset)
-        overrides += options.set
-        return commands.restore(config, overrides, source=options.input, output=options.output)
-
-    command.set_defaults(run=run)
-
-
-def _add_inpaint(commands_of) -> None:
-    command = commands_of.add_parser("inpaint", help="fill holes in the style of an exemplar")
-    command.add_argument("input", help="picture or folder (recursive) of aligned faces")
-    command.add_argument(
-        "mask", help="white or transparent where holes are: a picture for all, or one each by name"
-    )
-    command.add_argument("output", help="folder for the results")
-    command.add_argument(
-        "--exemplar", required=True, help="face whose style is taken: for all, or one each by name"
-    )
-    command.add_argument("--mix-with", help="second exemplar; mixtures/ shows the styles of both")
-    command.add_argument("--mix-at", type=int, help="styles from this row on are the second's")
-    command.add_argument("--samples", type=int, default=1, help="results of each picture (1)")
-    command.add_argument("--model", default="exegan_64", help="folder of an EXE-GAN")
-    command.add_argument("--style-encoder", help="folder; else the one inside of the model's")
-    command.add_argument("--seed", type=int, default=0)
-    command.set_defaults(
-        run=lambda o: commands.inpaint(
-            o.input,
-            o.mask,
-            o.output,
-            o.exemplar,
-            model=o.model,
-            style_encoder=o.style_encoder,
-            mix_with=o.mix_with,
-            mix_at=o.mix_at,
-            samples=o.samples,
-            seed=o.seed,
-        )
-    )
-
-
-def _add_files(commands_of) -> None:
-    command = commands_of.add_parser("fetch", help="download an official file")
-    command.add_argument("name", nargs="?", help="without one, the names are listed")
-    command.add_argument("--dir", help="folder for it (checkpoints/downloads)")
-    command.add_argument("--mirror", help="address of a folder with the same files")
-    command.add_argument("--sha256", help="what the file must have")
-    command.set_defaults(
-        run=lambda o: commands.fetch(o.name, folder=o.dir, mirror=o.mirror, sha256=o.sha256)
-    )
-
-    command = commands_of.add_parser("convert", help="turn an official checkpoint into a folder")
-    command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file")
-    command.add_argument("output", help="folder for the native network")
-    command.add_argument(
-        "--kind", required=True, help="what the file is, see checkpoints/README.md"
-    )
-    _add_set(command)
-    command.set_defaults(run=lambda o: commands.convert(o.source, o.output, o.kind, o.set))
-
-
-def _add_degrade(commands_of) -> None:
-    command = commands_of.add_parser("degrade", help="degraded copies of a folder, with a csv")
-    command.add_argument("input", help="picture or folder (recursive)")
-    command.add_argument("output", help="folder for the results; with --sheet a PNG file")
-    what = command.add_mutually_exclusive_group()
-    what.add_argument(
-        "--with",
-        dest="degradation",
-        metavar="NAME",
-        help="chain of configs/degradations, a YAML file like those, sparnet, or an unseen family",
-    )
-    what.add_argument("--sheet", action="store_true", help="one face under all unseen families")
-    command.add_argument("--severity", type=int, help="1..5, of an unseen family")
-    command.add_argument("--size", type=int, help="side in pixels to bring pictures to first")
-    command.add_argument("--seed", type=int, default=0)
-    command.set_defaults(
-        run=lambda o: commands.degrade(
-            o.input,
-            o.output,
-            o.degradation,
-            severity=o.severity,
-            size=o.size,
-            seed=o.seed,
-            sheet=o.sheet,
-        )
-    )
-
-
-def _add_studies(commands_of) -> None:
-    for name, run, about in (
-        ("train", commands.train, "train a recipe, see configs/train"),
-        (
-            "evaluate",
-            commands.evaluate,
-            "compare methods on degraded clean faces, see configs/protocols",
-        ),
-        ("sweep", commands.sweep, "try settings of DR2 on degraded clean faces, see configs/sweep"),
-    ):
-        command = commands_of.add_parser(name, help=about)
-        command.add_argument("config", help="YAML file")
-        command.add_argument("overrides", nargs="*", metavar="key=value")
-        command.set_defaults(run=lambda o, run=run: run(o.config, o.overrides))
-
-    about = "vectors of how pictures are degraded, and a map"
-    command = commands_of.add_parser("embed", help=about)
-    command.add_argument("input", help="picture or folder of pictures (recursive)")
-    command.add_argument("output", help="folder for vectors.npz and map.png")
-    command.add_argument("--model", default="degradation_encoder_64", help="degradation encoder")
-    command.add_argument("--size", type=int, help="side to bring pictures to first")
-    command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
-
-    command = commands_of.add_parser("fit-niqe", help="parameters of the metric niqe")
-    command.add_argument("input", help="folder of clean pictures, or an .npz")
-    command.add_argument("output", help=".npz file, for metric_files.niqe of a protocol")
-    command.add_argument("--size", type=int, required=True, help="of the study, in pixels")
-    command.add_argument("--block", type=int, default=96, help="side of the blocks in pixels (96)")
-    command.set_defaults(
-        run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
-    )
-
-
-def _add_set(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="key=value",
-        help="change settings, for instance dr2.tau=22 precision=bf16; comes after the paths",
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    except Dr2pipeError as error:
+        message = str(error)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        message = f"{error.filename}: {error.strerror or error}"
+    print(f"dr2pipe: error: {' '.join(message.split())}", file=sys.stderr)
+    return EXIT_USAGE

@@ -1,6 +1,6 @@
-"""What the commands do: read settings, make one call, print what came of it.
+"""The commands: read settings, make one call, print the outcome; each returns its exit code.
 
-Heavy imports wait until a command needs them.
+Modules that import torch are imported by the command that needs them.
 """
 
 from __future__ import annotations
@@ -8,13 +8,19 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dr2pipe.core.config import load_config, parse_overrides
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_download, find_file, place_model
+from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED
 
 if TYPE_CHECKING:
+    from dr2pipe.evaluation.protocol import Protocol
+    from dr2pipe.evaluation.sweep import SweepConfig
     from dr2pipe.runs.folder_run import RunSummary
 
-EXIT_SOME_FAILED = 3
-EXIT_INTERRUPTED = 130
+    _Config = TypeVar("_Config", Protocol, SweepConfig)
 
 
 def restore(
@@ -29,22 +35,21 @@ def restore(
     ``source`` and ``output`` stand for the settings ``input`` and ``output``.
     """
     from dr2pipe.core.config import load_config
-    from dr2pipe.runs.restore import RestoreConfig, describe_shares, restore_folder
+    from dr2pipe.runs.restore import RestoreConfig, describe_notes, restore_folder
 
-    given = {"input": source, "output": output}
-    given = [f"{name}={path}" for name, path in given.items() if path is not None]
+    paths = {"input": source, "output": output}
+    given = [f"{name}={path}" for name, path in paths.items() if path is not None]
     config = load_config(RestoreConfig, config_path, [*given, *overrides])
     quiet_libraries()
     code = _tell(restore_folder(config), "restored", config.output)
-    if config.enhancer.name == "panini" and _is_main_process():
-        shares = describe_shares(config.output)
-        if shares:
-            print(shares)
+    if _is_main_process():
+        for line in describe_notes(config.output):
+            print(line)
     return code
 
 
 def _tell(summary: RunSummary, what: str, output: str) -> int:
-    """Print what became of a folder run; returns its exit code."""
+    """Print the counts of a folder run; returns its exit code."""
     if _is_main_process():
         counts = f"{summary.restored} {what}, {summary.skipped} already done"
         print(f"{counts}, {summary.failed} failed -> {output}")
@@ -64,7 +69,6 @@ def train(config_path: str | Path, overrides: Sequence[str]) -> int:
 
 def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     """Make coarse faces for training an enhancer."""
-    from dr2pipe.core.config import load_config
     from dr2pipe.runs.coarse import CoarseConfig
     from dr2pipe.runs.coarse import make_coarse as run
 
@@ -93,12 +97,12 @@ def degrade(
 
     if sheet:
         if severity is not None or size is not None:
-            raise ValueError("--sheet shows all severities at one size: no --severity, no --size")
+            raise ConfigError("--sheet shows all severities at one size: no --severity, no --size")
         write_sheet(source, output, seed=seed)
         print(f"every unseen family at severities 1..5 -> {output}")
-        return 0
+        return EXIT_DONE
     if degradation is None:
-        raise ValueError("name a degradation with --with, or ask for a --sheet")
+        raise ConfigError("name a degradation with --with, or ask for a --sheet")
     config = DegradeConfig(source, output, degradation, severity=severity, size=size, seed=seed)
     return _tell(degrade_folder(config), "degraded", output)
 
@@ -124,8 +128,7 @@ def inpaint(
 
 
 def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
-    """A study as a protocol fixes it; prints the tables of means."""
-    from dr2pipe.core.config import load_config
+    """Run the study of a protocol; prints the tables of means."""
     from dr2pipe.evaluation.evaluate import evaluate as run
     from dr2pipe.evaluation.protocol import Protocol
 
@@ -134,14 +137,13 @@ def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
 
 def sweep(config_path: str | Path, overrides: Sequence[str]) -> int:
     """Try a grid of DR2's settings; prints the best ones."""
-    from dr2pipe.core.config import load_config
     from dr2pipe.evaluation.sweep import SweepConfig
     from dr2pipe.evaluation.sweep import sweep as run
 
     return _study(run, load_config(SweepConfig, config_path, overrides))
 
 
-def _study(run: Callable, config) -> int:
+def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
     quiet_libraries()
     found = run(config)
     if found is None:
@@ -149,19 +151,21 @@ def _study(run: Callable, config) -> int:
     if _is_main_process():
         print(found)
         print(f"report, every value and the settings: {config.output}")
-    return 0
+    return EXIT_DONE
 
 
 def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
-    """Write a foreign checkpoint as a native folder."""
-    from omegaconf import OmegaConf
+    """Write a foreign checkpoint as a model folder.
 
+    ``source``: its path, or the name of a download. ``output``: a bare name for a folder in the user folder, or a path. ``constructor``:
+    ``key=value`` arguments of the reference where they differ from the official ones.
+    """
     from dr2pipe.convert.write import write_native
 
-    arguments = OmegaConf.to_container(OmegaConf.from_dotlist(list(constructor)))
-    write_native(source, output, kind, **arguments)
-    print(f"{source} ({kind}) -> {output}")
-    return 0
+    file, folder = find_download(source), place_model(output)
+    write_native(file, folder, kind, **parse_overrides(constructor))
+    print(f"{file} ({kind}) -> {folder}")
+    return EXIT_DONE
 
 
 def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: str | None) -> int:
@@ -176,14 +180,22 @@ def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: s
             print(
                 f"{known:20} {file.name} ({file.licence}, commercial use: {uses[file.commercial_use]})"
             )
-        return 0
+        return EXIT_DONE
     path = run(name, folder=folder, mirror=mirror, sha256=sha256)
     file = FILES[name]
     print(f"{path}\nsha256 {files.sha256(path)}")
     print(f"licence {file.licence}, commercial use: {uses[file.commercial_use]}")
     if file.kind is not None:
-        print(f"next: dr2pipe convert {path} checkpoints/{name} --kind {file.kind}")
-    return 0
+        print(f"next: dr2pipe convert {path} {name} --kind {file.kind}")
+    return EXIT_DONE
+
+
+def fit_auto(sweep_folder: str, output: str) -> int:
+    """Fit the automatic setting of DR2 on a sweep, and print what it scores on faces left out."""
+    from dr2pipe.evaluation.fit_auto import fit_from_sweep
+
+    print(fit_from_sweep(sweep_folder, output))
+    return EXIT_DONE
 
 
 def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
@@ -197,7 +209,7 @@ def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
     pristine = fit((images.to_tensor(faces.face(i))[0] for i in range(len(faces))), block_px)
     save_pristine(pristine, output)
     print(f"{len(faces)} pictures of {size} pixels, blocks of {block_px} -> {output}")
-    return 0
+    return EXIT_DONE
 
 
 def embed(source: str, output: str, model: str, *, size: int | None) -> int:
@@ -208,19 +220,12 @@ def embed(source: str, output: str, model: str, *, size: int | None) -> int:
     for path, reason in embedded.failures.items():
         print(f"{path}: {reason}", file=sys.stderr)
     print(f"{len(embedded.paths)} pictures -> {output}/vectors.npz, {output}/map.png")
-    return EXIT_SOME_FAILED if embedded.failures else 0
+    return EXIT_SOME_FAILED if embedded.failures else EXIT_DONE
 
 
-def find_config(family: str, name: str) -> Path:
-    """A YAML file of ``configs/<family>`` by name; ValueError lists the names there are."""
-    from dr2pipe.core.config import resource
-
-    folder = resource("configs") / family
-    path = folder / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(p.stem for p in folder.glob("*.yaml")))
-        raise ValueError(f"no preset '{name}'; there are {known}")
-    return path
+def find_preset(name: str) -> Path:
+    """The YAML file of a preset of ``restore``, by name or path."""
+    return find_file("configs/restore", name, what="preset")
 
 
 def doctor() -> int:
@@ -228,7 +233,7 @@ def doctor() -> int:
     from dr2pipe.cli.doctor import report
 
     print(report())
-    return 0
+    return EXIT_DONE
 
 
 def quiet_libraries() -> None:
@@ -242,4 +247,4 @@ def quiet_libraries() -> None:
 def _is_main_process() -> bool:
     from dr2pipe.core.processes import process_state
 
-    return process_state().is_main_process
+    return bool(process_state().is_main_process)

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.metadata
-import platform
 import shutil
 
 import torch
 
-import dr2pipe
+from dr2pipe.core.models import user_folder
 from dr2pipe.core.processes import process_state
+from dr2pipe.core.records import versions
 from dr2pipe.diffusion.networks import why_no_xformers
-
-_PACKAGES = ("torch", "diffusers", "accelerate", "safetensors", "numpy", "opencv-python-headless", "pillow")  # fmt: skip
 
 
 def report() -> str:
     """A few lines of text about this installation."""
-    lines = [f"dr2pipe {dr2pipe.__version__}, Python {platform.python_version()}"]
-    lines += [f"{package} {_version(package)}" for package in _PACKAGES]
+    lines = [f"{package} {version}" for package, version in versions().items()]
+    lines.append(f"downloads and converted models: {user_folder()}")
     device = process_state().device
     if device.type == "cuda":
         for index in range(torch.cuda.device_count()):
             properties = torch.cuda.get_device_properties(index)
             memory = properties.total_memory / 2**30
             lines.append(f"device: cuda:{index} {properties.name}, {memory:.0f} GiB")
-        low = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        low: str | None = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
     else:
         lines.append(f"device: {device}, {torch.get_num_threads()} CPU threads")
         low = "bf16" if _cpu_multiplies_bf16() else None
@@ -42,14 +39,7 @@ def report() -> str:
     return "\n".join(lines)
 
 
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "is missing"
-
-
 def _cpu_multiplies_bf16() -> bool:
-    capability = getattr(torch.cpu, "get_capabilities", dict)()
+    capability: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     names = ("avx512_bf16", "avx512bf16", "amx_bf16", "bf16")
     return any(capability.get(name) for name in names)

@@ -1,10 +1,11 @@
-"""Foreign checkpoints become native networks here, once, at the border."""
+"""Converting foreign checkpoints to native networks."""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -29,11 +30,12 @@ from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_discriminator,
     convert_stylegan2_generator,
 )
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.diffusers_types import ModelMixin
+from dr2pipe.core.errors import CheckpointError, ConfigError
 
 __all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
 
-CONVERTERS: dict[str, Callable[..., torch.nn.Module]] = {
+CONVERTERS: dict[str, Callable[..., ModelMixin]] = {
     "guided_diffusion_unet": convert_guided_diffusion_unet,
     "sparnet": convert_sparnet,
     "gfpgan_clean": convert_gfpgan_clean,
@@ -56,8 +58,8 @@ _PREFERRED = {"exegan_discriminator": "d"}
 
 
 def convert_checkpoint(
-    source: str | Path | dict[str, torch.Tensor], kind: str, **constructor
-) -> torch.nn.Module:
+    source: str | Path | dict[str, torch.Tensor], kind: str, **constructor: Any
+) -> ModelMixin:
     """The native network of a foreign checkpoint, in evaluation mode.
 
     Args:
@@ -66,15 +68,15 @@ def convert_checkpoint(
         constructor: the reference's own arguments where they differ from the official ones.
 
     Raises:
-        ValueError: unknown kind or argument, or one that the native network cannot express.
+        ConfigError: unknown kind or argument, or one that the native network cannot express.
         CheckpointError: unreadable file, or missing, left-over or misshapen keys.
     """
     if kind not in CONVERTERS:
-        raise ValueError(f"unknown kind '{kind}'; choose one of {', '.join(CONVERTERS)}")
+        raise ConfigError(f"unknown kind '{kind}'; choose one of {', '.join(CONVERTERS)}")
     convert = CONVERTERS[kind]
     known = [name for name in inspect.signature(convert).parameters if name != "state_dict"]
     unknown = sorted(set(constructor) - set(known))
     if unknown:
         takes = ", ".join(known) or "none"
-        raise ValueError(f"{kind} has no argument {', '.join(unknown)}; it takes {takes}")
+        raise ConfigError(f"{kind} has no argument {', '.join(unknown)}; it takes {takes}")
     return convert(read_state_dict(source, prefer=_PREFERRED.get(kind)), **constructor).eval()

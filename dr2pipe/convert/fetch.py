@@ -9,12 +9,13 @@ import urllib.error
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
 from dr2pipe.core import files
-from dr2pipe.core.config import resource
 from dr2pipe.core.errors import FetchError
+from dr2pipe.core.models import downloads_folder
 
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 3
@@ -22,19 +23,23 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True)
 class OfficialFile:
-    """``sha256``: whole or its first digits; None where the publisher names none.
+    """A file that its authors publish.
 
-    ``commercial_use``: None where the licence of the weights leaves it unclear.
+    Attributes:
+        commercial_use: None where the licence of the weights leaves it unclear.
+        kind: for ``convert_checkpoint``; None for a file that is read as it is.
+        sha256: whole or its first digits; None where the publisher names none.
     """
 
     address: str
     licence: str
     commercial_use: bool | None
-    kind: str | None = None  # of convert_checkpoint
+    kind: str | None = None
     sha256: str | None = None
 
     @property
     def name(self) -> str:
+        """The file's name, the end of its address."""
         return self.address.rsplit("/", 1)[1]
 
 
@@ -84,10 +89,6 @@ FILES: dict[str, OfficialFile] = {
 }
 
 
-def default_folder() -> Path:
-    return resource("checkpoints") / "downloads"
-
-
 def fetch(
     name: str,
     *,
@@ -96,26 +97,26 @@ def fetch(
     sha256: str | None = None,
     timeout_seconds: float = 30.0,
 ) -> Path:
-    """The path of an official file, downloaded unless it is there.
+    """The path of an official file, which is downloaded unless it is there.
 
-    A download that breaks off leaves ``<file>.part``, and the next call goes on from there if
-    the server still has the same file. It takes its own name when it is complete: of the length
-    that the server announced, a file of PyTorch, and with the right sha256 where one is known.
+    An interrupted download leaves ``<file>.part``; the next call continues it if the server
+    still has the same file. The file gets its name when it is complete: it has the length that
+    the server announced, and the known sha256 or, without one, the first bytes of a PyTorch file.
 
     Args:
         name: one of ``FILES``.
-        folder: where to; ``checkpoints/downloads``.
+        folder: where the file goes; by default ``downloads`` in the user folder.
         mirror: address of a folder that has the file under the same name.
-        sha256: what the file must have, where ``FILES`` knows none.
-        timeout_seconds: without a byte until an attempt is given up; there are three.
+        sha256: of the file or its first digits, where ``FILES`` knows none.
+        timeout_seconds: an attempt ends after this time without a byte; there are three.
 
     Raises:
-        FetchError: unknown name, or the download failed or is another file than it should be.
+        FetchError: unknown name, a failed download, or another file than expected.
     """
     if name not in FILES:
         raise FetchError(f"unknown file '{name}'; there are {', '.join(FILES)}")
     file = FILES[name]
-    folder = default_folder() if folder is None else Path(folder)
+    folder = downloads_folder() if folder is None else Path(folder)
     address = file.address if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
     wanted = (sha256 or file.sha256 or "").lower()
     target = folder / file.name
@@ -146,7 +147,9 @@ def fetch(
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, request, *rest):
+    def redirect_request(
+        self, request: urllib.request.Request, *rest: Any
+    ) -> urllib.request.Request | None:
         redirected = super().redirect_request(request, *rest)
         if redirected is not None and request.type == "https" and redirected.type != "https":
             raise urllib.error.URLError("the server leads from https to an open connection")
@@ -166,8 +169,8 @@ def _download(address: str, part: Path, timeout_seconds: float, *, length_needed
         response = opener.open(request, timeout=timeout_seconds)
     except urllib.error.HTTPError as error:
         if error.code == 416 and done:  # nothing is missing, or the part is of another file
-            total = (error.headers.get("Content-Range") or "").rpartition("/")[2]
-            if total == str(done):
+            whole = (error.headers.get("Content-Range") or "").rpartition("/")[2]
+            if whole == str(done):
                 return
             part.unlink()
             raise OSError("what was there does not belong to this file; it was removed") from None
@@ -205,7 +208,7 @@ def _state_of(part: Path, address: str) -> tuple[int, str]:
         return 0, ""
     known = _tag_of(part).read_text().splitlines() if _tag_of(part).exists() else []
     if known[:1] != [address]:
-        part.unlink()  # from another server, or from nobody knows where
+        part.unlink()  # from another server, or of unknown origin
         return 0, ""
     return part.stat().st_size, known[1] if len(known) > 1 else ""
 

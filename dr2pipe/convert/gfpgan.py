@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from dr2pipe.convert.stylegan2 import generator_key, generator_layout, load_renamed
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.enhancers.gfpgan import GFPGAN
 
 _PRIOR = "stylegan_decoder."
@@ -43,7 +43,7 @@ def convert_gfpgan_clean(
         decoder_load_path, fix_decoder: of training; accepted and without effect.
 
     Raises:
-        ValueError: a size that is no power of two.
+        ConfigError: a size that is no power of two.
         CheckpointError: missing, left-over or misshapen keys.
     """
     network = GFPGAN(
@@ -79,11 +79,11 @@ def convert_gfpgan_original(
     """``GFPGANv1``: the file of version 1.
 
     Raises:
-        ValueError: a size that is no power of two, or another filter than [1,3,3,1].
+        ConfigError: a size that is no power of two, or another filter than [1,3,3,1].
         CheckpointError: missing, left-over or misshapen keys.
     """
     if list(resample_kernel) != [1, 3, 3, 1]:
-        raise ValueError(f"resample_kernel={list(resample_kernel)}: only [1, 3, 3, 1] exists")
+        raise ConfigError(f"resample_kernel={list(resample_kernel)}: only [1, 3, 3, 1] exists")
     network = GFPGAN(
         size=out_size,
         channel_multiplier=channel_multiplier,

@@ -8,6 +8,7 @@ import torch
 
 from dr2pipe.convert.state_dicts import load_exactly
 from dr2pipe.core.diffusers_types import UNet2DModel
+from dr2pipe.core.errors import ConfigError
 
 _KIND = "guided_diffusion_unet"
 # The default widths of guided-diffusion's scripts where channel_mult is left open.
@@ -52,29 +53,29 @@ def convert_guided_diffusion_unet(
         use_checkpoint, use_fp16: accepted and without effect on the result.
 
     Raises:
-        ValueError: an option that ``UNet2DModel`` cannot express, named.
+        ConfigError: an option that ``UNet2DModel`` cannot express, named.
         CheckpointError: missing, left-over or misshapen keys.
     """
-    attention_resolutions = _numbers(attention_resolutions, "attention_resolutions")
     if channel_mult is None:
         if image_size not in _DEFAULT_CHANNEL_MULT:
-            raise ValueError(f"channel_mult must be given for image_size={image_size}")
+            raise ConfigError(f"channel_mult must be given for image_size={image_size}")
         channel_mult = _DEFAULT_CHANNEL_MULT[image_size]
-    channel_mult = _numbers(channel_mult, "channel_mult")
-    attends = [2**level in attention_resolutions for level in range(len(channel_mult))]
+    multipliers = _numbers(channel_mult, "channel_mult")
+    factors = _numbers(attention_resolutions, "attention_resolutions")
+    attends = [2**level in factors for level in range(len(multipliers))]
     if dims != 2:
-        raise ValueError(f"dims={dims} cannot be expressed by UNet2DModel; only 2 can")
-    if channel_mult[0] != 1:
-        raise ValueError(
-            f"channel_mult[0]={channel_mult[0]} cannot be expressed by UNet2DModel, whose "
+        raise ConfigError(f"dims={dims} cannot be expressed by UNet2DModel; only 2 can")
+    if multipliers[0] != 1:
+        raise ConfigError(
+            f"channel_mult[0]={multipliers[0]} cannot be expressed by UNet2DModel, whose "
             f"timestep embedding is as wide as its first block; only 1 can"
         )
     if not conv_resample and not resblock_updown:
-        raise ValueError(
+        raise ConfigError(
             "conv_resample=False cannot be expressed by UNet2DModel, which always resamples by "
             "a convolution or a residual block"
         )
-    widths = [int(m * model_channels) for m in channel_mult]
+    widths = [int(m * model_channels) for m in multipliers]
     head_channels = _head_channels(
         [w for w, a in zip(widths, attends, strict=True) if a] + [widths[-1]],
         num_heads,
@@ -143,7 +144,7 @@ def _numbers(value: Sequence[float] | float | str, name: str) -> list[float]:
     try:
         return [float(part) for part in (parts if isinstance(parts, Sequence) else [parts])]
     except (TypeError, ValueError):
-        raise ValueError(f"{name}={value!r} must be numbers, such as [16,8] or 16,8") from None
+        raise ConfigError(f"{name}={value!r} must be numbers, such as [16,8] or 16,8") from None
 
 
 def _head_channels(
@@ -155,12 +156,12 @@ def _head_channels(
     if num_heads == 1 and num_heads_upsample in (-1, 1):
         return None  # one head as wide as its layer
     if num_heads_upsample not in (-1, num_heads):
-        raise ValueError(
+        raise ConfigError(
             f"num_heads_upsample={num_heads_upsample} beside num_heads={num_heads} cannot be "
             f"expressed by UNet2DModel, which has one head width for both halves"
         )
     if len({w // num_heads for w in widths}) > 1:
-        raise ValueError(
+        raise ConfigError(
             f"num_heads={num_heads} over layers of {sorted(set(widths))} channels cannot be "
             f"expressed by UNet2DModel, which has one head width for all; give num_head_channels"
         )

@@ -7,7 +7,7 @@ import re
 import torch
 
 from dr2pipe.convert.state_dicts import load_exactly
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.enhancers.sparnet import SPARNet
 
 _KIND = "sparnet"
@@ -40,13 +40,13 @@ def convert_sparnet(
         min_ch, max_ch, min_feat_size, res_depth, bottleneck_size: accepted, told by the keys.
 
     Raises:
-        ValueError: an argument that ``SPARNet`` cannot express or the keys contradict, named.
+        ConfigError: an argument that ``SPARNet`` cannot express or the keys contradict, named.
         CheckpointError: missing, left-over or misshapen keys.
     """
     if ch_in != 3:
-        raise ValueError(f"ch_in={ch_in} cannot be expressed; only 3 (RGB) can")
+        raise ConfigError(f"ch_in={ch_in} cannot be expressed; only 3 (RGB) can")
     if relu_type != "leakyrelu":
-        raise ValueError(f"relu_type='{relu_type}' cannot be expressed; only 'leakyrelu' can")
+        raise ConfigError(f"relu_type='{relu_type}' cannot be expressed; only 'leakyrelu' can")
     state_dict = fold_spectral_norm(state_dict)
     is_batch_norm = any(key.endswith("running_mean") for key in state_dict)
     map_bias = state_dict.get("encoder.1.att_func.out_block.0.conv2d.bias", torch.zeros(1))
@@ -56,7 +56,7 @@ def convert_sparnet(
     }
     for name, given in (("norm_type", norm_type), ("att_name", att_name)):
         if given not in (None, told[name]):
-            raise ValueError(f"{name}='{given}', but the keys are those of '{told[name]}'")
+            raise ConfigError(f"{name}='{given}', but the keys are those of '{told[name]}'")
     channels, residual_blocks, hourglass_depth = _architecture(state_dict)
     network = SPARNet(
         size=size or _OFFICIAL_SIZES[told["norm_type"]],
@@ -150,5 +150,5 @@ def _leaf(tail: str) -> str:
 
 
 def _depth(hourglass: torch.nn.Module) -> int:
-    inner = hourglass.inner
+    inner = hourglass.get_submodule("inner")
     return 1 + (_depth(inner) if hasattr(inner, "inner") else 0)

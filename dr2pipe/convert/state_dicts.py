@@ -6,6 +6,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
 import torch
 from safetensors.torch import load_file
@@ -18,9 +19,11 @@ _WRAPPERS = ("params_ema", "g_ema", "params", "state_dict")
 _BESIDE = ("latent_avg",)
 _MOST_KEYS_LISTED = 8
 
+Network = TypeVar("Network", bound=torch.nn.Module)
+
 
 def read_state_dict(
-    source: str | Path | Mapping, *, prefer: str | None = None
+    source: str | Path | Mapping[str, Any], *, prefer: str | None = None
 ) -> dict[str, torch.Tensor]:
     """Tensors by name from a file or mapping, wrappers and ``module.`` prefixes removed.
 
@@ -28,6 +31,9 @@ def read_state_dict(
 
     ``.pth``, ``.pt``, ``.ckpt`` and ``.pkl`` are read by ``torch.load(weights_only=True)``
     alone: a file that needs anything else is refused, never executed.
+
+    Raises:
+        CheckpointError: no such file, an unreadable one, or one that holds no state dict.
     """
     if isinstance(source, Mapping):
         return _unwrap(source, "the given state dict", prefer)
@@ -44,10 +50,10 @@ def read_state_dict(
         named = re.search(r"Unsupported (global|operand|class)[^\n]*", str(error))
         reason = named[0].split(" was not an allowed")[0] if named else "not a file of tensors"
         raise CheckpointError(
-            f"{path} was not loaded: it is damaged, or holds more than tensors and would have "
-            f"to run code ({reason}). If you trust it, save its weights alone, where it was "
-            f"made: loaded = torch.load(FILE, weights_only=False); of a training file "
-            f"torch.save(loaded['{prefer or 'g_ema'}'], NEW), of a whole network "
+            f"{path} was not loaded: it is damaged, or loading it would have "
+            f"to run code ({reason}). If you trust it, save its weights alone where it was "
+            f"made: loaded = torch.load(FILE, weights_only=False); for a training file "
+            f"torch.save(loaded['{prefer or 'g_ema'}'], NEW), for a whole network "
             f"torch.save(loaded.state_dict(), NEW)."
         ) from None
     except CheckpointError:
@@ -57,9 +63,9 @@ def read_state_dict(
         raise CheckpointError(f"{path} is no readable checkpoint: {error}") from None
 
 
-def _unwrap(loaded, where: str, prefer: str | None) -> dict[str, torch.Tensor]:
+def _unwrap(loaded: Any, where: str, prefer: str | None) -> dict[str, torch.Tensor]:
     wrappers = _WRAPPERS if prefer is None else (prefer, *_WRAPPERS)
-    beside = {}
+    beside: dict[str, torch.Tensor] = {}
     while isinstance(loaded, Mapping):
         wrapper = next((w for w in wrappers if isinstance(loaded.get(w), Mapping)), None)
         if wrapper is None:
@@ -71,22 +77,25 @@ def _unwrap(loaded, where: str, prefer: str | None) -> dict[str, torch.Tensor]:
     strange = [str(k) for k, v in loaded.items() if not isinstance(v, torch.Tensor)]
     if strange:
         raise CheckpointError(f"{where} holds no tensors under: {_some(strange)}")
-    loaded = {str(key): value for key, value in loaded.items()}
-    if all(key.startswith("module.") for key in loaded):
-        loaded = {key.removeprefix("module."): value for key, value in loaded.items()}
-    return loaded | beside
+    tensors: dict[str, torch.Tensor] = {str(key): value for key, value in loaded.items()}
+    if all(key.startswith("module.") for key in tensors):
+        tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
+    return tensors | beside
 
 
 def load_exactly(
-    network: torch.nn.Module,
+    network: Network,
     weights: Mapping[str, torch.Tensor],
     *,
     kind: str,
     original_names: Mapping[str, str] | None = None,
-) -> torch.nn.Module:
-    """Load ``weights``; a missing, left-over or misshapen key is a CheckpointError listing it.
+) -> Network:
+    """Load ``weights`` into ``network`` and return it.
 
     ``original_names`` (native to foreign) makes the message speak of the file's own keys.
+
+    Raises:
+        CheckpointError: missing, left-over or misshapen keys; the message lists them.
     """
     names = original_names or {}
     expected = network.state_dict()

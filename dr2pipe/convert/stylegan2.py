@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dr2pipe.convert.state_dicts import load_exactly
+from dr2pipe.convert.state_dicts import Network, load_exactly
 from dr2pipe.core.errors import CheckpointError
 from dr2pipe.stylegan2 import FacePartDiscriminator, StyleGAN2Discriminator, StyleGAN2Generator
 from dr2pipe.stylegan2.layers import (
@@ -107,6 +107,15 @@ _GENERATORS = {
 
 @dataclass(frozen=True)
 class DiscriminatorNames:
+    """What a code base calls the layers of its discriminator.
+
+    Attributes:
+        first: the first convolution.
+        blocks: pattern of the residual blocks, the first of which has number ``first_block``.
+        weight: leaf of a convolution's weight.
+        linear_weight: leaf of a linear layer's weight.
+    """
+
     first: str
     blocks: str
     first_block: int
@@ -269,16 +278,22 @@ def _discriminator_key(key: str, names: DiscriminatorNames) -> str:
 
 
 def load_renamed(
-    network: nn.Module,
+    network: Network,
     state_dict: Mapping[str, torch.Tensor],
     foreign: Mapping[str, str],
     kind: str,
     unequalised: bool = False,
-) -> nn.Module:
-    """Load ``state_dict`` through ``foreign`` (native key to foreign key), exactly.
+) -> Network:
+    """Load ``state_dict`` by the names of ``foreign`` (native key to foreign key).
 
-    Axes of length one come and go between the code bases. ``unequalised``: the file's weights
-    are used as they are; divide by what the native layers multiply with.
+    Code bases differ in axes of length one, so a shape may differ in those.
+
+    Args:
+        unequalised: the file's weights are not scaled at run time as the native layers' are
+            (StyleGAN2's equalised learning rate); divide them by the native layers' factors.
+
+    Raises:
+        CheckpointError: missing, left-over or misshapen keys.
     """
     native = {name: key for key, name in foreign.items()}
     expected = network.state_dict()

@@ -1,1 +1,1 @@
-"""What every room stands on: configurations, files, pictures, processes, records, names of models."""
+"""What all other folders use: configuration, files, pictures, processes, records, model names."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import importlib.resources
 import json
 import typing
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dr2pipe.core.errors import ConfigError
@@ -27,14 +28,14 @@ Schema = TypeVar("Schema")
 def load_config(
     schema: type[Schema], path: str | Path | None = None, overrides: Sequence[str] = ()
 ) -> Schema:
-    """Build a ``schema`` instance from defaults, then ``path`` (YAML), then ``overrides``.
+    """An instance of ``schema``: its defaults, then ``path`` (YAML), then ``overrides``.
 
     Args:
         schema: a dataclass type; ``omegaconf.MISSING`` marks values that must be given.
         path: YAML file, or None for the defaults alone.
-        overrides: ``"a.b=value"`` strings. Where the schema wants text, the value is taken
-            as it stands, so that a path may hold any character; else it is parsed as YAML.
-            ``key={...}`` of a mapping (the shares of a mix) replaces it as a whole.
+        overrides: ``"a.b=value"`` strings. For a text field the value is taken as it stands,
+            so that a path may have any character; else it is parsed as YAML.
+            ``key={...}`` replaces a whole mapping, such as the shares of a mix.
 
     Raises:
         ConfigError: unknown key, wrong type, missing value, unreadable file or override.
@@ -51,15 +52,37 @@ def load_config(
                 OmegaConf.update(config, key, _value_of(override), merge=False)
             else:
                 config = OmegaConf.merge(config, _parse_override(override))
-        return OmegaConf.to_object(config)
+        loaded = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
         raise ConfigError(_explain(error, schema, path)) from None
+    assert isinstance(loaded, schema)  # what OmegaConf makes of a structured config
+    return loaded
 
 
 def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
-    """The value of the top-level ``key`` before the schema is known; None when absent."""
-    merged = OmegaConf.merge(_read_yaml(path), *[_parse_override(o) for o in overrides])
+    """The value of the top-level ``key`` before the schema is known; None when absent.
+
+    Raises:
+        ConfigError: an unreadable file or override.
+    """
+    merged = _read_yaml(path)
+    for override in overrides:
+        merged.merge_with(_parse_override(override))
     return merged.get(key)
+
+
+def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """The values of ``"key=value"`` strings, each parsed as YAML, as a plain nested dict.
+
+    Raises:
+        ConfigError: one that is not of this form.
+    """
+    merged = OmegaConf.create({})
+    for override in overrides:
+        merged.merge_with(_parse_override(override))
+    values = OmegaConf.to_container(merged)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
 
 
 def to_dict(config: Any) -> dict[str, Any]:
@@ -86,21 +109,23 @@ def stable_seed(*parts: Any) -> int:
 
 
 def resource(folder: str) -> Path:
-    """A folder of the checkout (``configs`` or ``checkpoints``), beside the package.
+    """The folder ``configs`` or ``checkpoints``, or one below, of this installation.
 
-    So presets and the embedded model need an editable installation, ``pip install -e .``.
+    A wheel carries both inside the package; a checkout has them beside it.
     """
-    return Path(__file__).resolve().parents[2] / folder
+    package = Path(str(importlib.resources.files("dr2pipe")))
+    inside = package / folder
+    return inside if inside.is_dir() else package.parent / folder
 
 
-def _read_yaml(path: str | Path):
+def _read_yaml(path: str | Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at {path}") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path} as YAML: {error}") from None
-    if not OmegaConf.is_dict(loaded):
+    if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
     return loaded
 
@@ -125,23 +150,22 @@ def _is_mapping(schema: type, key: str) -> bool:
 
 def _type_of(schema: type, key: str) -> Any:
     """The declared type of a dotted key; None where there is no such field."""
+    kind: Any = schema
     for name in key.split("."):
-        schema = (
-            typing.get_type_hints(schema).get(name) if dataclasses.is_dataclass(schema) else None
-        )
-    return schema
+        kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
+    return kind
 
 
 def _value_of(override: str) -> Any:
     return OmegaConf.select(_parse_override(override), _split_override(override)[0])
 
 
-def _set_text(config, key: str, text: str) -> None:
+def _set_text(config: DictConfig, key: str, text: str) -> None:
     # "${" would begin an interpolation; a backslash makes it stand for itself.
     OmegaConf.update(config, key, text.replace("${", "\\${"))
 
 
-def _parse_override(override: str):
+def _parse_override(override: str) -> DictConfig:
     _split_override(override)
     try:
         return OmegaConf.from_dotlist([override])

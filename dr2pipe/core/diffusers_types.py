@@ -32,6 +32,10 @@ if TYPE_CHECKING:
         def from_config(cls, config: Any, **kwargs: Any) -> Self: ...
 
     class ModelMixin(torch.nn.Module):
+        # These two are ConfigMixin's: every network of this package has both mixins.
+        config: Any
+
+        def to_json_string(self) -> str: ...
         @property
         def device(self) -> torch.device: ...
         @property
@@ -50,6 +54,8 @@ if TYPE_CHECKING:
 
     class UNet2DModel(ModelMixin, ConfigMixin):
         class_embedding: torch.nn.Module | None
+        down_blocks: Any
+        up_blocks: Any
 
         def __init__(self, **kwargs: Any) -> None: ...
         def __call__(
@@ -84,6 +90,7 @@ if TYPE_CHECKING:
 
         def __init__(self) -> None: ...
         def register_modules(self, **modules: Any) -> None: ...
+        def maybe_free_model_hooks(self) -> None: ...
         def progress_bar(self, *, total: int) -> Any: ...
         def to(self, *args: Any, **kwargs: Any) -> Self: ...
         @classmethod
@@ -121,6 +128,7 @@ else:
         UNet2DModel,
     )
     from diffusers.configuration_utils import register_to_config
+    from diffusers.models.unets.unet_2d import UNet2DOutput
     from diffusers.training_utils import EMAModel
     from diffusers.utils import BaseOutput
     from diffusers.utils.torch_utils import randn_tensor
@@ -136,6 +144,7 @@ __all__ = [
     "ModelMixin",
     "SchedulerMixin",
     "UNet2DModel",
+    "UNet2DOutput",
     "randn_tensor",
     "register_to_config",
 ]

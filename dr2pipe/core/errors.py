@@ -1,13 +1,13 @@
-"""What can go wrong that a user can mend.
+"""Errors that a user can mend.
 
-Everything else that is raised is a bug: the command line shows its traceback.
+The command line shows these in one line. Any other error is a bug and shows its traceback.
 """
 
 from __future__ import annotations
 
 
 class Dr2pipeError(ValueError):
-    """A user can mend this; the message names what is wrong and what would be right."""
+    """The base class: the message says what is wrong and what to do about it."""
 
 
 class ConfigError(Dr2pipeError):
@@ -15,16 +15,24 @@ class ConfigError(Dr2pipeError):
 
 
 class PictureError(Dr2pipeError):
-    """A file is no picture that can be read, or not one that fits its use."""
+    """A picture cannot be read, or does not fit its use."""
 
 
 class CheckpointError(Dr2pipeError):
-    """A foreign checkpoint cannot be read, or does not fit the network that it is for."""
+    """A weights file cannot be read, or does not fit its network."""
 
 
 class FetchError(Dr2pipeError):
-    """A file could not be downloaded whole."""
+    """A download failed, or gave another file than it should."""
 
 
 class FolderInUseError(Dr2pipeError):
     """Another run is writing into the same output folder."""
+
+
+class NotFiniteError(Dr2pipeError, FloatingPointError):
+    """A loss, a gradient or a result is NaN or infinite."""
+
+
+class MissingPackageError(Dr2pipeError):
+    """An optional package is not installed; the message has the pip command."""

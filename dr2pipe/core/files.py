@@ -10,48 +10,51 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from dr2pipe.core.errors import FolderInUseError
 
+LOCK_NAME = ".lock"
 _CHUNK_BYTES = 1 << 20
 
 
-def lock_folder(folder: str | Path) -> int | None:
-    """Keep other runs out of a folder until ``os.close`` of what is returned, or the end.
+def lock_folder(folder: str | Path) -> FileLock:
+    """Keep other runs out of a folder until ``release`` of the lock, or the end of the process.
+
+    The lock's file ``.lock`` stays in the folder; it says nothing by being there.
 
     Raises:
-        FolderInUseError: another process has it.
+        FolderInUseError: another process has locked it.
     """
+    lock = FileLock(Path(folder) / LOCK_NAME, thread_local=False)
     try:
-        import fcntl
-    except ImportError:  # not on Windows; there two runs in one folder are not noticed
-        return None
-    # The folder itself is locked, so that no lock file is ever left behind.
-    lock = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(lock)
+        lock.acquire(blocking=False)
+    except Timeout:
         raise FolderInUseError(f"another run is writing into {folder}") from None
     return lock
 
 
 @contextmanager
 def locked(folder: str | Path, *, wanted: bool = True) -> Iterator[None]:
-    """``lock_folder`` for the length of a block, where ``wanted``; makes the folder."""
+    """Make a folder and, if ``wanted``, lock it for the length of a block.
+
+    Raises:
+        FolderInUseError: another process has locked it.
+    """
     Path(folder).mkdir(parents=True, exist_ok=True)
     lock = lock_folder(folder) if wanted else None
     try:
         yield
     finally:
         if lock is not None:
-            os.close(lock)
+            lock.release()
 
 
 def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
-    ``partial_folder`` (same file system) holds the temporary file, so that whatever a killed
-    process left lies in one known place; by default it lies beside ``path``.
+    ``partial_folder`` (same file system) holds the temporary file, so that the leftovers of a
+    killed process are in one known place; by default it is the folder of ``path``.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +71,7 @@ def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | N
 
 
 def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
-    """Let ``save`` fill a temporary folder, then put it in the place of ``path``."""
+    """Let ``save`` fill a temporary folder, then rename it to ``path``, replacing what was there."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -83,7 +86,7 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
 
 
 def sha256(path: str | Path) -> str:
-    """Hex digest of a file of any size, or over a folder's weight files in order of their names."""
+    """Hex digest of a file, or of all weight files below a folder in the order of their names."""
     path = Path(path)
     files = [path]
     if path.is_dir():

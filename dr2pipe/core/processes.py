@@ -1,4 +1,4 @@
-"""The processes of a run: what they share, and how they are stopped."""
+"""The processes of a run: rank and device of each, and how they are stopped."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from types import FrameType
 
 import torch
 from accelerate import PartialState
 
-# Processes that are done wait for the others, however long their pictures take.
+# A process that has finished waits for the others, however long they take.
 WAIT_FOR_OTHERS = timedelta(days=30)
 
 
 def use_cpu() -> bool:
     """Whether to run on the CPU: no accelerator here, or ACCELERATE_USE_CPU is set.
 
-    accelerate has to be told: left to itself it takes several CPU processes for as many
-    runs of one.
+    accelerate must be told: otherwise it treats several CPU processes as separate runs.
     """
     forced = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes")
     return forced or not torch.accelerator.is_available()
@@ -32,8 +32,11 @@ def process_state() -> PartialState:
 
 
 def ignore_stop_signals(worker: int) -> None:
-    """For loader workers: SIGINT and SIGTERM to a whole group of processes are for the trainer,
-    which needs its workers until it has saved and ends them itself."""
+    """Make a loader worker ignore SIGINT and SIGTERM.
+
+    A terminal sends them to the whole group of processes. The trainer needs its workers until
+    it has saved, and ends them itself.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
@@ -48,7 +51,7 @@ def stop_signals_caught(on_stop: Callable[[], None]) -> Iterator[None]:
         yield
         return
 
-    def stop(number, frame):
+    def stop(number: int, frame: FrameType | None) -> None:
         on_stop()
         signal.signal(number, signal.SIG_DFL)
 

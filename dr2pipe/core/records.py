@@ -1,17 +1,119 @@
-"""What a folder run leaves behind: manifest, failures, and the state to resume from."""
+"""What a run leaves to go on from: JSON lines, the state of a folder run, versions, exit codes."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
+import platform
 import shutil
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
+
+import dr2pipe
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
 
+EXIT_DONE = 0
+EXIT_BUG = 1  # Python's own exit code after a traceback
+EXIT_USAGE = 2  # argparse's too
+EXIT_SOME_FAILED = 3
+EXIT_NONE_SUCCEEDED = 4
+EXIT_INTERRUPTED = 130
+
+MANIFEST, FAILURES, RUN = "manifest.jsonl", "failures.jsonl", "run.yaml"
 _PARTIAL = ".partial"
+# What decides results, and what measures them.
+_PACKAGES = (
+    "torch",
+    "diffusers",
+    "accelerate",
+    "safetensors",
+    "numpy",
+    "opencv-python-headless",
+    "pillow",
+    "torchmetrics",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of dr2pipe, Python and the packages that results depend on, if installed."""
+    found = {"dr2pipe": dr2pipe.__version__, "python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+# -- JSON lines ------------------------------------------------------------------------------
+
+
+@dataclass
+class JsonLines:
+    """The content of a file of JSON lines.
+
+    Attributes:
+        records: the JSON objects, in the file's order.
+        damaged: (number of the line from 1, its bytes) of every line that is no JSON object.
+    """
+
+    records: list[dict[str, Any]] = field(default_factory=list)
+    damaged: list[tuple[int, bytes]] = field(default_factory=list)
+
+
+def read_jsonl(path: str | Path) -> JsonLines:
+    """Records and damaged lines of a file; both empty where there is no file.
+
+    A process that is killed while it appends leaves a damaged line.
+    """
+    lines = JsonLines()
+    if not os.path.lexists(path):
+        return lines
+    with open(path, "rb") as file:
+        for number, line in enumerate(file, start=1):
+            record = _parse(line)
+            if record is not None:
+                lines.records.append(record)
+            elif line.strip():
+                lines.damaged.append((number, line))
+    return lines
+
+
+def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
+    """Add a line for each record by a single write, so that processes may share the file.
+
+    Raises:
+        OSError: the lines could not be written whole.
+    """
+    data = to_jsonl(records)
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    try:
+        if os.write(handle, data) != len(data):
+            raise OSError(f"{path}: a line could not be written whole")
+    finally:
+        os.close(handle)
+
+
+def to_jsonl(records: Iterable[dict[str, Any]]) -> bytes:
+    """The bytes of a file of JSON lines."""
+    return "".join(json.dumps(record) + "\n" for record in records).encode()
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):  # no JSON, no UTF-8, or nested without end
+        return None
+    return record if isinstance(record, dict) else None
+
+
+# -- folder runs -----------------------------------------------------------------------------
 
 
 class RunRecords:
@@ -25,62 +127,46 @@ class RunRecords:
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
         self.partial_folder = self.folder / _PARTIAL
-        self._lock: int | None = None
-        self._prepared = False
+        self._lock: FileLock | None = None
 
     def prepare(self, run_description: dict[str, Any]) -> None:
-        """Called by one process before any works: lock, clean up, write ``run.yaml``."""
+        """Lock the folder, clean up, and write ``run.yaml``.
+
+        Called by one process, before any of them works.
+
+        Raises:
+            FolderInUseError: another run is writing into the folder.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = files.lock_folder(self.folder)
-        self._prepared = True
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         self.partial_folder.mkdir()
-        self._write("run.yaml", to_yaml(run_description))
-        # The last line about a picture counts; unfinished lines of a killed run go.
-        lines = [json.dumps(record) + "\n" for record in self.finished().values()]
-        self._write("manifest.jsonl", "".join(lines))
-        self._write("failures.jsonl", "")
+        self._write(RUN, to_yaml(run_description).encode())
+        # The last line about a picture counts; unfinished lines of a killed run are dropped.
+        self._write(MANIFEST, to_jsonl(self.finished().values()))
+        self._write(FAILURES, b"")
 
     def finished(self) -> dict[str, dict[str, Any]]:
-        """The manifest by relative path."""
-        try:
-            text = (self.folder / "manifest.jsonl").read_text(encoding="utf-8")
-        except FileNotFoundError:
-            return {}
-        records = {}
-        for line in text.splitlines():
-            try:
-                record = json.loads(line)
-                records[record["path"]] = record
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue  # cut off when its process was killed; the picture is done again
-        return records
+        """The manifest by relative path; a picture with a damaged line is done again."""
+        lines = read_jsonl(self.folder / MANIFEST)
+        return {r["path"]: r for r in lines.records if isinstance(r.get("path"), str)}
 
     def add_finished(self, record: dict[str, Any]) -> None:
-        self._append("manifest.jsonl", record)
+        """Add a line to the manifest; ``record["path"]`` is the picture's relative path."""
+        append_jsonl(self.folder / MANIFEST, [record])
 
     def add_failure(self, path: str, error: BaseException) -> None:
+        """Add a line to the failures: the picture's relative path, and kind and text of ``error``."""
         record = {"path": path, "kind": type(error).__name__, "message": str(error)}
-        self._append("failures.jsonl", record)
+        append_jsonl(self.folder / FAILURES, [record])
 
     def close(self) -> None:
-        """Called when all processes have finished; does nothing where none was prepared."""
-        if not self._prepared:
+        """Unlock the folder after all processes have finished; without ``prepare``, do nothing."""
+        if self._lock is None:
             return
-        self._prepared = False
         shutil.rmtree(self.partial_folder, ignore_errors=True)
-        if self._lock is not None:
-            os.close(self._lock)
-            self._lock = None
+        self._lock.release()
+        self._lock = None
 
-    def _append(self, name: str, record: dict[str, Any]) -> None:
-        line = (json.dumps(record) + "\n").encode()
-        handle = os.open(self.folder / name, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-        try:
-            if os.write(handle, line) != len(line):
-                raise OSError(f"{self.folder / name}: a line could not be written whole")
-        finally:
-            os.close(handle)
-
-    def _write(self, name: str, text: str) -> None:
-        files.write_bytes(self.folder / name, text.encode(), partial_folder=self.partial_folder)
+    def _write(self, name: str, data: bytes) -> None:
+        files.write_bytes(self.folder / name, data, partial_folder=self.partial_folder)

@@ -1,4 +1,4 @@
-"""Pictures put together into one, to be looked at."""
+"""Several pictures combined into one, for people to look at."""
 
 from __future__ import annotations
 

@@ -1,1 +1,21 @@
-"""Data sets for training: folders of aligned faces and what is derived from them."""
+"""Data sets for training: folders of aligned faces, and pairs, masks and landmarks for them."""
+
+from dr2pipe.data.coarse import CoarseCache
+from dr2pipe.data.degradation_pairs import DegradationPairs
+from dr2pipe.data.folders import FaceDataset, write_pictures
+from dr2pipe.data.landmarks import read_parts
+from dr2pipe.data.masked import MaskedFaces
+from dr2pipe.data.pairs import PairDataset
+from dr2pipe.data.showings import ShowingDataset, ShuffledBatches
+
+__all__ = [
+    "CoarseCache",
+    "DegradationPairs",
+    "FaceDataset",
+    "MaskedFaces",
+    "PairDataset",
+    "ShowingDataset",
+    "ShuffledBatches",
+    "read_parts",
+    "write_pictures",
+]

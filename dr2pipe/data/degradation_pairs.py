@@ -1,36 +1,38 @@
-"""Two faces that share nothing but their degradation."""
+"""Pairs of different faces with the same degradation."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 
-class DegradationPairs(Dataset):
+class DegradationPairs(ShowingDataset):
     """Positive pairs for contrastive learning.
 
-    One draw of a degradation is applied to two different faces. They share its parameters, not
-    the pixels of its noise: those would tell a pair without telling the degradation. Each face
-    is mirrored, moved and recoloured by draws of its own, since what the light of one studio
-    looks like is no degradation either.
+    One random degradation is applied to two different faces (Wang et al., Panini-Net, AAAI 2022,
+    §3.2). They share its parameters, but not the pixels of its noise: equal noise would reveal a
+    pair without any knowledge of the degradation. Each face is mirrored, moved and recoloured by
+    itself, so that the light of a studio is not learned as a degradation.
 
     Args:
         faces: clean faces, two or more.
-        degradations: chain: share of the pairs.
-        recolour, jitter: strength 0..1 of the changes of colour and place.
+        degradations: share of the pairs by chain.
+        recolour: strength 0..1 of the changes of colour.
+        jitter: strength 0..1 of the moves.
 
     Raises:
-        ConfigError, ValueError: one face alone, no or an unknown chain, or an unseen family,
-            which is kept for evaluation.
+        ConfigError: a single face, no chain or an unknown one, or a family of degradations that
+            is kept for evaluation.
     """
 
     def __init__(
@@ -42,10 +44,10 @@ class DegradationPairs(Dataset):
         jitter: float = 0.0,
     ):
         if len(faces) < 2:
-            raise ConfigError("a pair takes two faces, and there is one")
+            raise ConfigError("a pair needs two faces, and there is one")
         shares = np.array(list(degradations.values()), dtype=float)
         if not len(shares) or (shares < 0).any() or shares.sum() <= 0:
-            raise ConfigError("degradations must name chains with shares of 0 or more")
+            raise ConfigError("degradations must name chains with shares of 0 or more, not all 0")
         unseen = [name for name in degradations if name in UNSEEN]
         if unseen:
             raise ConfigError(f"{', '.join(unseen)}: kept for evaluation, training must not see it")
@@ -60,7 +62,7 @@ class DegradationPairs(Dataset):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
+    def __getitem__(self, key: tuple[int, int]) -> Item:
         """``query`` and ``key`` (3,S,S) in [-1,1], ``name`` of the first face, ``seed``."""
         index, position = key
         item = self.faces[key]
@@ -80,9 +82,9 @@ class DegradationPairs(Dataset):
             pair[role] = images.to_tensor(degraded)[0]
         return pair
 
-    def _varied(self, image: torch.Tensor, rng: np.random.Generator) -> np.ndarray:
-        """(3,S,S) in [-1,1] as (S,S,3) uint8, mirrored, moved and recoloured at random."""
-        # Both faces of a pair have the same showing, by which the data set mirrored them alike.
+    def _varied(self, image: torch.Tensor, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
+        """(3,S,S) in [-1,1] as (S,S,3), mirrored, moved and recoloured at random."""
+        # The data set mirrors by the showing, which both faces of a pair share; mirror again.
         if self.faces.flip and rng.random() < 0.5:
             image = image.flip(-1)
         if self.recolour > 0:

@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch.utils.data import Dataset, Sampler
+import numpy.typing as npt
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import PictureError
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
+from dr2pipe.data.showings import Item, ShowingDataset
 
 logger = logging.getLogger(__name__)
 
 
-class FaceDataset(Dataset):
-    """Square faces, addressed by ``(index, position)``.
-
-    ``index`` selects the face; ``position`` counts the faces seen since training began and
-    seeds everything random about this one showing (flip, noise), so that a run can be
-    resumed, or split over processes, without storing any generator.
+class FaceDataset(ShowingDataset):
+    """Square faces; the showing decides which are mirrored.
 
     Args:
         path: a folder (searched recursively) or an ``.npz`` with ``images`` (N,S,S,3) uint8
@@ -33,8 +29,10 @@ class FaceDataset(Dataset):
         seed: base seed.
 
     Raises:
-        ValueError: nothing found, files that are no whole pictures, a size other than that of
-            the ``.npz`` or above that of a file, or ``sources`` where there are none.
+        ConfigError: nothing found, a size that is not that of the ``.npz``, or ``sources`` that
+            it does not have.
+        PictureError: files that are no whole pictures, or smaller than ``size``.
+        Dr2pipeError: an ``.npz`` without the right arrays.
     """
 
     def __init__(
@@ -47,36 +45,46 @@ class FaceDataset(Dataset):
         seed: int = 0,
     ):
         self.size, self.flip, self.seed, self.root = size, flip, seed, Path(path)
-        self.pixels: np.ndarray | None = None
+        self.pixels: npt.NDArray[np.uint8] | None = None
         path = Path(path)
         if path.suffix == ".npz":
             self.pixels, self.names = _read_npz(path, sources)
             if self.pixels.shape[1:] != (size, size, 3):
                 side = "x".join(map(str, self.pixels.shape[1:]))
-                raise ValueError(
+                raise ConfigError(
                     f"{path} holds {side} pictures, the config asks for {size}x{size}x3"
                 )
         else:
             if not path.is_dir():
-                raise ValueError(f"no folder of pictures at {path}")
+                raise ConfigError(f"no folder of pictures at {path}")
             if sources is not None:
-                raise ValueError(
+                raise ConfigError(
                     "data.sources selects inside an .npz file; a folder has no sources"
                 )
             self.names = [str(p) for p in images.find_images(path)]
             _check_files(self.names, size)
         if not self.names:
-            raise ValueError(f"no training pictures in {path}")
+            raise ConfigError(f"no training pictures in {path}")
 
     def __len__(self) -> int:
         return len(self.names)
 
     def relative(self, name: str) -> str:
-        """One of ``names`` as a path below the folder; as it is for an ``.npz``."""
+        """The path of a face below the folder; for an ``.npz``, its name.
+
+        Args:
+            name: one of ``names``.
+        """
         return name if self.pixels is not None else str(Path(name).relative_to(self.root))
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        """``image`` (3,S,S) float32 RGB in [-1,1], ``name``, ``flipped``, ``seed`` of this showing."""
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        """One showing: ``image``, ``name``, ``flipped`` and ``seed``.
+
+        ``image`` is (3,S,S) float32 RGB in [-1,1]; ``flipped`` says whether it is mirrored.
+
+        Raises:
+            PictureError: the file cannot be read.
+        """
         index, position = key
         seed = stable_seed(self.seed, "showing", position)
         if self.pixels is not None:
@@ -93,7 +101,7 @@ class FaceDataset(Dataset):
 
 
 def _check_files(paths: list[str], size: int) -> None:
-    """Raise ValueError for files that cannot be used, before hours of training meet them."""
+    """Raise PictureError for files that cannot be used, before training comes to them."""
     broken, squeezed = [], []
     for path in paths:
         try:
@@ -105,13 +113,13 @@ def _check_files(paths: list[str], size: int) -> None:
         except PictureError as error:
             broken.append(f"{path}: {error}")
     if broken:
-        raise ValueError(
+        raise PictureError(
             f"{len(broken)} of {len(paths)} files cannot be used; remove or replace them\n"
             + "\n".join(broken[:20])
         )
     if squeezed:
         logger.warning(
-            "%d of %d pictures are no squares and are squeezed to one, the first: %s",
+            "%d of %d pictures are no squares and are squeezed to squares, the first: %s",
             len(squeezed),
             len(paths),
             squeezed[0],
@@ -121,99 +129,55 @@ def _check_files(paths: list[str], size: int) -> None:
 def write_pictures(
     npz: str | Path, folder: str | Path, *, sources: Sequence[int] | None = None
 ) -> None:
-    """Write the faces of an ``.npz`` as ``<name>.png``; those that are there already stay.
+    """Write the faces of an ``.npz`` as ``<name>.png``; existing files are kept.
+
+    Args:
+        npz: as :class:`FaceDataset` reads it.
+        folder: made if it does not exist.
+        sources: write only the faces with these values of ``source``.
 
     Raises:
-        ValueError: two faces of one name, or ``folder`` holds other pictures than these.
+        Dr2pipeError: two faces have the same name, or ``folder`` holds other pictures.
     """
     pixels, names = _read_npz(Path(npz), sources)
     paths = [Path(folder) / f"{Path(name).stem}.png" for name in names]
     if len(set(paths)) < len(paths):
-        raise ValueError(f"{npz} has faces of the same name; they would overwrite each other")
+        raise Dr2pipeError(f"{npz} has faces of the same name; they would overwrite each other")
     known = set(paths)
     for path in images.find_images(folder) if Path(folder).is_dir() else ():
         if path not in known:
-            raise ValueError(
+            raise Dr2pipeError(
                 f"{path} is not of {npz} and its chosen sources; choose another output"
             )
     for face, path in zip(pixels, paths, strict=True):
         if not path.exists():
             images.write_png(path, face)
         elif not np.array_equal(images.read_image(path).pixels, face):
-            raise ValueError(f"{path} is another picture than in {npz}; choose another output")
+            raise Dr2pipeError(f"{path} is another picture than in {npz}; choose another output")
 
 
-def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[np.ndarray, list[str]]:
+def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
     if not path.is_file():
-        raise ValueError(f"no training data at {path}")
+        raise ConfigError(f"no training data at {path}")
     try:
         archive = np.load(path, allow_pickle=False)
         pixels, names = archive["images"], archive["files"]
-    # Other files make the reader fail in any way, and its advice is to read them unsafely.
+    # The reader fails with many kinds of errors, and its message advises to read files unsafely.
     except Exception:
-        raise ValueError(f"{path} is no .npz file with the arrays images and files") from None
+        raise Dr2pipeError(f"{path} is no .npz file with the arrays images and files") from None
     with archive:
         if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(names) != len(pixels):
-            raise ValueError(
+            raise Dr2pipeError(
                 f"{path} holds {len(names)} files and images of {pixels.dtype} "
-                f"{pixels.shape}, not a file for each of uint8 (N,S,S,3)"
+                f"{pixels.shape}; it must hold N files and images of uint8 (N,S,S,3)"
             )
         if sources is not None:
             if "source" not in archive:
-                raise ValueError(f"{path} has no 'source' array to select data.sources from")
+                raise ConfigError(f"{path} has no 'source' array to select data.sources from")
             known = sorted(int(s) for s in np.unique(archive["source"]))
             unknown = sorted(set(sources) - set(known))
             if unknown:
-                raise ValueError(f"{path} has sources {known}, not {unknown}")
+                raise ConfigError(f"{path} has sources {known}, not {unknown}")
             keep = np.isin(archive["source"], list(sources))
             pixels, names = pixels[keep], names[keep]
     return pixels, [str(name) for name in names]
-
-
-class ShuffledBatches(Sampler[list[tuple[int, int]]]):
-    """Batches of ``(index, position)`` that depend on (seed, step) alone.
-
-    The training order is one endless sequence, each pass over the data freshly shuffled by
-    (seed, pass). Optimizer step ``s`` takes the ``s``-th slice of ``global_batch`` entries,
-    whatever the number of processes; each process takes its part of the slice. So resuming
-    needs only the step number, and 2 processes of 8 see what 1 process of 16 sees.
-    """
-
-    def __init__(
-        self,
-        length: int,
-        *,
-        seed: int,
-        batch_size: int,
-        accumulation_steps: int,
-        rank: int,
-        world_size: int,
-        first_step: int,
-        total_steps: int,
-    ):
-        self.length, self.seed = length, seed
-        self.batch_size, self.accumulation_steps = batch_size, accumulation_steps
-        self.rank, self.world_size = rank, world_size
-        self.first_step, self.total_steps = first_step, total_steps
-
-    def __len__(self) -> int:
-        return (self.total_steps - self.first_step) * self.accumulation_steps
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        per_process = self.batch_size * self.accumulation_steps
-        shuffled_pass, order = -1, torch.empty(0)
-        for step in range(self.first_step, self.total_steps):
-            start = (step * self.world_size + self.rank) * per_process
-            for micro_batch in range(self.accumulation_steps):
-                batch = []
-                for offset in range(self.batch_size):
-                    position = start + micro_batch * self.batch_size + offset
-                    this_pass, place = divmod(position, self.length)
-                    if this_pass != shuffled_pass:
-                        shuffle = torch.Generator().manual_seed(
-                            stable_seed(self.seed, "pass", this_pass)
-                        )
-                        order = torch.randperm(self.length, generator=shuffle)
-                        shuffled_pass = this_pass
-                    batch.append((int(order[place]), position))
-                yield batch

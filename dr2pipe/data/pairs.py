@@ -1,4 +1,4 @@
-"""Training pairs for enhancers: cached coarse faces and fresh degradations by given shares."""
+"""Training pairs for enhancers: cached coarse faces and fresh degradations, by given shares."""
 
 from __future__ import annotations
 
@@ -7,35 +7,38 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from dr2pipe.core import images
+from dr2pipe.core.errors import ConfigError, Dr2pipeError
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.landmarks import Parts
+from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
 _LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as the chains'
 
 
-class PairDataset(Dataset):
-    """A clean face and what is left of it, addressed like :class:`FaceDataset`.
+class PairDataset(ShowingDataset):
+    """A clean face and a degraded or coarse version of it, addressed like :class:`FaceDataset`.
 
     Args:
         faces: the clean faces, at the enhancer's output size.
-        input_size: side in pixels at which faces are degraded: that of stage 1.
+        input_size: side in pixels at which faces are degraded; the size of stage 1.
         degradations: share of each chain, see ``degradations.degrade``.
         coarse: cached coarse faces, see ``scripts/make_coarse.py``.
         coarse_share: share of coarse faces among the inputs, in [0,1].
-        coarse_sigma_px: range of the blur k_σ on coarse faces (DR2, "y = k_σ * DR2(x)").
-        jitter: strength 0..1 of random shifts, scales and turns that input and clean face share,
-            against learning few faces by heart.
-        parts: where eyes and mouth are, see ``landmarks.read_parts``; for recipes that need it.
-        recolour: strength 0..1 of random changes of brightness, contrast and tint that input
-            and clean face share, so that faces of one studio teach nothing about colours.
+        coarse_sigma_px: range of σ of the blur of coarse faces (DR2, §3.3: y = k_σ * DR2(x)).
+        recolour: strength 0..1 of random changes of brightness, contrast and tint. Input and
+            clean face share them, so that the colours of one studio are not learned.
+        jitter: strength 0..1 of random shifts, scales and turns, which input and clean face
+            share, so that a network cannot memorise few faces.
+        parts: places of eyes and mouth, see ``landmarks.read_parts``; for recipes that need them.
 
     Raises:
-        ValueError: shares that are negative or sum to nothing, coarse faces missing.
+        ConfigError: invalid settings, or shares that are negative or all 0.
+        Dr2pipeError: faces without a coarse version or without landmarks.
     """
 
     def __init__(
@@ -49,39 +52,30 @@ class PairDataset(Dataset):
         coarse_sigma_px: tuple[float, float] = (0.0, 1.0),
         recolour: float = 0.0,
         jitter: float = 0.0,
-        parts: Mapping[str, np.ndarray] | None = None,
+        parts: Mapping[str, Parts] | None = None,
     ):
         if not 0 <= coarse_share <= 1:
-            raise ValueError(f"coarse_share={coarse_share} must lie in [0, 1]")
+            raise ConfigError(f"coarse_share={coarse_share} must lie in [0, 1]")
         for name, strength in (("recolour", recolour), ("jitter", jitter)):
             if not 0 <= strength <= 1:
-                raise ValueError(f"{name}={strength} must lie in [0, 1]")
+                raise ConfigError(f"{name}={strength} must lie in [0, 1]")
         if jitter > 0 and parts is not None:
-            raise ValueError("jitter moves the faces, but not their landmarks; set it to 0")
+            raise ConfigError("jitter moves the faces, but not their landmarks; set it to 0")
         if coarse_share > 0 and coarse is None:
-            raise ValueError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
+            raise ConfigError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
         for name in degradations:
             if name in UNSEEN:
-                raise ValueError(f"'{name}' is kept for evaluation; training must not see it")
+                raise ConfigError(f"'{name}' is kept for evaluation; training must not see it")
             check_degradation(name)
         shares = np.array(list(degradations.values()), dtype=float)
         if coarse_share < 1 and (not len(shares) or (shares < 0).any() or shares.sum() == 0):
-            raise ValueError(f"the shares of the degradations {dict(degradations)} make no mix")
-        if coarse_share > 0:
-            missing = [name for name in faces.names if not coarse.has(faces.relative(name))]
-            if missing:
-                raise ValueError(
-                    f"{len(missing)} faces have no coarse version, the first is {missing[0]}"
-                )
+            raise ConfigError(
+                f"the shares of the degradations {dict(degradations)} must be 0 or more, not all 0"
+            )
+        if coarse is not None and coarse_share > 0:
+            _check_coarse(coarse, faces)
         if parts is not None:
-            without = [name for name in faces.names if Path(name).stem not in parts]
-            stems = [Path(name).stem for name in faces.names]
-            if len(set(stems)) < len(stems):
-                raise ValueError("landmarks go by file names, and some faces have the same one")
-            if without:
-                raise ValueError(
-                    f"{len(without)} faces have no landmarks, the first is {without[0]}"
-                )
+            _check_parts(parts, faces)
         self.faces, self.input_size, self.parts = faces, input_size, parts
         self.names = list(degradations)
         self.shares = shares / shares.sum() if len(shares) else shares
@@ -91,33 +85,32 @@ class PairDataset(Dataset):
     def __len__(self) -> int:
         return len(self.faces)
 
-    def __getitem__(self, key: tuple[int, int]) -> dict:
-        """As the faces', with ``input``: (3,S,S) in [-1,1], S = ``input_size``.
+    def __getitem__(self, key: tuple[int, int]) -> Item:
+        """The face's item with ``input`` (3,S,S) in [-1,1], S = ``input_size``.
 
-        With landmarks also ``parts``: (3,3) float32, for left eye, right eye and mouth the x, y
-        and half a side in pixels of the face; the first pixel's centre is at 0.
+        With landmarks also ``parts`` (3,3) float32: rows are left eye, right eye and mouth;
+        columns are x, y and half a side in pixels of the face. The first pixel's centre is at 0.
         """
         item = self.faces[key]
         rng = np.random.default_rng(item["seed"])
-        moved = None
+        by = None
         if self.jitter > 0:
-            moved = draw_move(self.jitter, np.random.default_rng([item["seed"], 1]))
+            by = draw_move(self.jitter, np.random.default_rng([item["seed"], 1]))
             clean = images.to_uint8(item["image"][None])[0]
-            item["image"] = images.to_tensor(move(clean, moved))[0]
-        if rng.random() < self.coarse_share:
+            item["image"] = images.to_tensor(move(clean, by))[0]
+        if rng.random() < self.coarse_share and self.coarse is not None:
             degraded = self.coarse.read(self.faces.relative(item["name"]), rng)
             if item["flipped"]:
                 degraded = degraded[:, ::-1]
-            if moved is not None:
-                degraded = move(degraded, moved)
+            if by is not None:
+                degraded = move(degraded, by)
             degraded = gaussian_blur(degraded, rng.uniform(*self.coarse_sigma_px))
         else:
             clean = images.to_uint8(item["image"][None])[0]
             small = images.resize_pixels(clean, (self.input_size, self.input_size))
             name = str(rng.choice(self.names, p=self.shares))
-            degraded, drawn = degrade(small, name, rng)
-            if name == "sparnet" and drawn.get("grey"):
-                # SPARNet learns to sharpen grey pictures, not to colour them.
+            degraded, parameters = degrade(small, name, rng)
+            if parameters.get("grey_target"):
                 luma = (item["image"] * _LUMA).sum(dim=0, keepdim=True)
                 item["image"] = luma.expand(3, -1, -1)
         side = (self.input_size, self.input_size)
@@ -127,13 +120,35 @@ class PairDataset(Dataset):
             for name in ("image", "input"):
                 item[name] = (item[name] * gain + shift).clamp(-1, 1)
         if self.parts is not None:
-            item["parts"] = self._parts_of(item)
+            parts = self.parts[Path(item["name"]).stem]
+            item["parts"] = _parts_in_pixels(parts, self.faces.size, flipped=item["flipped"])
         return item
 
-    def _parts_of(self, item: dict) -> torch.Tensor:
-        parts = self.parts[Path(item["name"]).stem] * self.faces.size
-        if item["flipped"]:
-            parts = parts[[1, 0, 2]]  # the eyes change places
-            parts[:, 0] = self.faces.size - parts[:, 0]
-        parts[:, :2] -= 0.5
-        return torch.from_numpy(parts).float()
+
+def _check_coarse(coarse: CoarseCache, faces: FaceDataset) -> None:
+    """Raise Dr2pipeError for faces without a coarse version."""
+    missing = [name for name in faces.names if not coarse.has(faces.relative(name))]
+    if missing:
+        raise Dr2pipeError(
+            f"{len(missing)} faces have no coarse version, the first is {missing[0]}"
+        )
+
+
+def _check_parts(parts: Mapping[str, Parts], faces: FaceDataset) -> None:
+    """Raise Dr2pipeError for faces without landmarks, or with those of another face."""
+    stems = [Path(name).stem for name in faces.names]
+    if len(set(stems)) < len(stems):
+        raise Dr2pipeError("landmarks are found by file names, and some faces have the same name")
+    missing = [name for name in faces.names if Path(name).stem not in parts]
+    if missing:
+        raise Dr2pipeError(f"{len(missing)} faces have no landmarks, the first is {missing[0]}")
+
+
+def _parts_in_pixels(parts: Parts, size: int, *, flipped: bool) -> torch.Tensor:
+    """(3,3) shares of the face's side to pixels; the first pixel's centre is at 0."""
+    parts = parts * size
+    if flipped:
+        parts = parts[[1, 0, 2]]  # the eyes change places
+        parts[:, 0] = size - parts[:, 0]
+    parts[:, :2] -= 0.5
+    return torch.from_numpy(parts).float()

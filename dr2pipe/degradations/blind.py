@@ -1,8 +1,8 @@
 """Chains of blur, shrinking, noise and compression with random strengths.
 
 y = [(x * k) ↓r + n]_JPEG ↑r (GFP-GAN, CVPR 2021, eq. 1, and most of the field). Ranges are given
-for 512-pixel faces and scaled to the picture at hand: a blur of 10 pixels at 512 is one of
-1.25 pixels at 64.
+for 512-pixel faces and scaled to each picture: a blur of 10 pixels at 512 is one of 1.25 pixels
+at 64.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 from omegaconf import MISSING
 
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config, resource
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.degradations import codecs
-from dr2pipe.degradations.kernels import blur, gaussian_kernel, motion_kernel
+from dr2pipe.degradations.kernels import Image, Pixels, blur, gaussian_kernel, motion_kernel
 
 _REFERENCE_SIDE_PX = 512
 _INTERPOLATIONS = {
@@ -61,34 +62,38 @@ class BlindRanges:
 
 
 def degrade_blind(
-    pixels: np.ndarray,
+    pixels: Pixels,
     rng: np.random.Generator,
     ranges: BlindRanges,
     noise_rng: np.random.Generator | None = None,
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """A degraded copy of (H,W,3) uint8 RGB, the same size, and what was drawn.
+) -> tuple[Pixels, dict[str, Any]]:
+    """A degraded copy of (H,W,3) uint8 RGB, the same size, and the parameters drawn for it.
 
-    ``noise_rng``: of the noise alone, where pictures share all draws but not its pixels.
+    Args:
+        pixels: the picture.
+        rng: everything random is drawn from it.
+        ranges: of the parameters.
+        noise_rng: draws the noise in place of ``rng``, where pictures share all other draws.
     """
     height, width = pixels.shape[:2]
     scale = max(height, width) / _REFERENCE_SIDE_PX
-    sigmas = rng.uniform(*ranges.sigma_px, size=2) * scale
+    sigmas = rng.uniform(ranges.sigma_px[0], ranges.sigma_px[1], size=2) * scale
     isotropic = rng.random() < 0.5
     sigma_x, sigma_y = (sigmas[0], sigmas[0]) if isotropic else sigmas
     angle = 0.0 if isotropic else rng.uniform(-math.pi, math.pi)
-    shrink = rng.uniform(*ranges.shrink)
-    noise = rng.uniform(*ranges.noise)
+    shrink = rng.uniform(ranges.shrink[0], ranges.shrink[1])
+    noise = rng.uniform(ranges.noise[0], ranges.noise[1])
     quality = int(rng.integers(ranges.jpeg_quality[0], ranges.jpeg_quality[1] + 1))
     size = max(3, 2 * math.ceil(3 * max(sigma_x, sigma_y)) + 1)
     kernel = gaussian_kernel(size, max(sigma_x, 1e-3), max(sigma_y, 1e-3), angle)
     reduction = max(shrink * scale, 1.0)
     small = (max(1, round(width / reduction)), max(1, round(height / reduction)))
-    image = blur(pixels.astype(np.float32), kernel)
+    image: Image = blur(pixels.astype(np.float32), kernel)
     image = cv2.resize(image, small, interpolation=cv2.INTER_LINEAR)
     image = image + (noise_rng or rng).normal(0, noise, image.shape).astype(np.float32)
     image = codecs.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
-    drawn = {
+    parameters: dict[str, Any] = {
         "sigma_x_px": sigma_x,
         "sigma_y_px": sigma_y,
         "angle": angle,
@@ -96,56 +101,59 @@ def degrade_blind(
         "noise": noise,
         "jpeg_quality": quality,
     }
-    # The draws happen whatever the probabilities are, so that a seed means the same blur,
-    # noise and compression with and without the colour changes.
+    # These draws happen at every probability, so that a seed gives the same blur, noise and
+    # compression with and without the colour changes.
     chances, shift = rng.random(3), rng.uniform(-1, 1, size=3) * ranges.colour_shift
     if chances[0] < ranges.colour_shift_probability:
         image = image + shift.astype(np.float32)
-        drawn["colour_shift"] = [round(float(s), 3) for s in shift]
+        parameters["colour_shift"] = [round(float(s), 3) for s in shift]
     if chances[1] < ranges.grey_probability:
         image = _grey(image)
-        drawn["grey"] = True
+        parameters["grey"] = True
     if chances[2] < ranges.jitter_probability:
         image, jitter = jitter_colours(image, rng)
-        drawn |= jitter
-    return images.round_to_uint8(image), _rounded(drawn)
+        parameters |= jitter
+    return images.round_to_uint8(image), _rounded(parameters)
 
 
 def degrade_sparnet(
-    pixels: np.ndarray, rng: np.random.Generator, noise_rng: np.random.Generator | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """SPARNet's training chain: one of four blurs, a tiny size, noise, strong JPEG."""
+    pixels: Pixels, rng: np.random.Generator, noise_rng: np.random.Generator | None = None
+) -> tuple[Pixels, dict[str, Any]]:
+    """SPARNet's training chain: one of four blurs, a tiny size, noise, strong JPEG.
+
+    SPARNet learns to sharpen grey pictures, not to colour them: where the parameter
+    ``grey_target`` is true, the clean picture that it is trained on is grey too.
+    """
     height, width = pixels.shape[:2]
     scale = max(height, width) / _REFERENCE_SIDE_PX
-    image, drawn = pixels.astype(np.float32), {}
+    image: Image = pixels.astype(np.float32)
+    parameters: dict[str, Any] = {}
     if rng.random() < 0.3:
         image = _grey(image)
-        drawn["grey"] = True
+        parameters |= {"grey": True, "grey_target": True}
     if rng.random() < 0.5:
         kind = str(rng.choice(["gaussian", "average", "median", "motion"]))
-        image, drawn["blur_px"] = _sparnet_blur(image, kind, scale, rng)
-        drawn["blur"] = kind
+        image, parameters["blur_px"] = _sparnet_blur(image, kind, scale, rng)
+        parameters["blur"] = kind
     side = max(4, round(rng.integers(32, 128) * scale))
     interpolation = str(rng.choice(list(_INTERPOLATIONS)))
     image = cv2.resize(image, (side, side), interpolation=_INTERPOLATIONS[interpolation])
-    drawn |= {"side_px": side, "interpolation": interpolation}
+    parameters |= {"side_px": side, "interpolation": interpolation}
     if rng.random() < 0.2:
         noise = rng.uniform(0, 25.5)
         channels = 3 if rng.random() < 0.5 else 1
         pattern = (noise_rng or rng).normal(0, noise, (side, side, channels))
         image = image + pattern.astype(np.float32)
-        drawn |= {"noise": noise, "noise_channels": channels}
+        parameters |= {"noise": noise, "noise_channels": channels}
     if rng.random() < 0.7:
         quality = int(rng.integers(35, 91))  # a compression of 10..65 out of 100
         image = codecs.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
-        drawn["jpeg_quality"] = quality
+        parameters["jpeg_quality"] = quality
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_CUBIC)
-    return images.round_to_uint8(image), _rounded(drawn)
+    return images.round_to_uint8(image), _rounded(parameters)
 
 
-def jitter_colours(
-    image: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, dict[str, float]]:
+def jitter_colours(image: Image, rng: np.random.Generator) -> tuple[Image, dict[str, float]]:
     """Brightness, contrast 0.5..1.5, saturation 0..1.5 and hue ±0.1 turns, in random order."""
     factors = {
         "brightness": rng.uniform(0.5, 1.5),
@@ -172,8 +180,8 @@ def jitter_colours(
 
 
 def _sparnet_blur(
-    image: np.ndarray, kind: str, scale: float, rng: np.random.Generator
-) -> tuple[np.ndarray, float]:
+    image: Image, kind: str, scale: float, rng: np.random.Generator
+) -> tuple[Image, float]:
     if kind == "gaussian":
         sigma = max(rng.uniform(3, 15) * scale, 0.1)
         return cv2.GaussianBlur(image, (0, 0), sigma), sigma
@@ -187,19 +195,21 @@ def _sparnet_blur(
     return cv2.medianBlur(images.round_to_uint8(image), size).astype(np.float32), size
 
 
-def _grey(image: np.ndarray) -> np.ndarray:
+def _grey(image: Image) -> Image:
     """Luma of (H,W,3), repeated in all channels (ITU-R BT.601 weights)."""
-    luma = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma: npt.NDArray[Any] = image @ np.array([0.299, 0.587, 0.114], np.float32)
     return np.repeat(luma[..., None], 3, axis=2)
 
 
-def _rounded(drawn: dict[str, Any]) -> dict[str, Any]:
-    return {k: round(float(v), 4) if isinstance(v, float) else v for k, v in drawn.items()}
+def _rounded(parameters: dict[str, Any]) -> dict[str, Any]:
+    """For the records of a run; whole numbers, texts and lists stay as they are."""
+    return {k: round(float(v), 4) if isinstance(v, float) else v for k, v in parameters.items()}
 
 
-Chain = Callable[..., tuple[np.ndarray, dict[str, Any]]]  # (pixels, rng, noise_rng)
+# (pixels, rng, noise_rng) to the degraded picture and its parameters by name
+Chain = Callable[..., tuple[Pixels, dict[str, Any]]]
 
-# Chains with code of their own; those that differ in their ranges alone are YAML files.
+# Chains with code of their own; chains that differ only in their ranges are YAML files.
 _CODED_CHAINS: dict[str, Chain] = {"sparnet": degrade_sparnet}
 
 
@@ -208,26 +218,26 @@ def chain_names() -> list[str]:
     return [*_CODED_CHAINS, *sorted(p.stem for p in _ranges_folder().glob("*.yaml"))]
 
 
+def is_chain(name: str) -> bool:
+    """Whether a name is that of a chain, or the path of a YAML file."""
+    return name in _CODED_CHAINS or _ranges_file(name).is_file()
+
+
 def find_chain(name: str) -> Chain:
-    """A chain by its name, or by the path of a YAML file with :class:`BlindRanges`.
+    """A chain by a name for which :func:`is_chain` is true.
 
     Raises:
         ConfigError: a file that does not hold valid ranges.
-        ValueError: no such chain.
     """
     if name in _CODED_CHAINS:
         return _CODED_CHAINS[name]
     path = _ranges_file(name)
-    if not path.is_file():
-        raise ValueError(
-            f"unknown degradation '{name}'; chains: {', '.join(chain_names())}, or a YAML file"
-        )
     ranges = _cached_ranges(path, path.stat().st_mtime_ns)
     return functools.partial(degrade_blind, ranges=ranges)
 
 
 def describe_chain(name: str) -> dict[str, Any] | None:
-    """The ranges behind a name, for the records of a run; None where it has no YAML file."""
+    """The ranges of a chain, for the records of a run; None for a chain without a YAML file."""
     path = _ranges_file(name)
     return dataclasses.asdict(load_ranges(path)) if path.is_file() else None
 
@@ -254,7 +264,7 @@ def load_ranges(path: str | Path) -> BlindRanges:
 
 @functools.cache
 def _cached_ranges(path: Path, changed_ns: int) -> BlindRanges:
-    """Chains are looked up for every picture; an edited file counts as a new one."""
+    """The ranges of a file, which are looked up for every picture; an edited file is read again."""
     return load_ranges(path)
 
 

@@ -1,14 +1,19 @@
-"""Blur kernels (K,K) float32 that sum to one."""
+"""Blur kernels (K,K) float32 that sum to one, and the types of pictures."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
+import numpy.typing as npt
+
+Pixels = npt.NDArray[np.uint8]  # (H,W,3) RGB
+Image = npt.NDArray[Any]  # (H,W,3) float32 RGB in 0..255, not rounded; it may lie outside
+Kernel = npt.NDArray[np.float32]
 
 
-def gaussian_kernel(
-    size: int, sigma_x_px: float, sigma_y_px: float, angle: float = 0.0
-) -> np.ndarray:
+def gaussian_kernel(size: int, sigma_x_px: float, sigma_y_px: float, angle: float = 0.0) -> Kernel:
     """Anisotropic Gaussian; ``angle`` in radians turns its first axis from x towards y."""
     offsets = np.arange(size) - (size - 1) / 2
     y, x = np.meshgrid(offsets, offsets, indexing="ij")
@@ -18,7 +23,7 @@ def gaussian_kernel(
     return _normalised(kernel)
 
 
-def motion_kernel(length_px: float, angle: float) -> np.ndarray:
+def motion_kernel(length_px: float, angle: float) -> Kernel:
     """A straight line of ``length_px`` pixels at ``angle`` radians, one pixel wide."""
     size = 2 * int(np.ceil(length_px / 2)) + 3
     scale = 16  # drawn enlarged, so that short and slanted lines keep their length
@@ -34,7 +39,7 @@ def motion_kernel(length_px: float, angle: float) -> np.ndarray:
     return _normalised(cv2.resize(canvas, (size, size), interpolation=cv2.INTER_AREA))
 
 
-def disk_kernel(radius_px: float) -> np.ndarray:
+def disk_kernel(radius_px: float) -> Kernel:
     """A defocused lens: a uniform disk with an antialiased rim."""
     size = 2 * int(np.ceil(radius_px)) + 1
     offsets = np.arange(size) - (size - 1) / 2
@@ -42,10 +47,11 @@ def disk_kernel(radius_px: float) -> np.ndarray:
     return _normalised(np.clip(radius_px + 0.5 - distance, 0, 1))
 
 
-def blur(image: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    """(H,W,3) float32 convolved with ``kernel``, borders reflected."""
+def blur(image: Image, kernel: Kernel) -> Image:
+    """(H,W,3) float32 convolved with ``kernel``; borders are reflected."""
     return cv2.filter2D(image, -1, kernel, borderType=cv2.BORDER_REFLECT_101)
 
 
-def _normalised(kernel: np.ndarray) -> np.ndarray:
-    return (kernel / kernel.sum()).astype(np.float32)
+def _normalised(kernel: npt.NDArray[Any]) -> Kernel:
+    normalised: Kernel = (kernel / kernel.sum()).astype(np.float32)
+    return normalised

@@ -1,33 +1,44 @@
-"""Holes for face inpainting: random masks for training, and shapes that follow a face.
+"""Masks for face inpainting: random ones for training, and shapes that follow a face.
 
-A mask is (size,size) bool, True where the picture is missing. The random ones are those that
-EXE-GAN trains with: the strokes of Yu et al., "Free-Form Image Inpainting with Gated Convolution",
-with rectangles, and the large masks of Zhao et al., "Large Scale Image Completion via Co-Modulated
-Generative Adversarial Networks".
+A mask is (size,size) bool, True in the holes, which are to be filled. The random masks are those
+that EXE-GAN trains with: the strokes of Yu et al., "Free-Form Image Inpainting with Gated
+Convolution" (ICCV 2019), with rectangles, and the large masks of Zhao et al., "Large Scale Image
+Completion via Co-Modulated Generative Adversarial Networks" (ICLR 2021).
 
-Published lengths are pixels of a picture of 256 and grow with the picture here: a seed gives the
-same shapes at every size. ``reference_px`` is the side for which the lengths hold: with
-``reference_px=size`` they are taken as they stand, as EXE-GAN does at 512.
+Published lengths are pixels of a 256-pixel picture. Here they grow with the picture, so that a
+seed gives the same shapes at every size. ``reference_px`` is the side at which the published
+lengths hold: ``reference_px=size`` uses them unscaled, as EXE-GAN does at 512.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
+
+from dr2pipe.core.errors import ConfigError, Dr2pipeError
 
 PUBLISHED_PX = 256
 # As seen in the picture: eyeL and mouthL are those nearer to its left side.
 LANDMARKS = ("eyeL", "eyeR", "nose", "mouthL", "mouthR")
-Landmarks = Mapping[str, Sequence[float] | np.ndarray]
+Landmarks = Mapping[str, Sequence[float] | npt.NDArray[Any]]
+Mask = npt.NDArray[np.bool_]  # (size,size)
+Canvas = npt.NDArray[np.uint8]  # (side,side) of 0 and 1, on which masks are drawn
+Places = npt.NDArray[np.float64]
 
 
-def draw_mask(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
-    """One mask (size,size) bool of the kind ``name`` of ``MASKS``, neither empty nor full."""
+def draw_mask(name: str, size: int, rng: np.random.Generator) -> Mask:
+    """One mask (size,size) bool of the kind ``name`` of ``MASKS``, neither empty nor full.
+
+    Raises:
+        ConfigError: unknown name.
+    """
     if name not in MASKS:
-        raise ValueError(f"unknown mask {name!r}; choose from {', '.join(MASKS)}")
+        raise ConfigError(f"unknown mask {name!r}; choose from {', '.join(MASKS)}")
     _check_size(size)
     while True:
         mask = MASKS[name](size, rng)
@@ -35,12 +46,10 @@ def draw_mask(name: str, size: int, rng: np.random.Generator) -> np.ndarray:
             return mask
 
 
-def stroke_rect(
-    size: int, rng: np.random.Generator, *, reference_px: int = PUBLISHED_PX
-) -> np.ndarray:
+def stroke_rect(size: int, rng: np.random.Generator, *, reference_px: int = PUBLISHED_PX) -> Mask:
     """Up to 4 rectangles with sides below 128 px, up to 9 below 64 px, and free-form strokes.
 
-    About two thirds are hole.
+    On average, holes cover about two thirds.
     """
     canvas, scale = _canvas(size, reference_px)
     for most, side_px in ((4, 128), (9, 64)):
@@ -49,10 +58,8 @@ def stroke_rect(
     return _to_mask(canvas, size)
 
 
-def free_form(
-    size: int, rng: np.random.Generator, *, reference_px: int = PUBLISHED_PX
-) -> np.ndarray:
-    """Ten free-form strokes; about six tenths are hole."""
+def free_form(size: int, rng: np.random.Generator, *, reference_px: int = PUBLISHED_PX) -> Mask:
+    """Ten free-form strokes; on average, holes cover about six tenths."""
     canvas, scale = _canvas(size, reference_px)
     _draw_free_strokes(canvas, rng, scale)
     return _to_mask(canvas, size)
@@ -64,20 +71,22 @@ def comodulated(
     *,
     reference_px: int = PUBLISHED_PX,
     largest_rectangle: float = 1.0,
-) -> np.ndarray:
+) -> Mask:
     """Large holes: up to 13 rectangles and 19 zigzag strokes, redrawn if empty or full.
 
     Up to 4 rectangles have sides below the share ``largest_rectangle`` of the picture's, up to 9
-    below half of that. About 0.73 are hole, and 0.60 with a ``largest_rectangle`` of 0.5.
-    ``reference_px`` concerns the strokes' widths alone: other lengths are shares of the picture.
+    below half of that. On average, holes cover 0.73 of the picture, and 0.60 with a
+    ``largest_rectangle`` of 0.5. ``reference_px`` concerns only the widths of strokes: other
+    lengths are shares of the picture.
     """
     if not 0 < largest_rectangle <= 1:
         raise ValueError(f"largest_rectangle must be in (0, 1], got {largest_rectangle}")
     while True:
         canvas, scale = _canvas(size, reference_px)
         _draw_zigzags(canvas, rng, scale)
-        # The zigzags all run to the right. EXE-GAN's code means to mirror them but drops the
-        # result. Mirroring each by itself would make larger holes, so all are mirrored together.
+        # All zigzags run to the right. EXE-GAN's code was meant to mirror them, but drops the
+        # mirrored copy. Mirroring each by itself would make larger holes, so all are mirrored
+        # together.
         canvas = canvas[:: rng.choice((-1, 1)), :: rng.choice((-1, 1))].copy()
         largest = largest_rectangle * len(canvas)
         for most, side in ((9, largest / 2), (4, largest)):
@@ -87,8 +96,8 @@ def comodulated(
             return mask
 
 
-def center(size: int, rng: np.random.Generator | None = None) -> np.ndarray:
-    """The middle half of the rows and of the columns; nothing is drawn from ``rng``."""
+def center(size: int, rng: np.random.Generator | None = None) -> Mask:
+    """The middle half of the rows and of the columns; ``rng`` is not used."""
     _check_size(size)
     side = size // 2
     middle = slice((size - side) // 2, (size + side) // 2)
@@ -97,24 +106,28 @@ def center(size: int, rng: np.random.Generator | None = None) -> np.ndarray:
     return mask
 
 
-def glasses(size: int, landmarks: Landmarks) -> np.ndarray:
+def glasses(size: int, landmarks: Landmarks) -> Mask:
     """Two rounded lenses, a bridge, and temples that run to the picture's sides.
 
-    ``landmarks`` maps ``LANDMARKS`` to (x, y) in pixels, the first pixel's centre at 0.5. What
-    lies outside of the picture is cut off: the mask of a face that does is empty.
+    ``landmarks`` maps ``LANDMARKS`` to (x, y) in pixels, the first pixel's centre at 0.5. Parts
+    outside the picture are cut off.
+
+    Raises:
+        Dr2pipeError: a landmark is missing or not finite, or all lie on one line.
     """
     u, v, _ = _face_coordinates(size, landmarks)
     across = np.abs(np.abs(u) - 0.5) / 0.41
     along = np.abs(v - 0.03) / 0.34
     # The third power lies between an ellipse (2) and a rectangle: lenses with round corners.
-    lenses = across**3 + along**3 <= 1
-    return lenses | (np.abs(v + 0.04) <= 0.06)
+    lenses: Mask = across**3 + along**3 <= 1
+    temples: Mask = np.abs(v + 0.04) <= 0.06
+    return lenses | temples
 
 
-def mouth_mask(size: int, landmarks: Landmarks) -> np.ndarray:
+def mouth_mask(size: int, landmarks: Landmarks) -> Mask:
     """A surgical mask: from the bridge of the nose over the cheeks to below the chin.
 
-    ``landmarks`` as for ``glasses``.
+    ``landmarks`` and errors as for ``glasses``.
     """
     u, v, (nose_u, nose_v) = _face_coordinates(size, landmarks)
     # A turned head moves the nose, on which the cloth peaks, and shows more of the other cheek.
@@ -126,10 +139,11 @@ def mouth_mask(size: int, landmarks: Landmarks) -> np.ndarray:
         [0.5, 0.42, 0.4 * nose_v, 0.4 * nose_v, 0.42, 0.5],
     )
     outwards = np.where(u < 0, -u / left, u / right)
-    return (outwards <= 1) & (upper <= v) & (v <= 1.95 - 0.95 * outwards**3)
+    mask: Mask = (outwards <= 1) & (upper <= v) & (v <= 1.95 - 0.95 * outwards**3)
+    return mask
 
 
-MASKS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
+MASKS: dict[str, Callable[[int, np.random.Generator], Mask]] = {
     "stroke_rect": stroke_rect,
     "free_form": free_form,
     "comodulated": comodulated,
@@ -137,8 +151,8 @@ MASKS: dict[str, Callable[[int, np.random.Generator], np.ndarray]] = {
 }
 
 
-def _draw_free_strokes(canvas: np.ndarray, rng: np.random.Generator, scale: float) -> None:
-    """Ten paths of up to 20 straight pieces, each piece of its own direction and width."""
+def _draw_free_strokes(canvas: Canvas, rng: np.random.Generator, scale: float) -> None:
+    """Draw ten paths of up to 20 straight pieces, each with its own direction and width."""
     for _ in range(10):
         pieces = int(rng.integers(0, 21))
         start = rng.uniform(0, len(canvas), size=2)
@@ -148,7 +162,7 @@ def _draw_free_strokes(canvas: np.ndarray, rng: np.random.Generator, scale: floa
         _draw_path(canvas, start, angles, lengths, widths)
 
 
-def _draw_zigzags(canvas: np.ndarray, rng: np.random.Generator, scale: float) -> None:
+def _draw_zigzags(canvas: Canvas, rng: np.random.Generator, scale: float) -> None:
     """Up to 19 paths of 4 to 17 vertices that go up and down by turns, 12 to 48 px wide."""
     side = len(canvas)
     typical, spread = side * math.sqrt(2) / 8, 2 * math.pi / 15
@@ -163,8 +177,10 @@ def _draw_zigzags(canvas: np.ndarray, rng: np.random.Generator, scale: float) ->
         _draw_path(canvas, start, angles, lengths, np.full(pieces, width))
 
 
-def _draw_path(canvas: np.ndarray, start, angles, lengths, widths) -> None:
-    """Thick pieces with round ends; a piece that leaves the canvas is bent to end at its edge."""
+def _draw_path(
+    canvas: Canvas, start: Places, angles: Places, lengths: Places, widths: npt.NDArray[Any]
+) -> None:
+    """Draw thick pieces with round ends; a piece that leaves the canvas ends at its edge."""
     edge = len(canvas) - 1
     steps = np.stack([np.cos(angles), np.sin(angles)], axis=1) * lengths[:, None]
     x, y = (min(float(value), edge) for value in start)
@@ -176,9 +192,9 @@ def _draw_path(canvas: np.ndarray, start, angles, lengths, widths) -> None:
 
 
 def _fill_rectangles(
-    canvas: np.ndarray, rng: np.random.Generator, most: int, side: float, *, overhang: bool
+    canvas: Canvas, rng: np.random.Generator, most: int, side: float, *, overhang: bool
 ) -> None:
-    """0 to ``most`` rectangles with sides below ``side``; with overhang, half may be outside."""
+    """Fill 0 to ``most`` rectangles with sides below ``side``; with overhang, half may be outside."""
     count = int(rng.integers(0, most + 1))
     sides = rng.uniform(0, side, size=(count, 2))
     place = rng.random((count, 2))
@@ -191,7 +207,7 @@ def _fill_rectangles(
         canvas[top:bottom, left:right] = 1
 
 
-def _canvas(size: int, reference_px: int) -> tuple[np.ndarray, float]:
+def _canvas(size: int, reference_px: int) -> tuple[Canvas, float]:
     """An empty canvas, and its pixels per published pixel.
 
     Small masks are drawn on a whole multiple of their size: line widths are whole pixels, and
@@ -204,15 +220,15 @@ def _canvas(size: int, reference_px: int) -> tuple[np.ndarray, float]:
     return np.zeros((side, side), np.uint8), side / reference_px
 
 
-def _to_mask(canvas: np.ndarray, size: int) -> np.ndarray:
-    """A pixel is hole where its middle is, which keeps the share of the hole."""
+def _to_mask(canvas: Canvas, size: int) -> Mask:
+    """(size,size): each pixel takes the value at its middle, which keeps the share of the holes."""
     times = len(canvas) // size
     return canvas[times // 2 :: times, times // 2 :: times] > 0
 
 
 def _face_coordinates(
     size: int, landmarks: Landmarks
-) -> tuple[np.ndarray, np.ndarray, tuple[float, float]]:
+) -> tuple[Places, Places, tuple[float, float]]:
     """(u, v) of every pixel's centre, both (size,size), and those of the nose.
 
     Affine coordinates in which the eyes are at (-0.5, 0) and (0.5, 0) and the middle of the
@@ -225,9 +241,9 @@ def _face_coordinates(
     down = sum(corners) / 2 - middle
     area = across[0] * down[1] - across[1] * down[0]
     if abs(area) < 1e-6:
-        raise ValueError("the landmarks span no face: eyes and mouth lie on one line")
+        raise Dr2pipeError("the landmarks span no face: eyes and mouth lie on one line")
 
-    def in_face(x, y):
+    def in_face(x: Any, y: Any) -> tuple[Any, Any]:
         x, y = x - middle[0], y - middle[1]
         return (x * down[1] - y * down[0]) / area, (y * across[0] - x * across[1]) / area
 
@@ -235,12 +251,12 @@ def _face_coordinates(
     return *in_face(centres[None], centres[:, None]), in_face(*nose)
 
 
-def _point(landmarks: Landmarks, name: str) -> np.ndarray:
+def _point(landmarks: Landmarks, name: str) -> Places:
     if name not in landmarks:
-        raise ValueError(f"landmark {name!r} is missing; needed are {', '.join(LANDMARKS)}")
+        raise Dr2pipeError(f"landmark {name!r} is missing; needed are {', '.join(LANDMARKS)}")
     point = np.asarray(landmarks[name], float)
     if point.shape != (2,) or not np.isfinite(point).all():
-        raise ValueError(f"landmark {name!r} must be a finite (x, y), got {landmarks[name]}")
+        raise Dr2pipeError(f"landmark {name!r} must be a finite (x, y), got {landmarks[name]}")
     return point
 
 

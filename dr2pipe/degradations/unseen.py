@@ -1,13 +1,13 @@
 """Degradation families kept for evaluation, each with a severity of 1..5.
 
-Training refuses them by name. SPARNet's own chain has a median and a motion blur among others,
-and GFP-GAN's changes brightness and contrast: for networks trained on these, the families alike
-are not unseen.
+They are for studies of robustness, and training refuses them by name. SPARNet's own chain has a
+median and a motion blur, and GFP-GAN's changes brightness and contrast: for networks trained on
+these chains, such families are not unseen.
 
-For studies of robustness. Lengths are given as shares of the picture's side, so that a
-severity looks alike at every size. Every function takes (H,W,3) float32 in 0..255 and returns
-the same, not yet rounded, and its parameters for this picture. What is drawn for every pixel
-(noise, displacements) is left out of them: the seed tells it.
+Lengths are shares of the picture's side, so that a severity looks similar at every size. Every
+function takes (H,W,3) float32 in 0..255 and returns the same, not yet rounded, with its
+parameters for this picture. Values drawn per pixel (noise, displacements) are not reported; the
+seed reproduces them.
 """
 
 from __future__ import annotations
@@ -18,36 +18,40 @@ from typing import Any
 
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from dr2pipe.core import images
 from dr2pipe.degradations import codecs
-from dr2pipe.degradations.kernels import blur, disk_kernel, motion_kernel
+from dr2pipe.degradations.kernels import Image, Pixels, blur, disk_kernel, motion_kernel
 
 SEVERITIES = (1, 2, 3, 4, 5)
-Made = tuple[np.ndarray, dict[str, Any]]
-Family = Callable[[np.ndarray, int, np.random.Generator], Made]
+Degraded = tuple[Image, dict[str, Any]]  # the picture, and its parameters by name
+Family = Callable[[Image, int, np.random.Generator], Degraded]
 
 
 def degrade_unseen(
-    pixels: np.ndarray, name: str, severity: int, rng: np.random.Generator
-) -> tuple[np.ndarray, dict[str, Any]]:
-    """Apply the family ``name`` of ``UNSEEN`` to (H,W,3) uint8 RGB."""
-    degraded, drawn = UNSEEN[name](pixels.astype(np.float32), severity, rng)
-    return images.round_to_uint8(degraded), {"family": name, "severity": severity, **drawn}
+    pixels: Pixels, name: str, severity: int, rng: np.random.Generator
+) -> tuple[Pixels, dict[str, Any]]:
+    """Apply the family ``name`` of ``UNSEEN`` to (H,W,3) uint8 RGB; also returns its parameters."""
+    degraded, parameters = UNSEEN[name](pixels.astype(np.float32), severity, rng)
+    return images.round_to_uint8(degraded), parameters
 
 
-def motion_blur(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def motion_blur(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """A straight movement of the camera, in a random direction."""
     length = _side(image) * (0.03, 0.05, 0.08, 0.12, 0.17)[severity - 1]
     length, angle = max(length, 1.5), rng.uniform(0, math.pi)
     return blur(image, motion_kernel(length, angle)), {"length_px": length, "angle_rad": angle}
 
 
-def defocus(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def defocus(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """A lens out of focus: a uniform disk."""
     radius = _side(image) * (0.012, 0.02, 0.032, 0.046, 0.065)[severity - 1]
     return blur(image, disk_kernel(radius)), {"radius_px": radius}
 
 
-def salt_and_pepper(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def salt_and_pepper(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Black and white pixels at random places."""
     share = (0.02, 0.05, 0.1, 0.17, 0.27)[severity - 1]
     chance = rng.random(image.shape[:2])
     image = image.copy()
@@ -56,19 +60,22 @@ def salt_and_pepper(image: np.ndarray, severity: int, rng: np.random.Generator) 
     return image, {"share": share}
 
 
-def poisson_noise(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def poisson_noise(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Photon noise: few photons per pixel."""
     photons = (80, 35, 16, 8, 4)[severity - 1]  # per pixel at full brightness
     degraded = rng.poisson(image / 255 * photons) * (255 / photons)
     return degraded.astype(np.float32), {"photons": photons}
 
 
-def speckle(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def speckle(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Noise that is multiplied, as in ultrasound or radar pictures."""
     strength = (0.1, 0.18, 0.28, 0.4, 0.55)[severity - 1]
     noise = rng.standard_normal(image.shape).astype(np.float32)
     return image * (1 + strength * noise), {"strength": strength}
 
 
-def pixelation(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def pixelation(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Few large square cells."""
     height, width = image.shape[:2]
     cells = (40, 28, 20, 15, 11)[severity - 1]
     small = cv2.resize(image, (min(cells, width), min(cells, height)), interpolation=cv2.INTER_AREA)
@@ -76,8 +83,8 @@ def pixelation(image: np.ndarray, severity: int, rng: np.random.Generator) -> Ma
     return degraded, {"cells": cells}
 
 
-def webp(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
-    """The real codec, on a smaller copy: at these sizes it is gentle at full size."""
+def webp(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """The real WebP codec, on a reduced copy: at full size its artefacts would be too small."""
     height, width = image.shape[:2]
     shrink = (1.0, 1.3, 1.7, 2.2, 3.0)[severity - 1]
     small = images.resize_pixels(
@@ -88,18 +95,20 @@ def webp(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     return degraded.astype(np.float32), {"shrink": shrink, "quality": quality}
 
 
-def median(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def median(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """A median filter, which removes fine structure and keeps edges."""
     window = max(round(_side(image) * (0.03, 0.05, 0.075, 0.105, 0.14)[severity - 1]) | 1, 3)
     degraded = cv2.medianBlur(images.round_to_uint8(image), window)
     return degraded.astype(np.float32), {"window_px": window}
 
 
-def low_bit_depth(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def low_bit_depth(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Few grey levels per channel, without dithering."""
     levels = (12, 8, 5, 4, 3)[severity - 1]
     return np.round(image / 255 * (levels - 1)) * (255 / (levels - 1)), {"levels": levels}
 
 
-def haze(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def haze(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
     """A faded photo: little contrast left over a light, slightly tinted veil."""
     kept = (0.75, 0.6, 0.45, 0.32, 0.22)[severity - 1]
     veil = 200 + rng.uniform(-15, 15, size=3).astype(np.float32)
@@ -107,12 +116,13 @@ def haze(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     return degraded, {"kept": kept, "veil": [round(float(level), 2) for level in veil]}
 
 
-def over_exposure(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def over_exposure(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Too much light: bright parts are lost."""
     gain = (1.25, 1.5, 1.8, 2.2, 2.7)[severity - 1]
     return image * gain + 10, {"gain": gain}
 
 
-def low_light(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def low_light(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
     """Under-exposed, with the noise that such pictures have."""
     kept = (0.6, 0.45, 0.33, 0.24, 0.16)[severity - 1]
     noise = (2, 3, 4, 6, 8)[severity - 1]
@@ -120,11 +130,11 @@ def low_light(image: np.ndarray, severity: int, rng: np.random.Generator) -> Mad
     return degraded, {"kept": kept, "noise": noise}
 
 
-def rain(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def rain(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
     """Bright, slanted streaks."""
     side = _side(image)
     count = (15, 30, 55, 90, 140)[severity - 1]
-    layer = np.zeros(image.shape[:2], np.float32)
+    layer: npt.NDArray[Any] = np.zeros(image.shape[:2], np.float32)
     angle = math.pi / 2 + rng.uniform(-0.35, 0.35)
     for x, y in rng.uniform(0, 1, size=(count, 2)) * image.shape[1::-1]:
         length = side * rng.uniform(0.05, 0.13)
@@ -134,7 +144,7 @@ def rain(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
     return image * (1 - layer) + 235 * layer, {"streaks": count, "angle_rad": angle}
 
 
-def scratches(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def scratches(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
     """Light and dark cracks, as on an old print."""
     side = _side(image)
     image = image.copy()
@@ -148,12 +158,14 @@ def scratches(image: np.ndarray, severity: int, rng: np.random.Generator) -> Mad
             angle += rng.normal(0, 0.35)
             step = side * rng.uniform(0.04, 0.12)
             following = point + step * np.array([math.cos(angle), math.sin(angle)])
-            _line(image, tuple(point), tuple(following), (colour,) * 3, thickness)
+            _line(
+                image, (point[0], point[1]), (following[0], following[1]), (colour,) * 3, thickness
+            )
             point = following
     return image, {"scratches": count}
 
 
-def interlacing(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def interlacing(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
     """Every second row comes from a moment later: shifted sideways."""
     shift = max(1, round(_side(image) * (0.015, 0.03, 0.05, 0.075, 0.11)[severity - 1]))
     shift = shift if rng.random() < 0.5 else -shift
@@ -162,8 +174,8 @@ def interlacing(image: np.ndarray, severity: int, rng: np.random.Generator) -> M
     return image, {"shift_px": shift}
 
 
-def halftone(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
-    """A print's screen: dots whose size stands for darkness, mixed into the picture."""
+def halftone(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """The dots of a print, larger where the picture is darker, blended with the picture."""
     cell = max(_side(image) * (0.02, 0.025, 0.032, 0.042, 0.055)[severity - 1], 2.0)
     y, x = np.mgrid[: image.shape[0], : image.shape[1]].astype(np.float32)
     degraded = np.empty_like(image)
@@ -177,27 +189,27 @@ def halftone(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made
     return image * (1 - share) + degraded * share, {"cell_px": cell, "share": share}
 
 
-def film_grain(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
+def film_grain(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
     """Coarse noise, strongest in the middle tones, the same in all channels."""
     side = _side(image)
-    grain = rng.standard_normal(image.shape[:2]).astype(np.float32)
+    grain: npt.NDArray[Any] = rng.standard_normal(image.shape[:2]).astype(np.float32)
     grain = cv2.GaussianBlur(grain, (0, 0), max(side / 180, 0.5))
-    grain /= grain.std()
+    grain = grain / grain.std()
     luma = image.mean(axis=2) / 255
     strength = (12, 20, 30, 42, 58)[severity - 1]
     amount = strength * (0.4 + 2.4 * luma * (1 - luma))
     return image + (grain * amount)[..., None], {"strength": strength}
 
 
-def atmospheric_warp(image: np.ndarray, severity: int, rng: np.random.Generator) -> Made:
-    """Turbulence: a smooth random displacement and a little blur."""
+def atmospheric_warp(image: Image, severity: int, rng: np.random.Generator) -> Degraded:
+    """Turbulent air: a smooth random displacement and a little blur."""
     side = _side(image)
     height, width = image.shape[:2]
     largest = side * (0.008, 0.014, 0.022, 0.032, 0.045)[severity - 1]
     y, x = np.mgrid[:height, :width].astype(np.float32)
     fields = []
     for _ in range(2):
-        field = rng.standard_normal((height, width)).astype(np.float32)
+        field: npt.NDArray[Any] = rng.standard_normal((height, width)).astype(np.float32)
         field = cv2.GaussianBlur(field, (0, 0), side * 0.05, borderType=cv2.BORDER_REFLECT_101)
         fields.append(field / np.abs(field).max() * largest)
     warped = cv2.remap(
@@ -229,11 +241,19 @@ UNSEEN: dict[str, Family] = {
 }
 
 
-def _side(image: np.ndarray) -> int:
-    return max(image.shape[:2])
+def _side(image: Image) -> int:
+    return int(max(image.shape[:2]))
 
 
-def _line(canvas: np.ndarray, start, end, colour, thickness: int) -> None:
-    shift = 4  # sixteenths of a pixel
-    points = [tuple(round(v * (1 << shift)) for v in p) for p in (start, end)]
-    cv2.line(canvas, points[0], points[1], colour, thickness, cv2.LINE_AA, shift)
+def _line(
+    canvas: npt.NDArray[Any],
+    start: tuple[float, float],
+    end: tuple[float, float],
+    colour: float | tuple[float, ...],
+    thickness: int,
+) -> None:
+    """Draw an antialiased line on (H,W) or (H,W,3) float32."""
+    shift = 4  # cv2 takes sixteenths of a pixel
+    (x, y), (end_x, end_y) = ([round(v * (1 << shift)) for v in p] for p in (start, end))
+    colours = colour if isinstance(colour, tuple) else (colour,)
+    cv2.line(canvas, (x, y), (end_x, end_y), colours, thickness, cv2.LINE_AA, shift)

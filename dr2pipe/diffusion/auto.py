@@ -1,54 +1,53 @@
-"""DR2's settings chosen for each picture, by how it seems to be degraded.
+"""The automatic setting: settings of DR2 chosen for each picture, by how it seems degraded.
 
-For every candidate setting, a ridge regression on features of the degraded picture predicts
-the score it would reach; the candidate with the best prediction is taken. It is fitted on the
-results of a sweep, where every face met every candidate. A picture unlike all of those gets the
-candidate that was best for the worst of them: predictions mean nothing there, and DR2 is for
-damage that nobody foresaw.
+For every candidate setting, a ridge regression on features of the degraded picture predicts the
+score it would reach. The candidate with the best prediction is taken. The regression is fitted
+on a sweep (:mod:`dr2pipe.evaluation.fit_auto`), where every face met every candidate. A picture
+unlike all faces of the sweep gets the candidate that was best for the worst of them: predictions
+mean nothing there, and DR2 is for damage that nobody foresaw.
 """
 
 from __future__ import annotations
 
-import csv
-import dataclasses
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
-from dr2pipe.core import files
-from dr2pipe.core.config import resource
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_file
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 
 SCORE = "psnr + 20 ssim"  # 0.05 of SSIM counts as much as 1 dB
-_STRENGTHS = tuple(10.0**k for k in range(-1, 5))  # of the ridge, to choose from
-_FOLDS = 5
-# What tells damage from a subject: bright clothes or a colourful room are no strange damage.
+# Features that tell damage from a subject: bright clothes or a colourful room are no damage.
 _DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
-_MARGIN = 0.1  # of the range of a feature, by which a picture may lie outside
+
+FloatArray = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class AutoSetting:
-    """What ``auto`` needs to choose.
+    """What ``auto`` needs to choose. F is the number of features.
 
     Attributes:
         model_sha256: of the DDPM whose sweep it was fitted on.
-        sweep: its hash.
-        candidates: settings of :class:`dr2pipe.restoration.restorer.DR2Config`; ``enabled`` false leaves
-            stage 1 out.
-        fixed: place of the candidate that is best on average.
-        fallback: place of the candidate that is best for the third of pictures with the lowest
+        sweep: hash of the sweep.
+        candidates: settings of :class:`dr2pipe.diffusion.stage1.DR2Config`; ``enabled`` false
+            leaves stage 1 out.
+        fixed: index of the candidate that is best on average.
+        fallback: index of the candidate that is best for the third of pictures with the lowest
             scores.
-        mean, scale: (F,) of the features.
-        low, high: (F,), between which a picture's features are familiar; not all are looked at.
-        weights: (2F+1, candidates) of the ridge on standardised features, their squares and 1.
-        deviation: (candidates,), cross-validated deviation of the predicted lead over ``fixed``.
+        mean: (F,) mean of the features.
+        scale: (F,) deviation of the features.
+        low: (F,) lowest familiar value of each feature. Only features of damage are checked.
+        high: (F,) highest familiar value of each feature.
+        weights: (2F+1, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
+        deviation: (candidates,) cross-validated deviation of the predicted lead over ``fixed``.
     """
 
     model_sha256: str
@@ -64,17 +63,20 @@ class AutoSetting:
     deviation: list[float]
 
     def choose(self, pictures: torch.Tensor) -> list[tuple[int, float]]:
-        """For each of (B,3,S,S) in [-1,1], the place of a candidate and the confidence in it.
+        """Choose a candidate for each of (B,3,S,S) in [-1,1].
 
-        The confidence, 0.5 to 1, is the estimated probability that the candidate scores
-        higher than the best fixed one (the best fixed one itself: than the runner-up). It is
-        0.5 for a picture whose features are unfamiliar.
+        Returns:
+            For each picture, the index of the candidate and the confidence in it: the estimated
+            probability, 0.5 to 1, that it scores higher than the best fixed candidate (for the
+            best fixed one itself: than the runner-up). It is 0.5 for a picture whose features
+            are unfamiliar.
         """
-        features = degradation_features(pictures).numpy()
-        scores = _inputs(features, np.array(self.mean), np.array(self.scale)) @ self.weights
-        looked_at = np.array([name in _DAMAGE for name in FEATURES])
+        features: FloatArray = degradation_features(pictures).numpy()
+        inputs = regression_inputs(features, np.array(self.mean), np.array(self.scale))
+        scores = inputs @ np.array(self.weights)
+        is_damage = np.array([name in _DAMAGE for name in FEATURES])
         outside = (features < self.low) | (features > self.high)
-        familiar = ~(outside & looked_at).any(axis=1)
+        familiar = ~(outside & is_damage).any(axis=1)
         chosen = []
         for row, is_familiar in zip(scores, familiar, strict=True):
             if not is_familiar:
@@ -88,119 +90,22 @@ class AutoSetting:
         return chosen
 
 
-@dataclass(frozen=True)
-class SweepTable:
-    """A sweep as arrays: features (R,F), scores and other values (R,candidates), faces (R,)."""
+def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
+    """Return (R,2F+1): standardised features, their squares, and 1.
 
-    features: np.ndarray
-    values: dict[str, np.ndarray]  # psnr, ssim, network_calls
-    faces: np.ndarray
-    candidates: list[dict[str, Any]]
-    model_sha256: str
-    sweep: str
-    rows: list[tuple[str, str]] = field(default_factory=list)  # degradation, picture
-
-    @property
-    def scores(self) -> np.ndarray:
-        return self.values["psnr"] + 20 * self.values["ssim"]
-
-
-def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]]]:
-    """Also returns the cross-validated means of ``auto`` and of the best ``fixed`` candidate.
-
-    Both are chosen on the other faces of each fold, so neither has seen the face it is judged by.
+    Standardised features are limited to ±4, so that the regression does not extrapolate.
     """
-    scores = table.scores
-    relative = scores - scores.mean(axis=1, keepdims=True)  # how good a face is, is no choice
-    fold = _folds(table.faces)
-    errors = {}
-    for strength in _STRENGTHS:
-        predicted = _cross_predict(table.features, relative, fold, strength)
-        errors[strength] = float(((predicted - relative) ** 2).mean())
-    strength = min(errors, key=errors.get)
-    predicted = _cross_predict(table.features, relative, fold, strength)
-    fixed = int(scores.mean(axis=0).argmax())
-    lead_error = (predicted - predicted[:, [fixed]]) - (relative - relative[:, [fixed]])
-    mean, scale = table.features.mean(axis=0), table.features.std(axis=0) + 1e-9
-    weights = _ridge(_inputs(table.features, mean, scale), relative, strength)
-    low, high = table.features.min(axis=0), table.features.max(axis=0)
-    margin = _MARGIN * (high - low)
-    worst = scores.mean(axis=1).argsort()[: max(len(scores) // 3, 1)]
-    setting = AutoSetting(
-        table.model_sha256,
-        table.sweep,
-        table.candidates,
-        fixed,
-        int(scores[worst].mean(axis=0).argmax()),
-        mean.tolist(),
-        scale.tolist(),
-        (low - margin).tolist(),
-        (high + margin).tolist(),
-        weights.tolist(),
-        np.sqrt((lead_error**2).mean(axis=0)).tolist(),
-    )
-    rows = np.arange(len(scores))
-    by_fold = [scores[fold != k].mean(axis=0).argmax() for k in range(_FOLDS)]
-    picks = {"auto": predicted.argmax(axis=1), "fixed": np.array(by_fold)[fold]}
-    means = {
-        how: {name: float(v[rows, pick].mean()) for name, v in table.values.items()}
-        for how, pick in picks.items()
-    }
-    return setting, means
-
-
-def read_sweep(folder: str | Path) -> SweepTable:
-    """What ``sweep`` left in a folder.
-
-    Raises:
-        ConfigError: a missing file or column, or a sweep of several models.
-    """
-    folder = Path(folder)
-    try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        results, features = (_rows(folder / n) for n in ("results.csv", "features.csv"))
-        points = {point["id"]: point["settings"] for point in summary["points"]}
-        described = summary["settings"]["methods"].values()
-        first_stages = [m["dr2"] for m in described if "dr2" in m]
-        models = {dr2["weights_sha256"]["dr2"] for dr2 in first_stages}
-        places = {(row["degradation"], row["picture"]): i for i, row in enumerate(features)}
-        columns = {name: i for i, name in enumerate(points)}
-        values = {
-            name: np.full((len(places), len(columns)), np.nan)
-            for name in ("psnr", "ssim", "network_calls")
-        }
-        for row in results:
-            place = places[row["degradation"], row["picture"]], columns[row["point"]]
-            for name, array in values.items():
-                array[place] = float(row[name])
-        table = np.array([[float(row[name]) for name in FEATURES] for row in features])
-    except (OSError, KeyError, ValueError) as error:
-        raise ConfigError(f"{folder} holds no finished sweep to fit on: {error!r}") from None
-    if len(models) != 1 or any(np.isnan(array).any() for array in values.values()):
-        raise ConfigError(f"{folder}: every face must have met every setting of one model")
-    num_steps = first_stages[0]["num_steps"]
-    candidates = [settings | {"num_steps": num_steps} for settings in points.values()]
-    faces = np.array([row["picture"] for row in features])
-    sources = models.pop(), summary["hash"]
-    return SweepTable(table, values, faces, candidates, *sources, rows=list(places))
-
-
-def save_auto(setting: AutoSetting, path: str | Path) -> None:
-    content = {"score": SCORE, "features": list(FEATURES)} | dataclasses.asdict(setting)
-    files.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    x = np.clip((features - mean) / scale, -4, 4)
+    return np.concatenate([x, x**2, np.ones((len(x), 1))], axis=1)
 
 
 def load_auto(name: str) -> tuple[AutoSetting, Path]:
-    """From a JSON file by path, or by its name in ``checkpoints/`` without ``.json``.
+    """Load a JSON file by its path, or by its name in ``checkpoints/`` without ``.json``.
 
     Raises:
-        ConfigError: no such file, or one that was not written by :func:`save_auto`.
+        ConfigError: no such file, or one that ``dr2pipe fit-auto`` did not write.
     """
-    embedded = resource("checkpoints")
-    path = next((p for p in (Path(name), embedded / f"{name}.json") if p.is_file()), None)
-    if path is None:
-        known = ", ".join(sorted(p.stem for p in embedded.glob("auto_*.json"))) or "none here"
-        raise ConfigError(f"no automatic setting '{name}': give a file, or one of {known}")
+    path = find_file("checkpoints", name, what="automatic setting", suffix=".json")
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         features, score = content.pop("features"), content.pop("score")
@@ -212,39 +117,3 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
     if (features, score) != (list(FEATURES), SCORE) or shape != (2 * len(FEATURES) + 1, count):
         raise ConfigError(f"{path} was fitted by another version; fit it again")
     return setting, path
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
-
-
-def _inputs(features: np.ndarray, mean: np.ndarray, scale: np.ndarray) -> np.ndarray:
-    x = np.clip((features - mean) / scale, -4, 4)  # unheard-of pictures must not extrapolate
-    return np.concatenate([x, x**2, np.ones((len(x), 1))], axis=1)
-
-
-def _ridge(x: np.ndarray, y: np.ndarray, strength: float) -> np.ndarray:
-    penalty = strength * np.eye(x.shape[1])
-    penalty[-1, -1] = 0  # not the constant
-    return np.linalg.solve(x.T @ x + penalty, x.T @ y)
-
-
-def _folds(faces: np.ndarray) -> np.ndarray:
-    """(R,), all rows of a face in one fold."""
-    _, number = np.unique(faces, return_inverse=True)
-    if number.max() + 1 < _FOLDS:
-        raise ConfigError(f"fitting takes {_FOLDS} faces or more, not {number.max() + 1}")
-    return number % _FOLDS
-
-
-def _cross_predict(
-    features: np.ndarray, y: np.ndarray, fold: np.ndarray, strength: float
-) -> np.ndarray:
-    predicted = np.empty_like(y)
-    for k in range(_FOLDS):
-        seen = fold != k
-        mean, scale = features[seen].mean(axis=0), features[seen].std(axis=0) + 1e-9
-        weights = _ridge(_inputs(features[seen], mean, scale), y[seen], strength)
-        predicted[~seen] = _inputs(features[~seen], mean, scale) @ weights
-    return predicted

@@ -6,16 +6,18 @@ from collections.abc import Callable
 
 import torch
 
-from dr2pipe.core.diffusers_types import DDPMScheduler, SchedulerMixin, UNet2DModel, randn_tensor
+from dr2pipe.core.diffusers_types import DDPMScheduler, ModelMixin, SchedulerMixin, randn_tensor
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.low_pass import LowPass
 from dr2pipe.diffusion.timesteps import start_chain
 
 Callback = Callable[[int, int, torch.Tensor], None]
+Generators = torch.Generator | list[torch.Generator] | None
 
 
 @torch.no_grad()
 def remove_degradation(
-    unet: UNet2DModel,
+    unet: ModelMixin,
     scheduler: SchedulerMixin,
     low_pass: LowPass,
     degraded: torch.Tensor,
@@ -24,77 +26,109 @@ def remove_degradation(
     tau: int,
     num_steps: int = 100,
     num_evaluations: int | None = None,
-    generator: torch.Generator | list[torch.Generator] | None = None,
+    generator: Generators = None,
     callback: Callback | None = None,
 ) -> torch.Tensor:
-    """The coarse face x̂0 at τ, (B,3,H,W) float32 in [-1,1], of ``degraded``, the same shape.
+    """Return the coarse face, which is the estimate of x0 at step τ.
 
-    ``unet`` predicts ε, or ε and variance (6 channels). The chain of ``num_steps`` is entered
-    at index ``omega`` and left at ``tau`` <= omega; ``num_evaluations`` spreads that many
-    network calls over it. One generator per picture makes a result independent of its batch.
-    ``callback`` gets (calls so far, timestep, x̂0). Raises ValueError for an invalid chain.
+    Args:
+        unet: an unconditional face DDPM, see :func:`check_network`. What it predicts (ε, x0 or
+            v) is the scheduler's ``prediction_type``; a variance may follow (6 channels).
+        scheduler: DDPM, DDIM or DPM-Solver++ of diffusers. It is not changed.
+        low_pass: the filter φ, from (B,3,H,W) to the same shape.
+        degraded: (B,3,H,W) float32 RGB in [-1,1].
+        omega: index at which the chain of ``num_steps`` starts.
+        tau: index at which it ends, at most ``omega``.
+        num_steps: length of the respaced chain.
+        num_evaluations: number of network calls, spread over [τ, ω]; None for all steps.
+        generator: one for the batch, or one per picture: then results do not depend on the batch.
+        callback: called after each network call with (calls so far, timestep, estimate of x0).
+
+    Returns:
+        (B,3,H,W) float32 in [-1,1]; NaN where the network overflowed.
+
+    Raises:
+        ConfigError: an invalid chain, or a network or scheduler that cannot be used.
     """
+    prediction_type = scheduler.config.prediction_type
+    # The copy steps with the estimate of x0. DDIM runs as first-order DPM-Solver++.
     scheduler, timesteps = start_chain(
         scheduler, omega=omega, tau=tau, num_steps=num_steps, num_evaluations=num_evaluations
     )
-    variance_is_learned = check_network(unet, scheduler, first_timestep=timesteps[0])
-    x = _diffuse(scheduler, degraded, timesteps[0], generator)
-    for step, t in enumerate(timesteps):
+    check_network(unet, scheduler)
+    channels = 6 if has_learned_variance(scheduler) else 3
+    alpha_bar = scheduler.alphas_cumprod.to(degraded.device)
+    x = _diffuse(degraded, alpha_bar[timesteps[0]], generator)
+    for step, (t, t_next) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True), 1):
         output = unet(x.to(unet.dtype), t).sample.float()
-        keep = scheduler.alphas_cumprod[t].to(x.device)
-        estimate = _clamped((x - (1 - keep).sqrt() * output[:, :3]) / keep.sqrt())
+        x0 = _clamp(estimate_x0(x, output[:, :3], alpha_bar[t], prediction_type))
         if callback is not None:
-            callback(step + 1, t, estimate)
-        if t == timesteps[-1]:
-            return estimate
-        # The ε that belongs to the clamped estimate: DPM-Solver++ does not clamp by itself.
-        epsilon = (x - keep.sqrt() * estimate) / (1 - keep).sqrt()
-        prediction = torch.cat([epsilon, output[:, 3:]], dim=1) if variance_is_learned else epsilon
+            callback(step, t, x0)
+        if t_next is None:
+            break
+        prediction = torch.cat([x0, output[:, 3:channels]], dim=1)  # with the variance, if learned
         x = scheduler.step(prediction, t, x, generator=generator).prev_sample
-        y = _diffuse(scheduler, degraded, timesteps[step + 1], generator)
+        y = _diffuse(degraded, alpha_bar[t_next], generator)
         x = x - low_pass(x) + low_pass(y)
+    return x0
 
 
-def _diffuse(scheduler, clean: torch.Tensor, t: int, generator) -> torch.Tensor:
-    """Sample q(x_t | x_0 = clean) (Ho et al. 2020, eq. 4)."""
-    keep = scheduler.alphas_cumprod[t].to(clean.device)
-    noise = randn_tensor(clean.shape, generator, clean.device, clean.dtype)
-    return keep.sqrt() * clean + (1 - keep).sqrt() * noise
+def estimate_x0(
+    x: torch.Tensor, output: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str
+) -> torch.Tensor:
+    """Return the estimate of x0 that a network's output stands for, not clamped.
+
+    ε by Ho et al. 2020, eq. 4; v by Salimans and Ho 2022, appendix D.
+
+    Args:
+        x: (B,3,H,W), the noisy picture x_t.
+        output: (B,3,H,W), what the network predicted from it.
+        alpha_bar: ᾱ at t, a scalar or a shape that broadcasts to ``x``.
+        prediction_type: ``epsilon``, ``sample`` or ``v_prediction``, as diffusers names them.
+    """
+    if prediction_type == "sample":
+        return output
+    if prediction_type == "v_prediction":
+        return alpha_bar.sqrt() * x - (1 - alpha_bar).sqrt() * output
+    if prediction_type == "epsilon":
+        return (x - (1 - alpha_bar).sqrt() * output) / alpha_bar.sqrt()
+    raise ConfigError(f"prediction_type '{prediction_type}' cannot be used")
 
 
-def _clamped(estimate: torch.Tensor) -> torch.Tensor:
-    """``estimate`` in [-1,1]; an overflow stays visible as NaN instead of becoming ±1."""
-    return torch.where(estimate.isfinite(), estimate.clamp(-1, 1), torch.nan)
+def check_network(unet: ModelMixin, scheduler: SchedulerMixin) -> None:
+    """Raise ConfigError unless DR2 can use the network with the scheduler.
 
-
-def check_network(unet: UNet2DModel, scheduler: SchedulerMixin, *, first_timestep: int) -> bool:
-    """Whether the scheduler samples with a variance that the network predicts.
-
-    Raises:
-        ValueError: the network is no unconditional RGB DDPM, lacks the variance, or was not
-            trained at ``first_timestep``.
+    It needs ``config`` with ``in_channels``, ``out_channels`` and ``sample_size``, and to return
+    an object with ``sample``, as ``UNet2DModel`` does. It must be unconditional RGB, and predict
+    the variance where the scheduler samples with a learned one.
     """
     config = unet.config
     if config.in_channels != 3 or config.out_channels not in (3, 6):
-        raise ValueError(
+        raise ConfigError(
             f"the network has {config.in_channels} input and {config.out_channels} output "
             f"channels; DR2 needs 3, and 3 or 6"
         )
-    if unet.class_embedding is not None:
-        raise ValueError("the network is class-conditional; DR2 needs an unconditional one")
-    # Our recipe notes there how far a network was trained; UNet2DModel has no use for it.
-    if config.num_train_timesteps is not None and first_timestep >= config.num_train_timesteps:
-        raise ValueError(
-            f"omega is timestep {first_timestep}, and the network was trained on timesteps "
-            f"below {config.num_train_timesteps}; choose a smaller omega"
-        )
-    if not isinstance(scheduler, DDPMScheduler):
-        return False
-    if scheduler.config.variance_type not in ("learned", "learned_range"):
-        return False
-    if config.out_channels != 6:
-        raise ValueError(
+    if getattr(unet, "class_embedding", None) is not None:
+        raise ConfigError("the network is class-conditional; DR2 needs an unconditional one")
+    if has_learned_variance(scheduler) and config.out_channels != 6:
+        raise ConfigError(
             "the scheduler samples with a learned variance, but the network has 3 output "
             "channels, not 6; choose the variance fixed_small or fixed_large"
         )
-    return True
+
+
+def has_learned_variance(scheduler: SchedulerMixin) -> bool:
+    """Whether the scheduler samples with a variance that the network predicts."""
+    learned = ("learned", "learned_range")
+    return isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in learned
+
+
+def _diffuse(clean: torch.Tensor, alpha_bar: torch.Tensor, generator: Generators) -> torch.Tensor:
+    """Draw from q(x_t | x_0 = clean) (Ho et al. 2020, eq. 4)."""
+    noise = randn_tensor(clean.shape, generator, clean.device, clean.dtype)
+    return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
+
+
+def _clamp(x0: torch.Tensor) -> torch.Tensor:
+    """Clamp to [-1,1]. An overflow becomes NaN and stays visible, instead of becoming ±1."""
+    return torch.where(x0.isfinite(), x0.clamp(-1, 1), torch.nan)

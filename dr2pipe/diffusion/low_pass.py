@@ -1,7 +1,7 @@
-"""Low-pass filters φ for DR2's guidance (paper, eq. 6): (B,C,H,W) -> same shape.
+"""Low-pass filters φ for DR2's guidance (paper, eq. 6): from (B,C,H,W) to the same shape.
 
-The default is the paper's φ_N: shrink by N and grow by N with an antialiased cubic. Both
-steps are linear and separable, so φ_N x = M_h x M_wᵀ with one small matrix per axis.
+The default is the paper's φ_N: shrink by N, then grow by N, with an antialiased cubic. Both steps
+are linear and separable, so φ_N x = M_h x M_wᵀ with one small matrix per axis.
 """
 
 from __future__ import annotations
@@ -11,10 +11,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import torch
 
+from dr2pipe.core.errors import ConfigError
+
 LowPass = Callable[[torch.Tensor], torch.Tensor]
+BuildMatrix = Callable[[int, float], torch.Tensor]  # from length and strength, float64
 
 
 @dataclass(frozen=True)
@@ -28,17 +32,18 @@ class BicubicLowPass:
 
     factor: int
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not isinstance(self.factor, int) or self.factor < 1:
-            raise ValueError(
+            raise ConfigError(
                 f"low-pass factor N must be a whole number of at least 1, not {self.factor}"
             )
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Filter (B,C,H,W)."""
         height, width = x.shape[-2:]
         if height % self.factor or width % self.factor:
             divisors = [n for n in (1, 2, 4, 8, 16, 32) if height % n == 0 and width % n == 0]
-            raise ValueError(
+            raise ConfigError(
                 f"low-pass factor N={self.factor} does not divide {height}x{width}; "
                 f"of the usual factors {divisors} do"
             )
@@ -53,11 +58,12 @@ class GaussianLowPass:
 
     sigma_px: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not self.sigma_px > 0:
-            raise ValueError(f"sigma_px must be positive, not {self.sigma_px}")
+            raise ConfigError(f"sigma_px must be positive, not {self.sigma_px}")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Filter (B,C,H,W)."""
         return _apply_separable(x, _gaussian_matrix, float(self.sigma_px))
 
 
@@ -70,15 +76,17 @@ class FFTLowPass:
 
     cutoff: float
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if not 0 < self.cutoff <= 1:
-            raise ValueError(f"cutoff must lie in (0, 1], not {self.cutoff}")
+            raise ConfigError(f"cutoff must lie in (0, 1], not {self.cutoff}")
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Filter (B,C,H,W)."""
         vertical = torch.fft.fftfreq(x.shape[-2], device=x.device)[:, None]  # cycles per pixel
         horizontal = torch.fft.rfftfreq(x.shape[-1], device=x.device)[None]
         keep = torch.hypot(vertical, horizontal) <= self.cutoff / 2
-        return torch.fft.irfft2(torch.fft.rfft2(x) * keep, s=x.shape[-2:])
+        filtered: torch.Tensor = torch.fft.irfft2(torch.fft.rfft2(x) * keep, s=x.shape[-2:])
+        return filtered
 
 
 @dataclass(frozen=True)
@@ -86,6 +94,7 @@ class NoLowPass:
     """The identity: every frequency of the guidance is kept (DR2 with N = 1)."""
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """Filter (B,C,H,W)."""
         return x
 
 
@@ -97,23 +106,23 @@ LOW_PASS: dict[str, Callable[..., LowPass]] = {
 }
 
 
-def build_low_pass(name: str, **options) -> LowPass:
-    """A low-pass filter of ``LOW_PASS``: bicubic(factor), gaussian(sigma_px), fft(cutoff), none.
+def build_low_pass(name: str, **options: Any) -> LowPass:
+    """Return a filter: bicubic(factor), gaussian(sigma_px), fft(cutoff) or none.
 
     Raises:
-        ValueError: unknown name, missing, unknown or out-of-range option.
+        ConfigError: unknown name, missing, unknown or out-of-range option.
     """
     if name not in LOW_PASS:
-        raise ValueError(f"unknown low-pass filter '{name}'; choose one of {', '.join(LOW_PASS)}")
+        raise ConfigError(f"unknown low-pass filter '{name}'; choose one of {', '.join(LOW_PASS)}")
     expected = set(inspect.signature(LOW_PASS[name]).parameters)
     if set(options) != expected:
         takes = ", ".join(sorted(expected)) or "no options"
         given = ", ".join(sorted(options)) or "none"
-        raise ValueError(f"low-pass filter '{name}' takes {takes}; given: {given}")
+        raise ConfigError(f"low-pass filter '{name}' takes {takes}; given: {given}")
     return LOW_PASS[name](**options)
 
 
-def _apply_separable(x: torch.Tensor, build: Callable, parameter: float) -> torch.Tensor:
+def _apply_separable(x: torch.Tensor, build: BuildMatrix, parameter: float) -> torch.Tensor:
     rows = _on_device(build, x.shape[-2], parameter, x.device, x.dtype)
     columns = _on_device(build, x.shape[-1], parameter, x.device, x.dtype)
     return rows @ x @ columns.T  # (H,H) @ (B,C,H,W) @ (W,W)
@@ -121,13 +130,14 @@ def _apply_separable(x: torch.Tensor, build: Callable, parameter: float) -> torc
 
 @lru_cache(maxsize=32)
 def _on_device(
-    build: Callable, length: int, parameter: float, device: torch.device, dtype: torch.dtype
+    build: BuildMatrix, length: int, parameter: float, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
     return build(length, parameter).to(dtype).to(device)  # not every device has float64
 
 
-def _down_up_matrix(length: int, factor: int) -> torch.Tensor:
-    """(length, length) float64: shrink by ``factor``, then grow by ``factor``."""
+def _down_up_matrix(length: int, factor: float) -> torch.Tensor:
+    """(length, length) float64: shrink by a whole ``factor``, then grow by it."""
+    factor = int(factor)
     down = _cubic_matrix(length, length // factor, kernel_stretch=factor)
     up = _cubic_matrix(length // factor, length, kernel_stretch=1)
     return up @ down

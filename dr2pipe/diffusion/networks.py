@@ -1,25 +1,66 @@
-"""Loading the networks of stage 1, and how their attention is computed."""
+"""Load the networks of stage 1, and choose how their attention is computed."""
 
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from dr2pipe.core.diffusers_types import SchedulerMixin, UNet2DModel
+from dr2pipe.core.diffusers_types import ModelMixin, SchedulerMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 
 ATTENTIONS = ("auto", "sdpa", "xformers")
 
 
-def use_attention(unet: UNet2DModel, attention: str, device: torch.device) -> str:
-    """Set the attention of ``unet``; returns what is used (``sdpa`` or ``xformers``)."""
+@dataclass
+class FaceDDPM:
+    """What a model folder holds.
+
+    Attributes:
+        unet: the network, in float32.
+        scheduler: None where the folder holds a network alone.
+        max_timestep: the highest timestep the network was trained on; None for all of them.
+    """
+
+    unet: ModelMixin
+    scheduler: SchedulerMixin | None = None
+    max_timestep: int | None = None
+
+
+def load_ddpm(folder: Path) -> FaceDDPM:
+    """Load a pipeline folder, or the folder of a ``UNet2DModel``.
+
+    Raises:
+        ConfigError: the folder holds neither, or its files cannot be loaded.
+    """
+    try:
+        if (folder / "model_index.json").is_file():
+            pipeline = DR2Pipeline.from_pretrained(folder, local_files_only=True)
+            return FaceDDPM(pipeline.unet.float(), pipeline.scheduler, pipeline.max_timestep)
+        config = folder / "config.json"
+        if config.is_file() and json.loads(config.read_text()).get("_class_name") == "UNet2DModel":
+            return FaceDDPM(UNet2DModel.from_pretrained(folder).float())
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"cannot load a face DDPM from {folder}: {error}") from error
+    raise ConfigError(
+        f"{folder} holds no diffusers model (model_index.json); "
+        f"'dr2pipe convert' makes one from an official file"
+    )
+
+
+def use_attention(unet: ModelMixin, attention: str, device: torch.device) -> str:
+    """Set the attention of ``unet`` and return what is used, ``sdpa`` or ``xformers``.
+
+    Raises:
+        ConfigError: an unknown name, or xformers where it cannot be used.
+    """
     if attention not in ATTENTIONS:
         raise ConfigError(f"attention '{attention}': choose {', '.join(ATTENTIONS)}")
     if attention != "xformers":
-        return "sdpa"  # torch's own, the diffusers default
+        return "sdpa"  # torch's own, the default of diffusers
     reason = why_no_xformers(device)
     if reason:
         raise ConfigError(f"attention=xformers cannot be used: {reason}")
@@ -28,7 +69,7 @@ def use_attention(unet: UNet2DModel, attention: str, device: torch.device) -> st
 
 
 def why_no_xformers(device: torch.device) -> str | None:
-    """Why xformers' attention cannot be used on ``device``; None when it can."""
+    """Return why the attention of xformers cannot be used on ``device``; None when it can."""
     if device.type != "cuda":
         return f"it needs a CUDA device, this run uses {device.type}"
     try:
@@ -41,20 +82,3 @@ def why_no_xformers(device: torch.device) -> str | None:
     except (RuntimeError, NotImplementedError) as error:
         return f"its operator does not run here ({str(error).splitlines()[0]})"
     return None
-
-
-def load_unet(folder: Path) -> tuple[UNet2DModel, SchedulerMixin | None]:
-    """The network of a folder in float32, with its scheduler where the folder has one."""
-    try:
-        if (folder / "model_index.json").is_file():
-            pipeline = DR2Pipeline.from_pretrained(folder, local_files_only=True)
-            return pipeline.unet.float(), pipeline.scheduler
-        config = folder / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == "UNet2DModel":
-            return UNet2DModel.from_pretrained(folder).float(), None
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cannot load a face DDPM from {folder}: {error}") from error
-    raise ConfigError(
-        f"{folder} holds no diffusers model (model_index.json); "
-        f"'dr2pipe convert' makes one from an official file"
-    )

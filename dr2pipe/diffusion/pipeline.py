@@ -4,46 +4,71 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
 from dr2pipe.core import images
-from dr2pipe.core.diffusers_types import BaseOutput, DiffusionPipeline, SchedulerMixin, UNet2DModel
-from dr2pipe.diffusion.dr2 import remove_degradation
+from dr2pipe.core.diffusers_types import BaseOutput, DiffusionPipeline, ModelMixin, SchedulerMixin
+from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.diffusion.dr2 import Generators, remove_degradation
 from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass
-from dr2pipe.diffusion.timesteps import default_omega, start_chain
+from dr2pipe.diffusion.timesteps import check_max_timestep, default_omega, start_chain
 
-ImageInput = Image.Image | np.ndarray | torch.Tensor | list[Image.Image] | list[np.ndarray]
+Pixels = npt.NDArray[Any]
+ImageInput = Image.Image | Pixels | torch.Tensor | list[Image.Image] | list[Pixels]
+ImageOutput = list[Image.Image] | Pixels | torch.Tensor
 OUTPUT_TYPES = ("pil", "np", "pt")
 
 
 @dataclass
 class DR2PipelineOutput(BaseOutput):
-    """``images``: coarse faces, as the call's ``output_type`` asked."""
+    """Result of :class:`DR2Pipeline`.
 
-    images: list[Image.Image] | np.ndarray | torch.Tensor
+    Attributes:
+        images: coarse faces in the form that ``output_type`` asks for.
+    """
+
+    images: ImageOutput
 
 
 class DR2Pipeline(DiffusionPipeline):
-    """Any unconditional face DDPM of diffusers, used as a degradation remover.
+    """An unconditional face DDPM of diffusers, used as a degradation remover.
 
-    ``DR2Pipeline.from_pretrained(folder or hub id)`` takes DDPM and DDIM pipelines as they
-    are, for instance a 256-pixel CelebA-HQ DDPM.
+    ``DR2Pipeline.from_pretrained(folder or hub id)`` also loads DDPM and DDIM pipelines, for
+    instance a 256-pixel CelebA-HQ DDPM.
+
+    Args:
+        unet: the network, see :func:`dr2pipe.diffusion.dr2.check_network`.
+        scheduler: DDPM, DDIM or DPM-Solver++.
+        max_timestep: the highest timestep that the network was trained on; None for all of
+            them. It is saved in ``model_index.json``.
     """
 
     model_cpu_offload_seq = "unet"
+    unet: ModelMixin
+    scheduler: SchedulerMixin
 
-    def __init__(self, unet: UNet2DModel, scheduler: SchedulerMixin):
+    def __init__(
+        self, unet: ModelMixin, scheduler: SchedulerMixin, max_timestep: int | None = None
+    ) -> None:
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
+        self.register_to_config(max_timestep=max_timestep)
+
+    @property
+    def max_timestep(self) -> int | None:
+        """The highest timestep that the network was trained on; None for all of them."""
+        max_timestep: int | None = self.config.max_timestep
+        return max_timestep
 
     @property
     def size(self) -> int:
         """Side in pixels that the network was made for."""
-        sample_size = self.unet.config.sample_size
-        return sample_size if isinstance(sample_size, int) else sample_size[0]
+        return network_size(self.unet)
 
     @torch.no_grad()
     def __call__(
@@ -56,40 +81,45 @@ class DR2Pipeline(DiffusionPipeline):
         low_pass: LowPass | None = None,
         num_steps: int = 100,
         num_evaluations: int | None = None,
-        generator: torch.Generator | list[torch.Generator] | None = None,
+        generator: Generators = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_step_end: Callable[[DR2Pipeline, int, int, dict], dict] | None = None,
-    ) -> DR2PipelineOutput | tuple:
+        callback_on_step_end: Callable[[DR2Pipeline, int, int, dict[str, Any]], Any] | None = None,
+    ) -> DR2PipelineOutput | tuple[ImageOutput]:
         """Remove the degradation of one or more aligned faces.
 
         Args:
             image: PIL pictures; arrays (H,W,3) or (B,H,W,3), uint8 or float in [0,1]; or a
-                tensor (B,3,H,W) in [-1,1]. Resized to the network's size.
-            tau, omega, factor: the paper's τ, ω and N; ω defaults to the demo's choice for N.
+                tensor (B,3,H,W) in [-1,1]. Pictures are resized to the network's size.
+            tau: the paper's τ.
+            omega: the paper's ω; None for the one that the official demo takes for N.
+            factor: the paper's N.
             low_pass: another filter than the bicubic one of ``factor``.
-            num_evaluations: number of network calls; by default all ω - τ + 1 of them.
+            num_steps: length of the respaced chain.
+            num_evaluations: number of network calls; None for all ω - τ + 1 of them.
+            generator: one for the batch, or one per picture.
             output_type: ``pil``, ``np`` (B,H,W,3) float in [0,1] or ``pt`` (B,3,H,W) in [-1,1].
-            callback_on_step_end: called as (pipeline, step, timestep, {"estimate": x̂0}).
+            return_dict: False returns a tuple in place of :class:`DR2PipelineOutput`.
+            callback_on_step_end: called as (pipeline, step, timestep, {"estimate": x0}).
 
         Raises:
-            ValueError: an input, setting or output type that is not one of these.
+            Dr2pipeError: a picture, setting or output type that cannot be used.
         """
         if output_type not in OUTPUT_TYPES:
-            raise ValueError(
+            raise ConfigError(
                 f"unknown output_type '{output_type}'; choose {', '.join(OUTPUT_TYPES)}"
             )
         degraded = self._prepare(image).to(self._execution_device)
         omega = default_omega(tau, factor, num_steps) if omega is None else omega
-        low_pass = low_pass or BicubicLowPass(factor)
-        chain = {
-            "omega": omega,
-            "tau": tau,
-            "num_steps": num_steps,
-            "num_evaluations": num_evaluations,
-        }
-        calls = len(start_chain(self.scheduler, **chain)[1])
-        with self.progress_bar(total=calls) as progress:
+        _, timesteps = start_chain(
+            self.scheduler,
+            omega=omega,
+            tau=tau,
+            num_steps=num_steps,
+            num_evaluations=num_evaluations,
+        )
+        check_max_timestep(timesteps[0], self.max_timestep)
+        with self.progress_bar(total=len(timesteps)) as progress:
 
             def on_step(step: int, timestep: int, estimate: torch.Tensor) -> None:
                 progress.update()
@@ -99,9 +129,12 @@ class DR2Pipeline(DiffusionPipeline):
             coarse = remove_degradation(
                 self.unet,
                 self.scheduler,
-                low_pass,
+                low_pass or BicubicLowPass(factor),
                 degraded,
-                **chain,
+                omega=omega,
+                tau=tau,
+                num_steps=num_steps,
+                num_evaluations=num_evaluations,
                 generator=generator,
                 callback=on_step,
             )
@@ -112,35 +145,44 @@ class DR2Pipeline(DiffusionPipeline):
     def _prepare(self, image: ImageInput) -> torch.Tensor:
         if isinstance(image, torch.Tensor):
             if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
-                raise ValueError(
+                raise PictureError(
                     f"a tensor must be float (B,3,H,W) in [-1,1], not {image.dtype} {tuple(image.shape)}"
                 )
             return images.resize_tensor(image.float(), self.size).clamp(-1, 1)
-        many = image if isinstance(image, list) or getattr(image, "ndim", 3) == 4 else [image]
+        many: list[Any] = image if isinstance(image, list) else [image]
+        if isinstance(image, np.ndarray) and image.ndim == 4:
+            many = list(image)
+        if not many:
+            raise PictureError("no image given")
         pixels = [images.resize_pixels(_as_pixels(one), (self.size, self.size)) for one in many]
-        if not pixels:
-            raise ValueError("no image given")
         return images.to_tensor(np.stack(pixels))
 
 
-def _as_pixels(image: Image.Image | np.ndarray) -> np.ndarray:
+def network_size(unet: ModelMixin) -> int:
+    """Return the side in pixels that a network was made for."""
+    size: int | list[int] = unet.config.sample_size
+    return size if isinstance(size, int) else size[0]
+
+
+def _as_pixels(image: object) -> npt.NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return np.asarray(image.convert("RGB"))
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
         given = getattr(image, "shape", type(image).__name__)
-        raise ValueError(
+        raise PictureError(
             f"an image must be PIL, a tensor (B,3,H,W) or an array (H,W,3), not {given}"
         )
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating) or image.min() < 0 or image.max() > 1:
-        raise ValueError("an array must be uint8, or float in [0,1]")
+        raise PictureError("an array must be uint8, or float in [0,1]")
     return np.round(image * 255).astype(np.uint8)
 
 
-def _as_output(coarse: torch.Tensor, output_type: str):
+def _as_output(coarse: torch.Tensor, output_type: str) -> ImageOutput:
     if output_type == "pt":
         return coarse
     if output_type == "np":
-        return coarse.add(1).div(2).permute(0, 2, 3, 1).cpu().numpy()
+        array: Pixels = coarse.add(1).div(2).permute(0, 2, 3, 1).cpu().numpy()
+        return array
     return [Image.fromarray(pixels) for pixels in images.to_uint8(coarse)]

@@ -1,8 +1,9 @@
-"""Stage 1, DR2, as a configuration describes it: with fixed settings or ones for each picture."""
+"""Stage 1 (DR2) built from a configuration: with fixed settings, or settings for each picture."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,27 +11,42 @@ import torch
 
 from dr2pipe.core import files
 from dr2pipe.core.config import stable_hash
-from dr2pipe.core.diffusers_types import SchedulerMixin, UNet2DModel
+from dr2pipe.core.diffusers_types import ModelMixin, SchedulerMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.auto import AutoSetting, load_auto
 from dr2pipe.diffusion.dr2 import check_network, remove_degradation
 from dr2pipe.diffusion.low_pass import LowPass, build_low_pass
-from dr2pipe.diffusion.networks import load_unet
-from dr2pipe.diffusion.timesteps import build_scheduler, check_chain, default_omega, start_chain
+from dr2pipe.diffusion.networks import FaceDDPM, load_ddpm
+from dr2pipe.diffusion.pipeline import network_size
+from dr2pipe.diffusion.timesteps import (
+    build_scheduler,
+    check_chain,
+    check_max_timestep,
+    default_omega,
+    start_chain,
+)
+
+WrapUNet = Callable[[ModelMixin, str], ModelMixin]
 
 MODES = ("fixed", "auto")
 STRENGTHS = {"bicubic": "factor", "gaussian": "sigma_px", "fft": "cutoff"}  # settings by filter
+# What a scheduler must have in common with the one that the network was trained with.
+_CHAIN = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
 
 
 @dataclass
 class DR2Config:
-    """Stage 1."""
+    """Settings of stage 1.
+
+    Some belong together: ``factor`` to the low pass ``bicubic``, ``sigma_px`` to ``gaussian``,
+    ``cutoff`` to ``fft``, ``variance`` to the scheduler ``ddpm``, ``auto`` to the mode ``auto``.
+    """
 
     enabled: bool = True
     model: str = "portrait64"  # name in checkpoints/, folder, or hub id of a face DDPM
     mode: str = "fixed"  # fixed | auto: all below chosen for each picture
-    auto: str = "auto_portrait64"  # name in checkpoints/ or JSON file of scripts/fit_auto.py
+    auto: str = "auto_portrait64"  # name in checkpoints/, or JSON file by dr2pipe fit-auto
     scheduler: str | None = None  # ddpm | ddim | dpmsolver++; null: the model's own
     variance: str | None = None  # of ddpm; null: learned_range for 6 channels, else fixed_small
     low_pass: str = "bicubic"  # bicubic | gaussian | fft | none
@@ -47,13 +63,14 @@ class DR2Config:
 class Remover:
     """Stage 1 with its settings: what ``remove_degradation`` needs besides the pictures."""
 
-    unet: UNet2DModel
+    unet: ModelMixin
     scheduler: SchedulerMixin
     low_pass: LowPass
     omega: int
     tau: int
     num_steps: int = 100
     num_evaluations: int | None = None
+    max_timestep: int | None = None  # the highest that the network was trained on; None for all
 
     @property
     def calls(self) -> int:
@@ -62,10 +79,11 @@ class Remover:
 
     @property
     def size(self) -> int:
-        sample_size = self.unet.config.sample_size
-        return sample_size if isinstance(sample_size, int) else sample_size[0]
+        """Side in pixels of the pictures it takes."""
+        return network_size(self.unet)
 
     def __call__(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
+        """Return the coarse faces of (B,3,S,S) in [-1,1], with one generator per picture."""
         return remove_degradation(
             self.unet,
             self.scheduler,
@@ -79,19 +97,25 @@ class Remover:
         )
 
     def choose(self, degraded: torch.Tensor) -> list[Choice]:
-        """Itself, for every picture."""
+        """Choose itself for every picture."""
         return [Choice(self)] * len(degraded)
 
 
 @dataclass
 class Choice:
-    """What to do to a picture: a remover, or None to leave it; ``note`` tells why."""
+    """What stage 1 does to a picture.
+
+    Attributes:
+        remover: None leaves the picture as it is.
+        note: why, for the manifest; None with fixed settings.
+    """
 
     remover: Remover | None
     note: dict[str, Any] | None = None
 
     @property
     def calls(self) -> int:
+        """Network calls for the picture."""
         return self.remover.calls if self.remover else 0
 
 
@@ -100,7 +124,8 @@ class AutoRemover:
 
     Args:
         setting: how to choose.
-        removers: by candidate; None leaves stage 1 out. They share one network.
+        removers: one per candidate of ``setting``, with one network between them; None leaves
+            stage 1 out. At least one is not None.
     """
 
     def __init__(self, setting: AutoSetting, removers: list[Remover | None]):
@@ -108,21 +133,17 @@ class AutoRemover:
         self._first = next(remover for remover in removers if remover is not None)
 
     @property
-    def unet(self) -> UNet2DModel:
+    def unet(self) -> ModelMixin:
+        """The network of all candidates."""
         return self._first.unet
-
-    @unet.setter
-    def unet(self, unet: UNet2DModel) -> None:
-        for remover in self.removers:
-            if remover is not None:
-                remover.unet = unet
 
     @property
     def size(self) -> int:
+        """Side in pixels of the pictures it takes."""
         return self._first.size
 
     def choose(self, degraded: torch.Tensor) -> list[Choice]:
-        """For each of (B,3,S,S) in [-1,1]; pictures do not depend on each other."""
+        """Choose for each of (B,3,S,S) in [-1,1]; a choice depends on its picture alone."""
         choices = []
         for place, confidence in self.setting.choose(degraded):
             settings = {k: v for k, v in self.setting.candidates[place].items() if v is not None}
@@ -131,19 +152,29 @@ class AutoRemover:
         return choices
 
 
-def load_remover(config: DR2Config) -> tuple[Remover | AutoRemover, dict[str, str]]:
-    """Stage 1 of a config, and the sha256 of its files.
+def load_remover(
+    config: DR2Config, *, wrap_unet: WrapUNet | None = None
+) -> tuple[Remover | AutoRemover, dict[str, str]]:
+    """Load stage 1; also return the sha256 of its files.
+
+    Args:
+        config: the settings.
+        wrap_unet: called with the loaded network and a hash of its weights and config; returns
+            the network to use in its place, for instance one that several removers share.
 
     Raises:
-        ConfigError, ValueError: a setting or name that is not valid, or missing weights.
+        ConfigError: a setting or name that is not valid, or missing weights.
     """
     if config.mode not in MODES:
         raise ConfigError(f"dr2.mode '{config.mode}': choose {', '.join(MODES)}")
     folder = find_model(config.model)
-    unet, scheduler = load_unet(folder)
+    ddpm = load_ddpm(folder)
     hashes = {"dr2": files.sha256(folder)}
+    if wrap_unet is not None:
+        key = hashes["dr2"] + stable_hash(plain_config(ddpm.unet.config))
+        ddpm = dataclasses.replace(ddpm, unet=wrap_unet(ddpm.unet, key))
     if config.mode == "fixed":
-        return _build_remover(config, unet, scheduler), hashes
+        return _build_remover(config, ddpm), hashes
     setting, path = load_auto(config.auto)
     if setting.model_sha256 != hashes["dr2"]:
         raise ConfigError(f"{path} was fitted on another model than {folder}; fit it again")
@@ -151,70 +182,91 @@ def load_remover(config: DR2Config) -> tuple[Remover | AutoRemover, dict[str, st
         configs = [dataclasses.replace(config, mode="fixed", **c) for c in setting.candidates]
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from None
-    removers = [_build_remover(c, unet, scheduler) if c.enabled else None for c in configs]
+    removers = [_build_remover(c, ddpm) if c.enabled else None for c in configs]
     if not any(removers):
         raise ConfigError(f"{path}: no candidate has a first stage")
     return AutoRemover(setting, removers), hashes | {"auto": files.sha256(path)}
 
 
 def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str, Any]:
-    """All of stage 1 that decides its results, with ω as a number; its weights have hashes."""
-    network = {"network_config_hash": stable_hash(stated(remover.unet.config))}
+    """Return all settings of stage 1 that decide its results, with ω as a number.
+
+    Weights are not among them: they have hashes of their own.
+    """
+    network = {"network_config_hash": stable_hash(plain_config(remover.unet.config))}
     if isinstance(remover, AutoRemover):
-        schedulers = [stated(r.scheduler.config) for r in remover.removers if r is not None]
+        schedulers = [plain_config(r.scheduler.config) for r in remover.removers if r is not None]
         different = {stable_hash(scheduler): scheduler for scheduler in schedulers}
         chosen_from = {"scheduler_configs": list(different.values())}
         return {"mode": "auto", "variance": config.variance} | chosen_from | network
     described = dataclasses.asdict(config) | {
         "omega": remover.omega,
         "scheduler": type(remover.scheduler).__name__,
-        "scheduler_config": stated(remover.scheduler.config),
+        "scheduler_config": plain_config(remover.scheduler.config),
     }
-    # Where a model lies does not matter.
+    # The place of a model does not matter, only its content.
     for name in ("model", "auto"):
         described.pop(name)
     return described | network
 
 
-def stated(config: dict[str, Any]) -> dict[str, Any]:
-    """A diffusers configuration without its private entries, as plain values."""
+def plain_config(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a diffusers configuration as plain values, without its private entries."""
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != "_"}
 
 
-def _build_remover(
-    config: DR2Config, unet: UNet2DModel, scheduler: SchedulerMixin | None
-) -> Remover:
+def _build_remover(config: DR2Config, ddpm: FaceDDPM) -> Remover:
     omega = config.omega
     if omega is None and config.low_pass != "bicubic":
         raise ConfigError(f"dr2.omega must be given with dr2.low_pass={config.low_pass}")
     if omega is None:
         omega = default_omega(config.tau, config.factor, config.num_steps)
     check_chain(omega, config.tau, config.num_steps, config.num_evaluations)
-    option = STRENGTHS.get(config.low_pass)
-    chosen = {option: getattr(config, option)} if option else {}
-    if option and chosen[option] is None:
-        raise ConfigError(f"dr2.low_pass={config.low_pass} needs dr2.{option}")
-    low_pass = build_low_pass(config.low_pass, **chosen)
-    size = unet.config.sample_size
+    size = ddpm.unet.config.sample_size
     if config.low_pass == "bicubic" and isinstance(size, int) and size % config.factor:
         raise ConfigError(f"dr2.factor={config.factor} does not divide the network's size {size}")
-    if config.scheduler is not None or scheduler is None:
-        shared = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule")
-        trained_with = {k: scheduler.config[k] for k in shared} if scheduler is not None else {}
-        learned = unet.config.out_channels == 6
-        scheduler = build_scheduler(
-            config.scheduler or "ddpm",
-            variance=config.variance or ("learned_range" if learned else "fixed_small"),
-            **trained_with,
-        )
-    elif config.variance is not None:
-        raise ConfigError("dr2.variance belongs to dr2.scheduler=ddpm; give both")
-    chain = {
-        "omega": omega,
-        "tau": config.tau,
-        "num_steps": config.num_steps,
-        "num_evaluations": config.num_evaluations,
-    }
-    _, timesteps = start_chain(scheduler, **chain)
-    check_network(unet, scheduler, first_timestep=timesteps[0])
-    return Remover(unet, scheduler, low_pass, **chain)
+    remover = Remover(
+        ddpm.unet,
+        _build_scheduler(config, ddpm),
+        _build_low_pass(config),
+        omega=omega,
+        tau=config.tau,
+        num_steps=config.num_steps,
+        num_evaluations=config.num_evaluations,
+        max_timestep=ddpm.max_timestep,
+    )
+    _, timesteps = start_chain(
+        remover.scheduler,
+        omega=omega,
+        tau=config.tau,
+        num_steps=config.num_steps,
+        num_evaluations=config.num_evaluations,
+    )
+    check_network(remover.unet, remover.scheduler)
+    check_max_timestep(timesteps[0], remover.max_timestep)
+    return remover
+
+
+def _build_low_pass(config: DR2Config) -> LowPass:
+    option = STRENGTHS.get(config.low_pass)
+    options = {option: getattr(config, option)} if option else {}
+    if option and options[option] is None:
+        raise ConfigError(f"dr2.low_pass={config.low_pass} needs dr2.{option}")
+    return build_low_pass(config.low_pass, **options)
+
+
+def _build_scheduler(config: DR2Config, ddpm: FaceDDPM) -> SchedulerMixin:
+    """Return the model's own scheduler, or the one of the config with the model's chain."""
+    if config.scheduler is None and ddpm.scheduler is not None:
+        if config.variance is not None:
+            raise ConfigError("dr2.variance belongs to dr2.scheduler=ddpm; give both")
+        return ddpm.scheduler
+    trained_with = {}
+    if ddpm.scheduler is not None:
+        trained_with = {name: ddpm.scheduler.config[name] for name in _CHAIN}
+    learned = ddpm.unet.config.out_channels == 6
+    return build_scheduler(
+        config.scheduler or "ddpm",
+        variance=config.variance or ("learned_range" if learned else "fixed_small"),
+        **trained_with,
+    )

@@ -1,13 +1,18 @@
-"""Enhancers by name."""
+"""Enhancers by name: networks that turn a coarse face into the result.
+
+Other rooms build them with :func:`build_enhancer` and know them as :class:`Enhancer`; what an
+enhancer takes is asked of :func:`enhancer_class` and :func:`option_names`. EXE-GAN
+(``exegan``) and the degradation encoder (``degradation_encoder``) are used from their modules.
+"""
 
 from __future__ import annotations
 
 import inspect
-import json
 from pathlib import Path
+from typing import Any
 
-import torch
-
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.model_folders import check_class
 from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.enhancers.gfpgan import GFPGAN
@@ -15,9 +20,9 @@ from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
 from dr2pipe.enhancers.sparnet import SPARNet
 
-__all__ = ["ENHANCERS", "Enhancer", "build_enhancer"]
+__all__ = ["ENHANCERS", "Enhancer", "build_enhancer", "enhancer_class", "option_names"]
 
-ENHANCERS: dict[str, type[torch.nn.Module]] = {
+ENHANCERS: dict[str, type[Enhancer]] = {
     "none": NoEnhancer,
     "bicubic": BicubicEnhancer,
     "sparnet": SPARNet,
@@ -28,47 +33,56 @@ ENHANCERS: dict[str, type[torch.nn.Module]] = {
 }
 
 
-def build_enhancer(name: str, weights: str | Path | None = None, **options) -> torch.nn.Module:
+def enhancer_class(name: str) -> type[Enhancer]:
+    """The class of an enhancer.
+
+    Raises:
+        ConfigError: unknown name.
+    """
+    if name not in ENHANCERS:
+        raise ConfigError(f"unknown enhancer '{name}'; choose one of {', '.join(ENHANCERS)}")
+    return ENHANCERS[name]
+
+
+def option_names(kind: type[Enhancer]) -> list[str]:
+    """The arguments of an enhancer's constructor."""
+    return [name for name in inspect.signature(kind.__init__).parameters if name != "self"]
+
+
+def build_enhancer(name: str, weights: str | Path | None = None, **options: Any) -> Enhancer:
     """An enhancer of ``ENHANCERS``, in evaluation mode.
 
     Args:
+        name: a key of ``ENHANCERS``.
         weights: native folder (config.json + safetensors) that rebuilds the network; for
             ``spandrel`` an official file.
         options: constructor arguments instead of ``weights``: a fresh, untrained network.
 
     Raises:
-        ValueError: unknown name or option, both sources given, or a folder that holds
-            something else.
+        ConfigError: unknown name or option, or both sources given.
+        CheckpointError: a folder that holds something else.
     """
-    if name not in ENHANCERS:
-        raise ValueError(f"unknown enhancer '{name}'; choose one of {', '.join(ENHANCERS)}")
-    kind = ENHANCERS[name]
+    kind = enhancer_class(name)
     if kind is SpandrelEnhancer:
         if weights is None or options:
-            raise ValueError("'spandrel' takes weights alone: an official file")
+            raise ConfigError("'spandrel' takes weights alone: an official file")
         return load_spandrel(weights)
     if weights is None:
-        known = [p for p in inspect.signature(kind.__init__).parameters if p != "self"]
+        known = option_names(kind)
         unknown = sorted(set(options) - set(known))
         if unknown:
             takes = ", ".join(known) or "no options"
-            raise ValueError(
+            raise ConfigError(
                 f"enhancer '{name}' has no option {', '.join(unknown)}; it takes {takes}"
             )
         return kind(**options).eval()
     if options:
-        raise ValueError(
-            f"{weights} tells the options of '{name}'; do not give {', '.join(options)}"
+        raise ConfigError(
+            f"{weights} holds the options of '{name}'; do not give {', '.join(options)}"
         )
-    config = Path(weights) / "config.json"
-    if not config.is_file():
-        raise ValueError(
-            f"no enhancer folder at {weights} (config.json is missing); "
-            f"'dr2pipe convert' makes one from an official file"
-        )
-    made_by = json.loads(config.read_text())["_class_name"]
-    if made_by != kind.__name__:
-        raise ValueError(
-            f"{weights} holds a {made_by}, not the enhancer '{name}' ({kind.__name__})"
-        )
+    check_class(
+        weights,
+        kind,
+        hint=f"the enhancer '{name}' needs one; 'dr2pipe convert' makes it from an official file",
+    )
     return kind.from_pretrained(weights).eval()

@@ -1,10 +1,11 @@
-"""The encoder that tells how a picture is degraded.
+"""An encoder that describes how a picture is degraded.
 
 Wang et al., "Panini-Net: GAN Prior Based Degradation-Aware Feature Interpolation for Face
-Restoration", AAAI 2022, §3.2. It is learned without labels: pictures with one degradation are
-brought together, others apart (see :mod:`dr2pipe.training.recipes.degradation_encoder`). What is compared there
-is the projected vector, and that one says less of whose face it is; the vector before, which
-Panini-Net takes as published, still tells it well.
+Restoration", AAAI 2022, §3.2. It is trained without labels, by contrast: pictures with the same
+degradation get similar vectors, others different ones (see
+:mod:`dr2pipe.training.recipes.degradation_encoder`). That training compares projected vectors,
+which depend little on whose face it is. The vector before the projection, which Panini-Net uses
+as published, still depends on it.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_co
 
 
 class DegradationEncoder(ModelMixin, ConfigMixin):
-    """Six convolutions with batch normalisation, and the mean over all places.
+    """Six convolutions with batch normalisation, and the mean over all pixels.
 
     Args:
         width: channels of the first layers; the vector has four times as many.
@@ -41,24 +42,27 @@ class DegradationEncoder(ModelMixin, ConfigMixin):
     @property
     def channels(self) -> int:
         """Width of the vector."""
-        return 4 * self.config.width
+        return 4 * int(self.config.width)
 
     def forward(self, x: torch.Tensor, *, projected: bool = False, groups: int = 1) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1] to the degradation vector (B,channels).
 
         Args:
-            projected: through :meth:`project` as well.
-            groups: of consecutive pictures that are normalised together while training.
+            x: pictures.
+            projected: pass the vector through :meth:`project` as well.
+            groups: while training, batch normalisation takes this many groups of consecutive
+                pictures, each by itself.
         """
         if max(x.shape[-2:]) > self.config.max_size:
             x = F.adaptive_avg_pool2d(x, self.config.max_size)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             parts = conv(x).chunk(groups) if self.training else [conv(x)]
-            x = F.leaky_relu(torch.cat([norm(part) for part in parts]), 0.1)
-        vector = x.mean(dim=(2, 3))
+            x = F.leaky_relu(torch.cat([norm(part) for part in parts]), 0.1)  # (B,C,H',W')
+        vector = x.mean(dim=(2, 3))  # (B,channels)
         return self.project(vector) if projected else vector
 
     def project(self, vector: torch.Tensor) -> torch.Tensor:
         """(B,channels) to what the contrastive loss compares, of the same shape."""
         hidden, out = self.projection
-        return out(F.leaky_relu(hidden(vector), 0.1))
+        projected: torch.Tensor = out(F.leaky_relu(hidden(vector), 0.1))
+        return projected

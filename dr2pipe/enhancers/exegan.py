@@ -2,8 +2,8 @@
 
 Lu et al., "Do inpainting yourself: generative facial inpainting guided by exemplars",
 Neurocomputing 2025. An encoder of the masked face gives the first feature of the synthesis,
-features that are added at every resolution, and a global code that joins every style; most
-styles themselves are those of the exemplar.
+features that are added at every resolution, and a global code that is appended to every style.
+Most of the styles themselves are those of the exemplar.
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.diffusers_types import register_to_config
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.enhancers.base import Enhancer, check_side
 from dr2pipe.stylegan2 import StyleGAN2Generator
 from dr2pipe.stylegan2.generator import Noise, truncate
 from dr2pipe.stylegan2.layers import EqualConv2d, EqualLinear, channels_at
@@ -23,11 +25,11 @@ _GREY_OF_MASK = 0.5  # the mask is shown to the encoder as -0.5 (known) and 0.5 
 
 @dataclass
 class Encoded:
-    """What the encoder tells the synthesis.
+    """What the encoder of the masked face hands to the synthesis.
 
     Attributes:
         start: (B,C,4,4), in place of StyleGAN2's learned feature.
-        code: (B,global_channels), joined to every style.
+        code: (B,global_channels), appended to every style.
         features: (B,C,R,R) by resolution R = 8 .. size, added after each enlargement.
     """
 
@@ -36,13 +38,13 @@ class Encoded:
     features: dict[int, torch.Tensor]
 
 
-class ExeGAN(ModelMixin, ConfigMixin):
+class ExeGAN(Enhancer):
     """Generator of EXE-GAN; the exemplar's styles come from a :class:`StyleEncoder`.
 
     Args:
         size: side in pixels of input and output, a power of two from 8 on.
         style_channels, mapping_layers, mapping_lr, channel_multiplier, narrow: of the synthesis,
-            see ``StyleGAN2Generator``; the encoder has the same widths.
+            see ``StyleGAN2Generator``; the encoder's layers are as wide.
         global_channels: width of the global code; None: twice ``style_channels``, as published.
         first_exemplar_row: rows of the W+ latent from this one on are the exemplar's.
         dropout: of the global code while training.
@@ -78,7 +80,7 @@ class ExeGAN(ModelMixin, ConfigMixin):
             learned_start=False,
         )
         if not 0 <= first_exemplar_row < self.synthesis.num_latents:
-            raise ValueError(
+            raise ConfigError(
                 f"first_exemplar_row={first_exemplar_row} must lie in "
                 f"0..{self.synthesis.num_latents - 1}"
             )
@@ -96,11 +98,13 @@ class ExeGAN(ModelMixin, ConfigMixin):
 
     @property
     def input_size(self) -> int:
-        return self.config.size
+        """Side in pixels of the pictures that it takes."""
+        return int(self.config.size)
 
     @property
     def output_size(self) -> int:
-        return self.config.size
+        """Side in pixels of its results."""
+        return int(self.config.size)
 
     @property
     def exemplar_rows(self) -> range:
@@ -119,27 +123,27 @@ class ExeGAN(ModelMixin, ConfigMixin):
         """Fill the holes of faces.
 
         Args:
-            x: (B,3,size,size) RGB in [-1,1]; what lies in the holes does not matter.
+            x: (B,3,size,size) RGB in [-1,1]; pixels in the holes have no influence.
             mask: (B,1,size,size), 1 in the holes, 0 elsewhere.
             latents: (B,num_latents,style_channels), see :meth:`latents`.
             noise: of the synthesis; None is the stored one, so that results repeat.
-            whole: return all that was drawn, what is known of the picture included.
+            whole: return the synthesis as it is, also outside the holes.
 
         Returns:
-            (B,3,size,size): ``x`` outside the holes, what was drawn inside, not clamped.
+            (B,3,size,size): ``x`` outside the holes, the synthesis inside, not clamped.
 
         Raises:
             ValueError: a picture or mask of another size, styles of another shape.
         """
         encoded = self.encode(x, mask)
-        code = encoded.code[:, None].expand(-1, latents.shape[1], -1)
+        code = encoded.code[:, None].expand(-1, latents.shape[1], -1)  # (B,rows,global_channels)
         styles = torch.cat([latents, code.to(latents.dtype)], dim=2)
 
         def add(features: torch.Tensor, resolution: int, stage: str) -> torch.Tensor:
             return features + encoded.features[resolution] if stage == "upsampled" else features
 
-        drawn = self.synthesis(styles, noise=noise, start=encoded.start, fuse=add)
-        return drawn if whole else complete(x, mask, drawn)
+        synthesis = self.synthesis(styles, noise=noise, start=encoded.start, fuse=add)
+        return synthesis if whole else complete(x, mask, synthesis)
 
     def random_w(
         self,
@@ -153,8 +157,11 @@ class ExeGAN(ModelMixin, ConfigMixin):
         """Random z (B,style_channels) as W+ (B,num_latents,style_channels).
 
         Args:
-            other, crossover: rows from ``crossover`` on come from this second z.
-            centre, psi: truncation towards ``centre`` (1,style_channels).
+            z: first random vector.
+            other: second random vector; None for one alone.
+            crossover: rows from this one on come from ``other``.
+            centre: (1,style_channels), where truncation leads to; None for no truncation.
+            psi: how much of the distance to ``centre`` remains.
         """
         first = self.synthesis.mapping(z)
         second = first if other is None else self.synthesis.mapping(other)
@@ -180,34 +187,34 @@ class ExeGAN(ModelMixin, ConfigMixin):
             raise ValueError(f"styles {tuple(exemplar.shape)} of exemplars instead of {expected}")
         if w.ndim == 2:
             w = w[:, None].expand(-1, self.synthesis.num_latents, -1)
-        own, replaced = w.split([self.config.first_exemplar_row, expected[1]], dim=1)
-        return torch.cat([own, torch.lerp(exemplar, replaced, own_share)], dim=1)
+        first = self.config.first_exemplar_row
+        return torch.cat([w[:, :first], torch.lerp(exemplar, w[:, first:], own_share)], dim=1)
 
     def encode(self, x: torch.Tensor, mask: torch.Tensor) -> Encoded:
         """Features of masked faces; arguments as in :meth:`forward`."""
         self._check(x, mask)
         seen = torch.cat([x * (1 - mask), mask - _GREY_OF_MASK], dim=1)
-        x, features = self.first(seen), {}
+        features: dict[int, torch.Tensor] = {}
+        x = self.first(seen)  # (B,C,size,size)
         for look, down in zip(self.look, self.down, strict=True):
             x = look(x)
             features[x.shape[-1]] = x  # (B,C,size,size) to (B,C,8,8)
             x = down(x)
         x = self.last(x)  # (B,C,4,4)
-        code = self.drop_code(self.to_code(x.flatten(1)))
-        start = x + self.to_start(code).view_as(x)
+        code = self.drop_code(self.to_code(x.flatten(1)))  # (B,global_channels)
+        start = x + self.to_start(code).view_as(x)  # (B,C,4,4)
         return Encoded(start, code, features)
 
     def _check(self, x: torch.Tensor, mask: torch.Tensor) -> None:
-        size = self.config.size
-        if x.shape[-2:] != (size, size):
-            raise ValueError(f"pictures of {tuple(x.shape[-2:])} instead of {(size, size)} pixels")
+        size = self.input_size
+        check_side(x, size)
         if mask.shape != (len(x), 1, size, size):
             raise ValueError(f"masks {tuple(mask.shape)} instead of {(len(x), 1, size, size)}")
 
 
-def complete(x: torch.Tensor, mask: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-    """``drawn`` (B,3,H,W) inside the holes of ``mask`` (B,1,H,W), ``x`` elsewhere."""
-    return torch.where(mask > 0.5, drawn.to(x.dtype), x)
+def complete(x: torch.Tensor, mask: torch.Tensor, fill: torch.Tensor) -> torch.Tensor:
+    """``fill`` (B,3,H,W) inside the holes of ``mask`` (B,1,H,W), ``x`` elsewhere."""
+    return torch.where(mask > 0.5, fill.to(x.dtype), x)
 
 
 def mix_rows(styles: torch.Tensor, other: torch.Tensor, crossover: int) -> torch.Tensor:

@@ -1,8 +1,8 @@
 """GFP-GAN: a U-Net removes the degradation, a StyleGAN2 prior draws the face from its features.
 
-Wang et al., "Towards Real-World Blind Face Restoration with Generative Facial Prior", CVPR 2021
-(§3.2-3.3). The U-Net gives a W+ latent, and at every resolution a scale and a shift for the
-prior's features (channel-split spatial feature transform).
+Wang et al., "Towards Real-World Blind Face Restoration with Generative Facial Prior", CVPR 2021.
+The U-Net (§3.2) gives a W+ latent (§3.3) and, at every resolution, a scale and a shift for the
+prior's features: the channel-split spatial feature transform (§3.4).
 """
 
 from __future__ import annotations
@@ -10,13 +10,14 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.diffusers_types import register_to_config
+from dr2pipe.enhancers.base import Enhancer, check_side
 from dr2pipe.stylegan2 import StyleGAN2Generator
 from dr2pipe.stylegan2.generator import Noise
 from dr2pipe.stylegan2.layers import EqualConv2d, EqualLinear, ResidualBlock, channels_at
 
 
-class GFPGAN(ModelMixin, ConfigMixin):
+class GFPGAN(Enhancer):
     """GFP-GAN, the published network and its later "clean" versions.
 
     Args:
@@ -27,13 +28,11 @@ class GFPGAN(ModelMixin, ConfigMixin):
         resample: ``bilinear`` (versions 1.2 to 1.4) or ``fir`` (version 1, as in the paper).
         style_channels, mapping_layers, mapping_lr: of the prior.
         latent_per_layer: the U-Net gives a latent for each layer (W+), or one for all.
-        latent_is_w: it is used as it is; False: it goes through the mapping network.
+        latent_is_w: that latent is W+ itself; False: it goes through the mapping network first.
         split_channels: the transform changes the second half of the prior's channels alone.
 
     The defaults are GFPGANv1.4.
     """
-
-    conditions = ()
 
     @register_to_config
     def __init__(
@@ -83,36 +82,41 @@ class GFPGAN(ModelMixin, ConfigMixin):
 
     @property
     def input_size(self) -> int:
-        return self.config.size
+        """Side in pixels of the pictures that it takes."""
+        return int(self.config.size)
 
     @property
     def output_size(self) -> int:
-        return self.config.size
+        """Side in pixels of its results."""
+        return int(self.config.size)
 
     def forward(
         self, x: torch.Tensor, *, noise: Noise = None, return_pyramid: bool = False
     ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
         """(B,3,size,size) RGB in [-1,1] to the same, not clamped.
 
-        ``noise``: of the prior; None is the stored one, so that results repeat. With
-        ``return_pyramid``, the U-Net's own pictures of 8, 16, ... size pixels come too.
+        Args:
+            x: the degraded faces.
+            noise: of the prior; None is the stored one, so that results repeat.
+            return_pyramid: also return the U-Net's own pictures, of 8, 16, ... ``size`` pixels,
+                which training compares (§3.5, the reconstruction loss).
 
         Raises:
             ValueError: a picture of another size.
         """
-        size = self.config.size
-        if x.shape[-2:] != (size, size):
-            raise ValueError(f"pictures of {tuple(x.shape[-2:])} instead of {(size, size)} pixels")
-        features, skips = self.first(x), []
+        check_side(x, self.input_size)
+        skips: list[torch.Tensor] = []
+        features = self.first(x)  # (B,C,size,size)
         for block in self.down:
             features = block(features)
             skips.append(features)  # (B,C,size/2,size/2) to (B,C,4,4)
-        features = self.last(features)
+        features = self.last(features)  # (B,C,4,4)
         latents = self.to_latent(features.flatten(1))
         latents = latents.unflatten(1, (-1, self.config.style_channels))  # (B,rows,C)
-        pyramid, transforms = [], {}
+        pyramid: list[torch.Tensor] = []
+        transforms: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
         for i, block in enumerate(self.up):
-            features = block(features + skips.pop())
+            features = block(features + skips.pop())  # (B,C,8,8) to (B,C,size,size)
             transforms[features.shape[-1]] = self.to_scale[i](features), self.to_shift[i](features)
             if return_pyramid:
                 pyramid.append(self.to_rgbs[i](features))
@@ -125,7 +129,7 @@ class GFPGAN(ModelMixin, ConfigMixin):
         transforms: dict[int, tuple[torch.Tensor, torch.Tensor]],
         noise: Noise,
     ) -> torch.Tensor:
-        """The prior's picture; ``transforms``: scale and shift by resolution."""
+        """The prior's picture (B,3,size,size); ``transforms``: scale and shift by resolution."""
         if not self.config.latent_is_w:
             rows = latents.shape[1]
             latents = self.prior.mapping(latents.flatten(0, 1)).unflatten(0, (-1, rows))
@@ -140,7 +144,8 @@ class GFPGAN(ModelMixin, ConfigMixin):
             kept, changed = x.chunk(2, dim=1)
             return torch.cat([kept, changed * scale + shift], dim=1)
 
-        return self.prior(latents, noise=noise, fuse=transform)
+        restored: torch.Tensor = self.prior(latents, noise=noise, fuse=transform)
+        return restored
 
 
 def _two_convs(width: int, width_out: int, *, initial_bias: float) -> nn.Sequential:

@@ -1,7 +1,7 @@
 """Any face-restoration or enlarging network that the library spandrel recognises.
 
-spandrel (MIT) reads the files of many networks; it needs torchvision, so it is imported when it
-is used and not before. ``spandrel_extra_arches`` adds those whose licences restrict their use,
+spandrel (MIT) reads the files of many networks. It needs torchvision, so it is imported only
+when it is used. ``spandrel_extra_arches`` adds networks whose licences restrict their use,
 CodeFormer among them.
 """
 
@@ -9,82 +9,95 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+
+from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.enhancers.base import Enhancer
+
+if TYPE_CHECKING:
+    from typing import Self
+
+from dr2pipe.core.errors import Dr2pipeError, MissingPackageError
+from dr2pipe.core.extras import needs_extra
 
 logger = logging.getLogger(__name__)
 
 _OUTPUT_SIZE = 512  # what face networks are made for
 
 
-class SpandrelEnhancer(nn.Module):
+class SpandrelEnhancer(Enhancer):
     """A network that spandrel loaded, behind the contract of an enhancer.
 
+    It stays in its authors' file: ``save_pretrained`` has nothing to write that would rebuild it.
+
     Args:
-        descriptor: what ``spandrel.ModelLoader`` returned for one picture in, one out.
+        descriptor: what ``spandrel.ModelLoader`` returned, a network from one picture to another.
     """
 
-    conditions = ()
-
-    def __init__(self, descriptor):
+    def __init__(self, descriptor: Any):
         super().__init__()
         self.descriptor, self.network = descriptor, descriptor.model
-
-    @property
-    def config(self) -> dict[str, str | int]:
-        """What a run's settings say of it; its weights are hashed besides."""
-        name = self.descriptor.architecture.name
-        return {"architecture": name, "scale": self.descriptor.scale}
+        # What a run's settings say about the network; its weights are hashed besides.
+        self.register_to_config(
+            architecture=descriptor.architecture.name, scale=int(descriptor.scale)
+        )
 
     @property
     def input_size(self) -> int:
-        """So that 512 pixels come out."""
-        return _OUTPUT_SIZE // self.descriptor.scale
+        """Side in pixels of the pictures that it takes, so that 512 pixels come out."""
+        return _OUTPUT_SIZE // int(self.config.scale)
 
     @property
     def output_size(self) -> int:
-        return self.input_size * self.descriptor.scale
+        """Side in pixels of its results."""
+        return self.input_size * int(self.config.scale)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1] to (B,3,scale·H,scale·W)."""
-        # It takes one picture at a time, in [0,1].
-        pictures = (x.clamp(-1, 1) + 1) / 2
-        made = []
+        pictures = (x.clamp(-1, 1) + 1) / 2  # the networks take [0,1], one picture at a time
+        results = []
         for picture in pictures:
-            with torch.random.fork_rng():  # some draw noise; a result is to repeat
+            # Some of them draw noise, from the global stream alone. It is seeded for each picture,
+            # so that results repeat, and put back afterwards.
+            with torch.random.fork_rng():
                 torch.manual_seed(0)
-                made.append(self.descriptor(picture[None]))
-        return torch.cat(made) * 2 - 1
+                results.append(self.descriptor(picture[None]))  # (1,3,scale·H,scale·W)
+        return torch.cat(results) * 2 - 1
 
-    def to(self, *args, dtype: torch.dtype | None = None, **options):
-        """As every module's; ValueError for a precision that the network does not support."""
-        refused = {
-            torch.float16: not self.descriptor.supports_half,
-            torch.bfloat16: not self.descriptor.supports_bfloat16,
-        }
-        if refused.get(dtype, False):
-            name = self.descriptor.architecture.name
-            raise ValueError(f"{name} does not support {dtype}; choose precision=fp32")
-        return super().to(*args, **({} if dtype is None else {"dtype": dtype}), **options)
+    def to(self, *args: Any, dtype: torch.dtype | None = None, **options: Any) -> Self:
+        """As every module's; ConfigError for a precision that the network does not support."""
+        refused = [
+            *([] if self.descriptor.supports_half else [torch.float16]),
+            *([] if self.descriptor.supports_bfloat16 else [torch.bfloat16]),
+        ]
+        if dtype in refused:
+            name = self.config.architecture
+            raise ConfigError(f"{name} does not support {dtype}; choose precision=fp32")
+        if dtype is not None:
+            options["dtype"] = dtype
+        return super().to(*args, **options)
 
 
 def load_spandrel(path: str | Path) -> SpandrelEnhancer:
     """The network of an official file, whatever spandrel recognises.
 
     Raises:
-        ValueError: spandrel or torchvision cannot be imported, no such file, or a network that
-            is no picture-to-picture one in RGB.
+        ConfigError: spandrel or torchvision cannot be imported.
+        CheckpointError: no such file, or not a network from one RGB picture to another.
     """
     if not Path(path).is_file():
-        raise ValueError(f"no file at {path}; the enhancer 'spandrel' reads official files")
+        raise CheckpointError(f"no file at {path}; the enhancer 'spandrel' reads official files")
     try:
-        import spandrel
-    # torchvision that does not fit torch fails in many ways when it is imported.
-    except Exception as error:
-        raise ValueError(
-            f"the enhancer 'spandrel' needs spandrel and a torchvision that fits torch "
-            f"(pip install 'dr2pipe[spandrel]'): {error}"
+        with needs_extra("spandrel"):
+            import spandrel
+    except MissingPackageError:
+        raise
+    except Exception as error:  # a torchvision of another build than torch fails in many ways
+        raise Dr2pipeError(
+            f"the enhancer 'spandrel' needs a torchvision that fits torch {torch.__version__}: "
+            f"{error}"
         ) from None
     try:
         import spandrel_extra_arches
@@ -95,13 +108,13 @@ def load_spandrel(path: str | Path) -> SpandrelEnhancer:
     try:
         descriptor = spandrel.ModelLoader(device="cpu").load_from_file(str(path))
     except Exception as error:  # many kinds; all mean that it cannot be used
-        raise ValueError(
+        raise CheckpointError(
             f"spandrel cannot load {path}: {error or type(error).__name__}. CodeFormer and other "
             f"networks with restricted licences need 'pip install spandrel_extra_arches'"
         ) from None
     channels = (descriptor.input_channels, descriptor.output_channels)
     if not isinstance(descriptor, spandrel.ImageModelDescriptor) or channels != (3, 3):
-        raise ValueError(f"{path} is no network from one RGB picture to another")
+        raise CheckpointError(f"{path} is not a network from one RGB picture to another")
     name = descriptor.architecture.name
     logger.warning("%s comes under its authors' licence; see what that allows", name)
     return SpandrelEnhancer(descriptor).eval()

@@ -1,11 +1,12 @@
 """SPARNet and SPARNetHD: residual encoder-decoder with spatial attention in every block.
 
 Chen et al., "Learning Spatial Attention for Face Super-Resolution", TIP 2020 (§III). The
-inference network: weights are plain; spectral normalisation belongs to training.
+inference network: spectral normalisation belongs to training, so weights are plain here.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Sequence
 
@@ -13,12 +14,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.diffusers_types import register_to_config
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.enhancers.base import Enhancer
 
 NORMS = {"instance": nn.InstanceNorm2d, "batch": nn.BatchNorm2d}
 
 
-class SPARNet(ModelMixin, ConfigMixin):
+class SPARNet(Enhancer):
     """Face enhancer with spatial attention.
 
     Args:
@@ -30,18 +33,17 @@ class SPARNet(ModelMixin, ConfigMixin):
         norm: ``instance`` (SPARNetHD) or ``batch`` (SPARNet for 128 pixels).
         hourglass_depth: halvings inside the attention of the first encoder block; one less
             in each following block, one more in each decoder block.
-        hourglass_channels: width inside the attention; it runs at full size, so that a
-            narrow one is what makes a small network fast.
-        patch: side in pixels of the squares whose pixels become channels of the first
-            convolution, and of the last: the network works at ``size / patch``. 2 is enough
-            for a picture that was enlarged by 2, at a quarter of the cost.
-        add_input: the network makes a correction that is added to the picture. Instance norms
-            forget brightness and colour; learning to carry them through takes many faces.
+        hourglass_channels: width inside the attention. The attention runs at full size, so a
+            small network is fast only if this is small.
+        patch: the network works at ``size / patch``: squares of this side become channels
+            before the first convolution, and channels become squares after the last. 2 is
+            enough for a picture that was enlarged by 2, at a quarter of the cost.
+        add_input: the network computes a correction that is added to the picture. Instance
+            norms remove brightness and colour, and a network needs many faces to learn to
+            restore them.
 
     The defaults are SPARNetHD for 512 pixels.
     """
-
-    conditions = ()
 
     @register_to_config
     def __init__(
@@ -58,57 +60,57 @@ class SPARNet(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         if norm not in NORMS:
-            raise ValueError(f"unknown norm '{norm}'; choose one of {', '.join(NORMS)}")
+            raise ConfigError(f"unknown norm '{norm}'; choose one of {', '.join(NORMS)}")
         if attention not in ("2d", "3d"):
-            raise ValueError(f"unknown attention '{attention}'; choose 2d or 3d")
+            raise ConfigError(f"unknown attention '{attention}'; choose 2d or 3d")
         if patch < 1 or size % (patch << (len(channels) - 1)):
-            raise ValueError(
+            raise ConfigError(
                 f"size={size} cannot be cut into patches of {patch} and halved "
                 f"{len(channels) - 1} times"
             )
-        shared = {
-            "norm": norm,
-            "per_channel": attention == "3d",
-            "hourglass_channels": hourglass_channels,
-        }
+        block = functools.partial(
+            AttentionBlock,
+            norm=norm,
+            per_channel=attention == "3d",
+            hourglass_channels=hourglass_channels,
+        )
         depth = hourglass_depth
         self.first = SameConv(3 * patch**2, channels[0])
         self.encoder = nn.ModuleList()
         for width_in, width_out in itertools.pairwise(channels):
-            self.encoder.append(
-                AttentionBlock(width_in, width_out, depth, resample="down", **shared)
-            )
+            self.encoder.append(block(width_in, width_out, depth, resample="down"))
             depth = max(depth - 1, 1)
         # The inner blocks see maps of the last encoder block's output size, so its depth.
         depth = max(hourglass_depth - len(self.encoder) + 1, 1)
         self.inner = nn.ModuleList(
-            AttentionBlock(channels[-1], channels[-1], depth, **shared)
-            for _ in range(residual_blocks)
+            block(channels[-1], channels[-1], depth) for _ in range(residual_blocks)
         )
         self.decoder = nn.ModuleList()
         widths = list(reversed(channels))
         for width_in, width_out in itertools.pairwise(widths):
             depth += 1
-            self.decoder.append(AttentionBlock(width_in, width_out, depth, resample="up", **shared))
+            self.decoder.append(block(width_in, width_out, depth, resample="up"))
         self.last = SameConv(channels[0], 3 * patch**2)
         if add_input:  # training begins with the picture as it is
-            nn.init.zeros_(self.last.conv.weight)
-            nn.init.zeros_(self.last.conv.bias)
+            for parameter in self.last.parameters():
+                nn.init.zeros_(parameter)
 
     @property
     def input_size(self) -> int:
-        return self.config.size
+        """Side in pixels of the pictures that it takes."""
+        return int(self.config.size)
 
     @property
     def output_size(self) -> int:
-        return self.config.size
+        """Side in pixels of its results."""
+        return int(self.config.size)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1] to (B,3,H,W), not clamped."""
         features = self.first(F.pixel_unshuffle(x, self.config.patch))  # (B,3·patch²,H',W')
         for block in (*self.encoder, *self.inner, *self.decoder):
-            features = block(features)
-        made = F.pixel_shuffle(self.last(features), self.config.patch)
+            features = block(features)  # (B,C,H'',W''), halved in the encoder, doubled after
+        made = F.pixel_shuffle(self.last(features), self.config.patch)  # (B,3,H,W)
         return x + made if self.config.add_input else made
 
 
@@ -120,7 +122,9 @@ class SameConv(nn.Module):
         self.conv = nn.Conv2d(width_in, width_out, 3, stride, bias=bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        """(B,width_in,H,W) to (B,width_out,H/stride,W/stride), rounded up."""
+        out: torch.Tensor = self.conv(F.pad(x, (1, 1, 1, 1), mode="reflect"))
+        return out
 
 
 class NormedConv(nn.Module):
@@ -135,12 +139,16 @@ class NormedConv(nn.Module):
         self.activate = activate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,width_in,H,W) to (B,width_out,H/stride,W/stride), rounded up."""
         x = self.norm(self.conv(x))
         return F.leaky_relu(x, 0.2) if self.activate else x
 
 
 class AttentionBlock(nn.Module):
-    """Pre-activation residual block whose branch is weighted by a spatial attention map."""
+    """Pre-activation residual block whose branch is weighted by a spatial attention map.
+
+    The paper's face attention unit: shortcut(x) + map · branch(x).
+    """
 
     def __init__(
         self,
@@ -165,16 +173,21 @@ class AttentionBlock(nn.Module):
         self.shortcut = SameConv(width_in, width_out, stride=stride) if changes else nn.Identity()
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        branch = F.leaky_relu(self.norm(x), 0.2)  # (B,width_in,H,W)
+        """(B,width_in,H,W) to (B,width_out,H',W'): the same size, half or double, as built."""
+        branch: torch.Tensor = F.leaky_relu(self.norm(x), 0.2)  # (B,width_in,H,W)
         if self.grows:
             x, branch = (F.interpolate(t, scale_factor=2, mode="nearest") for t in (x, branch))
         branch = self.conv2(self.conv1(branch))  # (B,width_out,H',W')
         attention_map = self.to_map(self.attention(branch)).sigmoid()  # (B,1 or width_out,H',W')
-        return branch * attention_map + self.shortcut(x)
+        out: torch.Tensor = branch * attention_map + self.shortcut(x)
+        return out
 
 
 class Hourglass(nn.Module):
-    """``depth`` nested halvings, each added back to a branch of its own size."""
+    """``depth`` nested halvings, each added back to a branch of its own size.
+
+    Newell et al. 2016, "Stacked Hourglass Networks"; it sees faces at several scales at once.
+    """
 
     def __init__(self, width_in: int, width: int, norm: str, depth: int):
         super().__init__()
@@ -188,8 +201,10 @@ class Hourglass(nn.Module):
         self.after = NormedConv(width, width, norm)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,width_in,H,W) to (B,width,H,W)."""
         low = F.interpolate(self.inner(self.down(x)), scale_factor=2, mode="nearest")
         low = self.after(low)
         if low.shape[-2:] != x.shape[-2:]:  # odd sides come back one pixel too large
             low = F.interpolate(low, size=x.shape[-2:], mode="nearest")
-        return self.same(x) + low
+        out: torch.Tensor = self.same(x) + low
+        return out

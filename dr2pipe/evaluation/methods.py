@@ -1,4 +1,4 @@
-"""The methods of a protocol, with networks and first stages that they share."""
+"""The methods of a protocol; equal networks and equal first stages are shared."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ import numpy as np
 import torch
 
 from dr2pipe.core import images
-from dr2pipe.core.config import load_config, resource, stable_hash
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.config import load_config
+from dr2pipe.core.diffusers_types import ModelMixin
+from dr2pipe.core.errors import ConfigError, NotFiniteError
+from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import describe_dr2, stated
-from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, partner
+from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2
+from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, read_partner
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.restoration.restorer import (
-    DR2Config,
     EnhancerConfig,
     Restorer,
     build_restorer,
@@ -29,10 +30,13 @@ from dr2pipe.runs.restore import RestoreConfig
 
 
 @dataclass
-class Made:
-    """What one method made of a batch: (B,3,S,S) in [-1,1], and network calls of stage 1 each.
+class MethodResult:
+    """What one method made of a batch.
 
-    ``coarse``: (B,3,C,C), the degraded faces where there is no first stage.
+    Attributes:
+        pictures: (B,3,S,S) in [-1,1].
+        coarse: (B,3,C,C) in [-1,1]; the degraded faces where there is no first stage.
+        calls: network calls of stage 1 for each face.
     """
 
     pictures: torch.Tensor
@@ -41,10 +45,10 @@ class Made:
 
 
 class Methods:
-    """All methods of a protocol on batches of degraded faces.
+    """All methods of a protocol, applied to batches of degraded faces.
 
     Raises:
-        ConfigError, ValueError: an unknown preset, a setting that is not valid, missing weights.
+        ConfigError: an unknown preset, a setting that is not valid, or missing weights.
     """
 
     def __init__(self, protocol: Protocol):
@@ -61,16 +65,20 @@ class Methods:
                     self._build(stage)
 
     def describe(self) -> dict[str, Any]:
-        """Settings, networks' configs and weight hashes of every method."""
+        """Return settings, network configs and weight hashes by method."""
         return {name: self._describe(config) for name, config in self.configs.items()}
 
     def restorer(self, name: str) -> Restorer:
-        """Both stages of one method, for several samples of a face."""
+        """Load both stages of one method, to draw several samples of a face.
+
+        Raises:
+            ConfigError: the method has no first stage, so all its samples would be equal.
+        """
         config = self.configs[name]
         if config.dr2 is None:
             raise ConfigError(f"'{name}' has no first stage: all its samples would be equal")
         enhancer = config.enhancer or EnhancerConfig()
-        return build_restorer(config.dr2, enhancer, **self._shared())[0]
+        return build_restorer(config.dr2, enhancer, **self._where())[0]
 
     @torch.no_grad()
     def __call__(
@@ -79,36 +87,50 @@ class Methods:
         seeds: list[int],
         names: list[str],
         degradation: Degradation,
-    ) -> dict[str, Made]:
-        """Every method's results for (B,3,D,D) in [-1,1].
+    ) -> dict[str, MethodResult]:
+        """Restore degraded faces by every method.
+
+        Args:
+            degraded: (B,3,D,D) in [-1,1].
+            seeds: one per face.
+            names: relative paths of the faces, for methods whose pictures lie in a folder.
+            degradation: what the faces were degraded by.
+
+        Returns:
+            Results by method.
 
         Raises:
-            FloatingPointError: a result is not finite.
+            NotFiniteError: a result is not finite.
         """
         coarse = self.coarse(degraded, seeds)
-        made = {}
+        results = {}
         for method, config in self.configs.items():
             faces, calls = coarse[method]
             pictures = faces
             if config.folder is not None:
                 folder = Path(config.folder) / degradation.folder
-                pixels = [partner(folder, name, self.size) for name in names]
+                pixels = [read_partner(folder, name, self.size) for name in names]
                 pictures = images.to_tensor(np.stack(pixels))
             if config.enhancer is not None:
                 enhancer = self._restorers[_key(config.enhancer)]
                 pictures = enhancer.enhance(faces.to(enhancer.device))
             if not pictures.isfinite().all():
                 where = f"'{method}' of {degradation.label}"
-                raise FloatingPointError(f"{where} is not finite; try precision=fp32")
+                raise NotFiniteError(f"{where} is not finite; try precision=fp32")
             pictures = images.resize_tensor(pictures.cpu().clamp(-1, 1), self.size)
-            made[method] = Made(pictures, faces, calls)
-        return made
+            results[method] = MethodResult(pictures, faces, calls)
+        return results
 
     @torch.no_grad()
     def coarse(
         self, degraded: torch.Tensor, seeds: list[int]
     ) -> dict[str, tuple[torch.Tensor, list[int]]]:
-        """By method, coarse faces and network calls; equal first stages run once."""
+        """Return coarse faces and network calls by method; equal first stages run once.
+
+        Args:
+            degraded: (B,3,D,D) in [-1,1].
+            seeds: one per face.
+        """
         found: dict[str, tuple[torch.Tensor, list[int]]] = {}
         by_method = {}
         for name, config in self.configs.items():
@@ -125,34 +147,33 @@ class Methods:
 
     @property
     def first_stage_size(self) -> int:
-        """Side in pixels at which the first of the first stages takes pictures."""
+        """Side in pixels of what the first method with a first stage takes; ``size`` if none has."""
         sizes = (r.input_size for r in self._restorers.values() if r.remover is not None)
         return next(sizes, self.size)
 
     @property
     def calls(self) -> tuple[int, int]:
-        """Network calls of all first stages so far, in pictures: asked for, and made."""
+        """Network calls of all first stages so far, in pictures: requested, and computed."""
         networks = self._networks.values()
-        return sum(n.asked for n in networks), sum(n.made for n in networks)
+        return sum(n.requested for n in networks), sum(n.computed for n in networks)
 
     def _build(self, stage: DR2Config | EnhancerConfig) -> None:
         key = _key(stage)
         if key in self._restorers:
             return
         if isinstance(stage, DR2Config):
-            built = build_restorer(stage, EnhancerConfig(), **self._shared())
+            built = build_restorer(
+                stage, EnhancerConfig(), wrap_unet=self._shared_unet, **self._where()
+            )
         else:
-            built = build_restorer(DR2Config(enabled=False), stage, **self._shared())
-        restorer, self._hashes[key] = built
-        if restorer.remover is not None:
-            # Settings of one model share its network, and what it computed.
-            unet = restorer.remover.unet
-            model = self._hashes[key]["dr2"] + stable_hash(stated(unet.config))
-            shared = self._networks.setdefault(model, SharedUNet(unet))
-            restorer.remover.unet = shared
-        self._restorers[key] = restorer
+            built = build_restorer(DR2Config(enabled=False), stage, **self._where())
+        self._restorers[key], self._hashes[key] = built
 
-    def _shared(self) -> dict[str, Any]:
+    def _shared_unet(self, unet: ModelMixin, key: str) -> SharedUNet:
+        """Return one network for all settings of a model, so that they share its outputs."""
+        return self._networks.setdefault(key, SharedUNet(unet))
+
+    def _where(self) -> dict[str, Any]:
         return {"device": process_state().device, "precision": self.precision}
 
     def _describe(self, config: MethodConfig) -> dict[str, Any]:
@@ -161,7 +182,9 @@ class Methods:
             described["made_elsewhere"] = True
         if config.dr2 is not None:
             key = _key(config.dr2)
-            settings = describe_dr2(config.dr2, self._restorers[key].remover)
+            remover = self._restorers[key].remover
+            assert remover is not None
+            settings = describe_dr2(config.dr2, remover)
             described["dr2"] = settings | {"weights_sha256": self._hashes[key]}
         if config.enhancer is not None:
             key = _key(config.enhancer)
@@ -171,7 +194,7 @@ class Methods:
 
 
 def resolve(name: str, config: MethodConfig) -> MethodConfig:
-    """A method with its preset read, and without stages that do nothing.
+    """Return a method with its preset read, and without stages that do nothing.
 
     Raises:
         ConfigError: an unknown preset, or settings that exclude each other.
@@ -179,9 +202,7 @@ def resolve(name: str, config: MethodConfig) -> MethodConfig:
     if config.preset is not None:
         if config.dr2 or config.enhancer or config.folder:
             raise ConfigError(f"method '{name}': a preset leaves nothing else to set")
-        path = Path(config.preset)
-        if not path.is_file():
-            path = resource("configs") / "restore" / f"{config.preset}.yaml"
+        path = find_file("configs/restore", config.preset, what="preset")
         preset = load_config(RestoreConfig, path, ["input=-", "output=-"])
         config = MethodConfig(dr2=preset.dr2, enhancer=preset.enhancer)
     if config.folder is not None and (config.dr2 or config.enhancer):

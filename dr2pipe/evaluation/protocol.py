@@ -1,8 +1,8 @@
 """Protocols: files that fix a study, so that its numbers can be compared.
 
 A protocol fixes the clean faces, the sizes, the degradations and their seed, the methods and
-the metrics. Its hash covers all that decides a value, the content of the pictures and the
-weights too; results of different hashes are never put together.
+the metrics. Its hash covers everything that decides a value, including the content of pictures
+and weights. Results of different hashes are never mixed.
 """
 
 from __future__ import annotations
@@ -12,26 +12,30 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from omegaconf import MISSING
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import check_degradation
-from dr2pipe.restoration.restorer import DR2Config, EnhancerConfig
+from dr2pipe.diffusion.stage1 import DR2Config
+from dr2pipe.restoration.restorer import EnhancerConfig
+
+Pixels = npt.NDArray[np.uint8]
 
 CROPS = ("none", "center")
-GIVEN = "given"  # the degradation of pictures that were degraded elsewhere
+GIVEN = "given"  # name of the degradation of pictures that another tool degraded
 
 
 @dataclass
 class CleanConfig:
-    """The faces of a study, and what is known about them."""
+    """The clean faces of a study."""
 
     path: str = MISSING  # folder of aligned faces, or .npz with images and files
     sources: list[int] | None = None  # of an .npz
     limit: int | None = None  # only the first faces
-    sha256: str | None = None  # list as sha256sum prints it; pictures must be just these
+    sha256: str | None = None  # file as sha256sum prints it; the pictures must be exactly these
     crop: str = "none"  # center: the largest square in the middle; none: must be square
     degraded: str | None = None  # folder of degraded partners, the degradation "given"
     groups_csv: str | None = None  # has a column `file`
@@ -40,24 +44,26 @@ class CleanConfig:
 
 @dataclass
 class MethodConfig:
-    """How a degraded face becomes a result; without any of these it is the input, enlarged."""
+    """How a degraded face becomes a result. With nothing set, it is the enlarged input."""
 
     preset: str | None = None  # a file of configs/restore, or its name: takes its dr2 and enhancer
     dr2: DR2Config | None = None
     enhancer: EnhancerConfig | None = None
-    folder: str | None = None  # made elsewhere: see Protocol
+    folder: str | None = None  # results of another tool, see Protocol
 
 
 @dataclass
 class Protocol:
-    """``degradations``: chains by name or YAML file, unseen families as ``name:severity``.
+    """Settings of a study.
 
-    With ``save_pictures``, ``pictures/<method>/<degradation>/`` of the output hold every result,
-    and ``pictures/degraded/<degradation>/`` what the methods were given, at ``degraded_size``.
-    The folder of a degradation is its name, of an unseen family ``rain-3``; a picture has the
-    relative path of its face, with ``.png`` after it unless it ends so. Another tool's results
-    for ``pictures/degraded``, of side ``size`` and in folders of the same names, are a method
-    by ``methods.NAME.folder``.
+    ``degradations`` are chains by name or YAML file, and unseen families as ``name:severity``.
+
+    With ``save_pictures``, every result is saved in ``pictures/<method>/<degradation>/`` of the
+    output, and the inputs of the methods, at ``degraded_size``, in
+    ``pictures/degraded/<degradation>/``. The folder of a degradation is its name, for an unseen
+    family ``rain-3``. A picture has the relative path of its face, with ``.png`` added unless it
+    ends so. To compare another tool, run it on ``pictures/degraded``, save its results with side
+    ``size`` in folders of the same names, and name their parent by ``methods.NAME.folder``.
     """
 
     name: str = MISSING
@@ -81,23 +87,24 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Degradation:
-    """``severity`` of the unseen families; None of the chains."""
+    """A degradation of a study; ``severity`` is 1 to 5 for unseen families and None for chains."""
 
     name: str
     severity: int | None = None
 
     @property
     def label(self) -> str:
+        """Its name in tables: ``severe``, ``rain 3``."""
         return Path(self.name).stem + (f" {self.severity}" if self.severity else "")
 
     @property
     def folder(self) -> str:
-        """The label as a name of folders: without spaces, ``rain-3``."""
+        """Its name as a folder: the label without spaces, ``rain-3``."""
         return self.label.replace(" ", "-")
 
 
 def parse_degradation(text: str) -> Degradation:
-    """``name`` or ``name:severity``; ValueError where there is no such thing."""
+    """Read ``name`` or ``name:severity``; ValueError for an unknown degradation."""
     name, colon, severity = text.rpartition(":")
     if not colon or not severity.isdigit():
         name, severity = text, ""
@@ -108,7 +115,7 @@ def parse_degradation(text: str) -> Degradation:
 
 
 def parse_degradations(protocol: Protocol) -> list[Degradation]:
-    """The degradations of a protocol; ConfigError for none, equal names or a missing folder."""
+    """Return the degradations of a protocol; ConfigError for none, equal names or a missing folder."""
     degradations = [parse_degradation(text) for text in protocol.degradations]
     labels = [degradation.label for degradation in degradations]
     if not labels:
@@ -121,15 +128,15 @@ def parse_degradations(protocol: Protocol) -> list[Degradation]:
 
 
 class CleanSet:
-    """The clean faces of a protocol, all checked before any work.
+    """The clean faces of a protocol. All are checked before any work starts.
 
     Args:
         config: where they are.
         size: side in pixels of :meth:`face`.
 
     Raises:
-        ConfigError, ValueError: no or unreadable pictures, ones that are not square, too small
-            or not those of the sha256 list; the message names them.
+        Dr2pipeError: no pictures, or some that cannot be read, are not square, are too small or
+            differ from the sha256 list; the message names them.
     """
 
     def __init__(self, config: CleanConfig, size: int):
@@ -151,10 +158,11 @@ class CleanSet:
     def __len__(self) -> int:
         return len(self.names)
 
-    def face(self, index: int) -> np.ndarray:
-        """(S,S,3) uint8 RGB with S = ``size``."""
-        if not self.is_folder:
-            return self._faces.pixels[index]
+    def face(self, index: int) -> Pixels:
+        """Return (S,S,3) uint8 RGB with S = ``size``."""
+        if self._faces.pixels is not None:
+            stored: Pixels = self._faces.pixels[index]
+            return stored
         pixels = images.read_image(self.paths[index]).pixels
         height, width = pixels.shape[:2]
         side = min(height, width)
@@ -163,10 +171,10 @@ class CleanSet:
         return images.resize_pixels(pixels, (self.size, self.size))
 
     def _hash(self, index: int) -> str:
-        """Of a file's bytes, or of the pixels in an .npz."""
-        if self.is_folder:
-            return images.hash_bytes(images.read_file(self.paths[index]))
-        return images.hash_bytes(self._faces.pixels[index].tobytes())
+        """Return the hash of a file's bytes, or of the pixels in an .npz."""
+        if self._faces.pixels is not None:
+            return images.hash_bytes(self._faces.pixels[index].tobytes())
+        return images.hash_bytes(images.read_file(self.paths[index]))
 
     def _check_square(self) -> None:
         sizes = {path: images.check_file(path) for path in self.paths}
@@ -179,10 +187,10 @@ class CleanSet:
 
 
 def read_hashes(path: str | Path) -> dict[str, str]:
-    """The lines ``sha256  name`` of a file by name.
+    """Read a file with lines ``sha256  name``; return hashes by name.
 
     Raises:
-        ConfigError: no such file, or another kind of line.
+        ConfigError: no such file, or a line of another form.
     """
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
@@ -190,7 +198,7 @@ def read_hashes(path: str | Path) -> dict[str, str]:
         raise ConfigError(f"cannot read the list of hashes {path}: {error}") from None
     hashes = {}
     for number, line in enumerate(lines, 1):
-        # A star marks files that were read as binary, which makes no difference.
+        # sha256sum marks files that it read as binary by a star; the hash is the same.
         digest, name, mark = line[:64], line[66:], line[64:66]
         if mark not in ("  ", " *") or len(digest) != 64 or not name:
             raise ConfigError(f"{path}, line {number}: not 'sha256  name' as sha256sum prints it")
@@ -199,12 +207,12 @@ def read_hashes(path: str | Path) -> dict[str, str]:
 
 
 def write_hashes(hashes: dict[str, str]) -> str:
-    """What :func:`read_hashes` reads."""
+    """Return the text that :func:`read_hashes` reads."""
     return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
 
 
 def check_hashes(found: dict[str, str], listed: dict[str, str], source: str) -> None:
-    """Raise ConfigError unless the pictures are those of the list, by name and content."""
+    """Raise ConfigError unless names and content of the pictures equal those of the list."""
     problems = [f"{n}: changed" for n in found if n in listed and found[n] != listed[n]]
     problems += [f"{n}: missing" for n in listed if n not in found]
     problems += [f"{n}: not in the list" for n in found if n not in listed]
@@ -215,14 +223,14 @@ def check_hashes(found: dict[str, str], listed: dict[str, str], source: str) -> 
 
 
 def png_name(name: str) -> str:
-    """The name of a PNG file that belongs to a face: a.png, but a.jpg.png."""
+    """Return the name of a face's PNG file: a.png for a.png, a.jpg.png for a.jpg."""
     return name if name.lower().endswith(".png") else f"{name}.png"
 
 
-def partner(folder: str | Path, name: str, size: int) -> np.ndarray:
-    """The picture of ``folder`` that belongs to a face, (size,size,3) uint8 RGB.
+def read_partner(folder: str | Path, name: str, size: int) -> Pixels:
+    """Read the picture in ``folder`` that belongs to a face, (size,size,3) uint8 RGB.
 
-    It has the face's relative path, that with ``.png`` after it, or ``.png`` in place of the ending.
+    Its relative path is the face's own, or that with ``.png`` added or in place of the ending.
 
     Raises:
         ConfigError: there is none, it cannot be read, or it has another size.
@@ -230,7 +238,7 @@ def partner(folder: str | Path, name: str, size: int) -> np.ndarray:
     names = (name, png_name(name), Path(name).with_suffix(".png"))
     path = next((p for p in (Path(folder) / n for n in names) if p.is_file()), None)
     if path is None:
-        raise ConfigError(f"{name} has no partner in {folder}")
+        raise ConfigError(f"{name} has no picture of its own in {folder}")
     try:
         pixels = images.read_image(path).pixels
     except PictureError as error:
@@ -242,18 +250,18 @@ def partner(folder: str | Path, name: str, size: int) -> np.ndarray:
 
 
 def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, list[int]]]:
-    """By column and group, the places of its faces.
+    """Return the indices of faces by column and group.
 
     Raises:
-        ConfigError: no such file or column, a face that is not in it, a face without a group, or
-            fewer than two groups.
+        ConfigError: no such file or column, a face without a line or without a group, or fewer
+            than two groups.
     """
     if not config.groups:
         return {}
     if config.groups_csv is None:
         raise ConfigError("clean.groups needs clean.groups_csv")
     try:
-        # Spreadsheets write a mark of byte order first.
+        # Spreadsheets begin a file with a byte order mark.
         with open(config.groups_csv, newline="", encoding="utf-8-sig") as file:
             lines = {line.get("file"): line for line in csv.DictReader(file)}
     except (OSError, UnicodeDecodeError) as error:
@@ -267,7 +275,7 @@ def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, li
     for column in config.groups:
         found: dict[str, list[int]] = {}
         for place, name in enumerate(names):
-            # A list may hold paths below the folder or names alone.
+            # The column may hold relative paths, or file names alone.
             line = lines.get(name) or lines.get(Path(name).name)
             if line is None:
                 raise ConfigError(f"{config.groups_csv} has no line for {name}")

@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-import json
-import os
-import platform
 from pathlib import Path
 from typing import Any
 
-import diffusers
-import numpy as np
-import torch
-import torchmetrics
-
-import dr2pipe
+from dr2pipe.core.records import RUN, read_jsonl
 
 ROWS = "rows.jsonl"
-RUN = "run.yaml"
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a study, one per face and degradation; a line cut off by a kill is no row."""
+    """The rows of a study, one per face and degradation; damaged lines are measured again."""
     rows = {}
-    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
-        try:
-            row = json.loads(line)
-            rows[row["degradation"], row["picture"]] = row
-        except (json.JSONDecodeError, KeyError, TypeError):
-            continue
+    for row in read_jsonl(path).records:
+        key = row.get("degradation"), row.get("picture")
+        if all(isinstance(part, str) for part in key):
+            rows[key] = row
     return list(rows.values())
-
-
-def append_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    """One write, so that processes may share the file."""
-    data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
-    try:
-        if os.write(handle, data) != len(data):
-            raise OSError(f"{path}: a line could not be written whole")
-    finally:
-        os.close(handle)
 
 
 def read_hash(folder: Path) -> str | None:
@@ -50,15 +28,3 @@ def read_hash(folder: Path) -> str | None:
         return None
     key, _, value = first.partition(": ")
     return value.strip("'\" ") if key == "protocol_hash" else "no protocol"
-
-
-def versions() -> dict[str, str]:
-    """Of what values were computed with."""
-    return {
-        "dr2pipe": dr2pipe.__version__,
-        "python": platform.python_version(),
-        "torch": str(torch.__version__),
-        "diffusers": diffusers.__version__,
-        "torchmetrics": torchmetrics.__version__,
-        "numpy": np.__version__,
-    }

@@ -1,59 +1,63 @@
-"""Network calls that several settings have in common are made once.
+"""A network that makes each call once for all settings that need it.
 
-Chains that enter at the same ω begin with the same call whatever comes later, and a chain to a
-smaller τ passes through the larger ones. A call is recognised by its timestep and the content
-of its input, so that results are exactly those of separate runs.
+Chains that start at the same ω begin with the same call, and a chain to a smaller τ passes
+through the larger ones. A call is recognised by its timestep and the content of its input, so
+results equal those of separate runs.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
+from typing import Any
 
 import torch
-from torch import nn
 
-from dr2pipe.core.diffusers_types import UNet2DModel
+from dr2pipe.core.diffusers_types import ModelMixin, UNet2DOutput
 
 _MOST_BYTES = 1 << 29  # of outputs kept for later
+_Key = tuple[int, torch.dtype, torch.Size, bytes]
 
 
-class SharedUNet(nn.Module):
-    """A ``UNet2DModel`` that remembers its latest outputs.
+class SharedUNet(ModelMixin):
+    """A network that remembers its latest outputs.
 
-    ``asked`` and ``made`` count calls in pictures: what was wanted, and what was computed.
+    Args:
+        unet: the network itself.
+
+    Attributes:
+        requested: calls so far, counted in pictures.
+        computed: those of them that the network had to compute.
     """
 
-    def __init__(self, unet: UNet2DModel):
+    def __init__(self, unet: ModelMixin) -> None:
         super().__init__()
         self.unet = unet
-        self.asked = self.made = 0
-        self._kept: OrderedDict[tuple, object] = OrderedDict()
+        self.requested = self.computed = 0
+        self._kept: OrderedDict[_Key, UNet2DOutput] = OrderedDict()
         self._bytes = 0
 
     @property
-    def config(self):
+    def config(self) -> Any:
+        """The config of the network itself."""
         return self.unet.config
 
     @property
-    def dtype(self) -> torch.dtype:
-        return self.unet.dtype
+    def class_embedding(self) -> torch.nn.Module | None:
+        """The class embedding of the network itself; None for an unconditional one."""
+        return getattr(self.unet, "class_embedding", None)
 
-    @property
-    def class_embedding(self):
-        return self.unet.class_embedding
-
-    def forward(self, sample: torch.Tensor, timestep: int):
-        """As ``UNet2DModel.forward``."""
+    def forward(self, sample: torch.Tensor, timestep: int) -> UNet2DOutput:
+        """Return what the network returns for (B,3,S,S) at a timestep."""
         content = sample.detach().contiguous().view(torch.uint8).cpu().numpy()
-        digest = hashlib.blake2b(content, digest_size=16).digest()
-        key = (int(timestep), sample.dtype, tuple(sample.shape), digest)
-        self.asked += len(sample)
+        digest = hashlib.blake2b(content.data, digest_size=16).digest()
+        key = (int(timestep), sample.dtype, sample.shape, digest)
+        self.requested += len(sample)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        self.made += len(sample)
-        output = self.unet(sample, timestep)
+        self.computed += len(sample)
+        output: UNet2DOutput = self.unet(sample, timestep)
         self._kept[key] = output
         self._bytes += output.sample.nbytes
         while self._bytes > _MOST_BYTES:

@@ -1,10 +1,11 @@
-"""Means with bootstrap intervals, over faces (Efron and Tibshirani 1993, percentile interval)."""
+"""Means over faces with bootstrap intervals (Efron and Tibshirani 1993, percentile interval)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 RESAMPLES = 2000
 _CONFIDENCE = 0.95
@@ -12,7 +13,7 @@ _CONFIDENCE = 0.95
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean of ``count`` faces and its 95 % interval; NaN where there is none."""
+    """A mean over ``count`` faces and its 95 % interval, ``low`` to ``high``; NaN if there is none."""
 
     mean: float
     low: float
@@ -20,18 +21,18 @@ class Estimate:
     count: int
 
 
-def estimate(values: np.ndarray, *, seed: int = 0) -> Estimate:
-    """Mean and interval of one value per face, (N,); NaNs (a face without a value) are left out.
+def estimate(values: npt.ArrayLike, *, seed: int = 0) -> Estimate:
+    """Estimate the mean of one value per face, (N,).
 
-    A paired difference is the estimate of the differences.
+    Faces without a value (NaN) are left out. For a paired difference, pass the differences.
     """
-    values = np.asarray(values, dtype=np.float64)
-    values = values[~np.isnan(values)]
-    count = len(values)
-    if not np.isfinite(values).all() or not count:  # the PSNR of an untouched picture is infinite
-        return Estimate(float(values.mean()) if count else np.nan, np.nan, np.nan, count)
+    array = np.asarray(values, dtype=np.float64)
+    array = array[~np.isnan(array)]
+    count = len(array)
+    if not np.isfinite(array).all() or not count:  # the PSNR of an untouched picture is infinite
+        return Estimate(float(array.mean()) if count else np.nan, np.nan, np.nan, count)
     draws = np.random.default_rng(seed).integers(0, count, (RESAMPLES, count))
-    means = values[draws].mean(axis=1)
+    means = array[draws].mean(axis=1)
     tail = (1 - _CONFIDENCE) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Estimate(float(values.mean()), float(low), float(high), count)
+    return Estimate(float(array.mean()), float(low), float(high), count)

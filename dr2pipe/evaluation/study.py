@@ -1,13 +1,12 @@
-"""A study: degrade clean faces, restore them by every method, measure; resumable, on any
-number of processes.
+"""A study: degrade clean faces, restore them by every method, and measure the results.
 
-The unit of work is a batch of faces under one degradation. Batches are the same whatever was
-done before and on how many processes, so that every run of a protocol gives the same numbers.
+The unit of work is a batch of faces under one degradation. Batches depend neither on what was
+done before nor on the number of processes, so every run of a protocol gives the same numbers,
+and a run that was stopped can be resumed.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,48 +21,55 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_hash, stable_seed, to_dict, to_yaml
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state, stop_signals_caught
+from dr2pipe.core.records import RUN, append_jsonl, to_jsonl, versions
 from dr2pipe.degradations import degrade, describe_chain
 from dr2pipe.diffusion.degradation_features import degradation_features
 from dr2pipe.evaluation.calibration import calibration
-from dr2pipe.evaluation.methods import Made, Methods
+from dr2pipe.evaluation.methods import MethodResult, Methods
 from dr2pipe.evaluation.protocol import (
     GIVEN,
     CleanSet,
     Degradation,
     Protocol,
     parse_degradations,
-    partner,
     png_name,
     read_groups,
+    read_partner,
     write_hashes,
 )
-from dr2pipe.evaluation.records import ROWS, RUN, append_rows, read_hash, read_rows, versions
+from dr2pipe.evaluation.records import ROWS, read_hash, read_rows
 from dr2pipe.metrics import psnr
 from dr2pipe.metrics.meter import Meter, available
+from dr2pipe.restoration.restorer import Restorer
 from dr2pipe.restoration.samples import sample_restorer
 
 logger = logging.getLogger(__name__)
 
-DEGRADED = "degraded"  # among the kept pictures, what the methods were given
+DEGRADED = "degraded"  # name of the methods' inputs among the saved pictures
+
+Row = dict[str, Any]  # values of one face under one degradation, a line of rows.jsonl
+WriteResults = Callable[["Study", list[Row], Path], str]
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A batch of faces, by index, under one degradation."""
+    """A batch of faces under one degradation; ``faces`` are indices into the clean set."""
 
     degradation: Degradation
     faces: tuple[int, ...]
 
 
 class Study:
-    """Everything a protocol names, loaded and checked before any work.
+    """Everything a protocol names, loaded and checked before any work starts.
 
     Args:
-        compare_clean: rows also tell how much of a clean face each first stage keeps
-            (``fidelity``), and how little of the degradation it leaves (``removal``).
+        protocol: the settings.
+        compare_clean: rows also get ``fidelity`` (how much of a clean face each first stage
+            keeps) and ``removal`` (how little of the degradation it leaves), both in dB; and
+            features of the degraded faces.
 
     Raises:
-        ConfigError, ValueError: an invalid setting, unusable pictures, missing weights.
+        Dr2pipeError: an invalid setting, unusable pictures, missing weights.
     """
 
     def __init__(self, protocol: Protocol, *, compare_clean: bool = False):
@@ -71,7 +77,8 @@ class Study:
             if getattr(protocol, name) < 1:
                 raise ConfigError(f"{name}={getattr(protocol, name)} must be at least 1")
         self.protocol, self.compare_clean = protocol, compare_clean
-        self._of_clean: tuple[tuple[int, ...], dict] = ((), {})
+        self._of_clean: tuple[tuple[int, ...], dict[str, tuple[torch.Tensor, list[float]]]]
+        self._of_clean = ((), {})  # faces, and what the first stages made of them when clean
         self.degradations = parse_degradations(protocol)
         self.metrics, self.left_out = available(
             protocol.metrics, protocol.metric_files, protocol.size
@@ -85,7 +92,7 @@ class Study:
         self.methods = Methods(protocol)
         self.main = self._method(protocol.main, -1)
         self.baseline = self._method(protocol.baseline, 0)
-        self.sampled = None
+        self.sampled: Restorer | None = None
         if protocol.uncertainty_samples is not None:
             if protocol.uncertainty_samples < 2:
                 raise ConfigError("uncertainty_samples must be at least 2, or null")
@@ -98,31 +105,32 @@ class Study:
 
     @property
     def keeps_pictures(self) -> bool:
+        """Whether results are saved: if asked for, or if a metric needs whole sets."""
         return self.protocol.save_pictures or bool(self.meter.set_names)
 
     def units(self) -> list[Unit]:
-        """All work, the same list in every process."""
+        """Return all work; the list is the same in every process."""
         size = self.protocol.batch_size
         starts = range(0, len(self.clean), size)
         faces = [tuple(range(s, min(s + size, len(self.clean)))) for s in starts]
         return [Unit(d, f) for f in faces for d in self.degradations]
 
     def rows_of(self, unit: Unit) -> list[tuple[str, str]]:
-        """Degradation and picture of its rows."""
+        """Return (degradation, picture) of each of its rows."""
         return [(unit.degradation.label, self.clean.names[i]) for i in unit.faces]
 
     def originals(self, faces: tuple[int, ...]) -> torch.Tensor:
-        """(B,3,S,S) in [-1,1]."""
+        """Return clean faces, (B,3,S,S) in [-1,1]."""
         return images.to_tensor(np.stack([self.clean.face(i) for i in faces]))
 
     def degraded(self, unit: Unit) -> torch.Tensor:
-        """(B,3,D,D) in [-1,1]; depends on nothing but the protocol."""
+        """Return degraded faces, (B,3,D,D) in [-1,1]; they depend on the protocol alone."""
         label, side = unit.degradation.label, self.protocol.degraded_size
         pixels = []
         for index in unit.faces:
             name = self.clean.names[index]
-            if label == GIVEN:
-                pixels.append(partner(self.protocol.clean.degraded, name, side))
+            if label == GIVEN and self.protocol.clean.degraded is not None:
+                pixels.append(read_partner(self.protocol.clean.degraded, name, side))
                 continue
             small = images.resize_pixels(self.clean.face(index), (side, side))
             rng = np.random.default_rng(stable_seed(self.protocol.seed, label, name))
@@ -131,27 +139,27 @@ class Study:
         return images.to_tensor(np.stack(pixels))
 
     def seeds(self, faces: tuple[int, ...]) -> list[int]:
-        """Of the restoration, the same under every degradation."""
+        """Return the seeds of the restorations, which are the same under every degradation."""
         return [stable_seed(self.protocol.seed, self.clean.names[i]) for i in faces]
 
-    def restore(self, unit: Unit, degraded: torch.Tensor) -> dict[str, Made]:
-        """What every method makes of degraded faces."""
+    def restore(self, unit: Unit, degraded: torch.Tensor) -> dict[str, MethodResult]:
+        """Return what every method makes of degraded faces (B,3,D,D), by method."""
         names = [self.clean.names[i] for i in unit.faces]
         return self.methods(degraded, self.seeds(unit.faces), names, unit.degradation)
 
-    def measure(self, unit: Unit) -> list[dict[str, Any]]:
-        """The rows of a unit, a dict per face."""
+    def measure(self, unit: Unit) -> list[Row]:
+        """Restore and measure a unit; return a row per face."""
         calls_before = self.methods.calls[1]
         originals, degraded = self.originals(unit.faces), self.degraded(unit)
-        made = self.restore(unit, degraded)
-        rows = [
+        results = self.restore(unit, degraded)
+        rows: list[Row] = [
             {"degradation": unit.degradation.label, "picture": self.clean.names[i]}
             | {"values": {}, "calls": {}}
             for i in unit.faces
         ]
         if self.protocol.save_pictures:
             self._keep(unit, DEGRADED, degraded)
-        for method, result in made.items():
+        for method, result in results.items():
             if self.keeps_pictures:
                 self._keep(unit, method, result.pictures)
             values = self.meter.measure(result.pictures, originals)
@@ -159,19 +167,21 @@ class Study:
                 row["values"][method] = {name: values[name][i] for name in values}
                 row["calls"][method] = result.calls[i]
         if self.compare_clean:
-            self._compare_clean(unit.faces, made, rows)
+            self._compare_clean(unit.faces, results, rows)
             seen = images.resize_tensor(degraded, self.methods.first_stage_size)
             features = degradation_features(seen).tolist()
             made_calls = (self.methods.calls[1] - calls_before) / len(rows)
-            for row, values in zip(rows, features, strict=True):
-                row |= {"features": values, "made_calls": made_calls}
+            for row, of_face in zip(rows, features, strict=True):
+                row |= {"features": of_face, "made_calls": made_calls}
         if self.sampled is not None:
-            found = self._calibrate(degraded, self.seeds(unit.faces), originals)
+            found = self._calibrate(self.sampled, degraded, self.seeds(unit.faces), originals)
             for row, calibrated in zip(rows, found, strict=True):
                 row["uncertainty"] = calibrated
         return rows
 
-    def _compare_clean(self, faces: tuple[int, ...], made: dict[str, Made], rows: list) -> None:
+    def _compare_clean(
+        self, faces: tuple[int, ...], results: dict[str, MethodResult], rows: list[Row]
+    ) -> None:
         """Add fidelity and removal, both PSNR in dB: see :class:`Study`."""
         if self._of_clean[0] != faces:
             side = self.protocol.degraded_size
@@ -183,19 +193,19 @@ class Study:
                 for name, (kept, _) in coarse.items()
             }
             self._of_clean = faces, of_clean
-        for name, result in made.items():
+        for name, result in results.items():
             kept, fidelity = self._of_clean[1][name]
             removal = psnr(result.coarse.cpu(), kept).tolist()
             for i, row in enumerate(rows):
                 row["values"][name] |= {"fidelity": fidelity[i], "removal": removal[i]}
 
     def picture_path(self, degradation: Degradation, method: str, picture: str) -> Path:
-        """Where a result is kept, and what it was made of (the method ``DEGRADED``)."""
+        """Return where a result is saved, or an input (the method ``DEGRADED``)."""
         folder = Path(self.protocol.output) / "pictures" / method.replace("/", "_")
         return folder / degradation.folder / png_name(picture)
 
     def is_done(self, unit: Unit, done: set[tuple[str, str]]) -> bool:
-        """Whether all its rows are there, and all its pictures if they are to be kept."""
+        """Whether all its rows are there, and all its pictures if they are to be saved."""
         if not done.issuperset(self.rows_of(unit)):
             return False
         kept = list(self.methods.configs) if self.keeps_pictures else []
@@ -210,17 +220,17 @@ class Study:
             images.write_png(path, pixels)
 
     def _calibrate(
-        self, degraded: torch.Tensor, seeds: list[int], originals: torch.Tensor
+        self, restorer: Restorer, degraded: torch.Tensor, seeds: list[int], originals: torch.Tensor
     ) -> list[dict[str, Any] | None]:
-        """Per face, how the spread of its samples goes with their true error.
+        """Compare, for each face, the spread of its samples with their true error.
 
         None where the automatic setting left stage 1 out: equal samples have no spread.
         """
-        inputs = images.resize_tensor(degraded, self.sampled.input_size)
-        count = self.protocol.uncertainty_samples
-        samples = sample_restorer(self.sampled, inputs, seeds, count)
+        inputs = images.resize_tensor(degraded, restorer.input_size)
+        count = self.protocol.uncertainty_samples or 2
+        samples = sample_restorer(restorer, inputs, seeds, count)
         mean = images.resize_tensor(samples.mean.cpu(), self.protocol.size)
-        # Enlarging may go below 0 beside an edge.
+        # Bicubic enlarging may go below 0 beside an edge.
         spread = images.resize_tensor(samples.spread.cpu(), self.protocol.size).clamp(min=0)
         error = (mean - originals).abs().mean(dim=1, keepdim=True)
         return [
@@ -235,7 +245,7 @@ class Study:
         return name or known[position]
 
     def _check_partners(self) -> list[str]:
-        """A hash over each folder of pictures that were made elsewhere; all are read once."""
+        """Return a hash of each folder of pictures of other tools; every picture is read once."""
         p = self.protocol
         wanted = [(Path(p.clean.degraded), p.degraded_size)] if p.clean.degraded else []
         for config in self.methods.configs.values():
@@ -243,12 +253,12 @@ class Study:
                 wanted += [(Path(config.folder) / d.folder, p.size) for d in self.degradations]
         names = self.clean.names
         return [
-            stable_hash([images.hash_bytes(partner(folder, n, side).tobytes()) for n in names])
+            stable_hash([images.hash_bytes(read_partner(folder, n, side).tobytes()) for n in names])
             for folder, side in wanted
         ]
 
     def _describe(self) -> dict[str, Any]:
-        """Everything that decides a value."""
+        """Return everything that decides a value."""
         p = self.protocol
         return {
             "name": p.name,
@@ -269,16 +279,18 @@ class Study:
         }
 
 
-Finish = Callable[[Study, list[dict[str, Any]], Path], str]
+def run_study(study: Study, write_results: WriteResults) -> str | None:
+    """Do what is missing; then the main process writes the results from all rows.
 
+    Args:
+        study: what to do.
+        write_results: called with the study, all rows and the output folder.
 
-def run_study(study: Study, finish: Finish) -> str | None:
-    """Do what is missing, then let the main process ``finish`` the output with all rows.
-
-    Returns what ``finish`` returns ("" in other processes), or None when interrupted.
+    Returns:
+        What ``write_results`` returns ("" in other processes), or None when interrupted.
 
     Raises:
-        ConfigError: results of another protocol in the output folder or in ``merge``.
+        ConfigError: the output folder or one of ``merge`` holds results of another protocol.
     """
     state = process_state()
     output = Path(study.protocol.output)
@@ -295,13 +307,13 @@ def run_study(study: Study, finish: Finish) -> str | None:
         rows = read_rows(output / ROWS)
         if len(rows) < len(study.clean) * len(study.degradations):
             return None
-        result = finish(study, rows, output) if state.is_main_process else ""
+        result = write_results(study, rows, output) if state.is_main_process else ""
         state.wait_for_everyone()
     return result
 
 
 def _work(study: Study, units: list[Unit], path: Path, *, show_progress: bool) -> None:
-    stopped = []
+    stopped: list[bool] = []
 
     def stop() -> None:
         stopped.append(True)
@@ -315,12 +327,12 @@ def _work(study: Study, units: list[Unit], path: Path, *, show_progress: bool) -
         for unit in units:
             if stopped:
                 break
-            append_rows(path, study.measure(unit))
+            append_jsonl(path, study.measure(unit))
             progress.update(len(unit.faces))
 
 
 def _prepare(study: Study, output: Path) -> None:
-    """Refuse other protocols' results, take over what ``merge`` names, say what is run."""
+    """Refuse results of other protocols, copy the rows of ``merge``, and write ``run.yaml``."""
     for folder in [output, *map(Path, study.protocol.merge)]:
         found = read_hash(folder)
         if found is None and folder != output:
@@ -331,11 +343,10 @@ def _prepare(study: Study, output: Path) -> None:
                 f"its pictures, settings, weights or metrics differ; choose another output"
             )
     rows = read_rows(output / ROWS)
-    for folder in study.protocol.merge:
-        rows += read_rows(Path(folder) / ROWS)
-    # Written anew, since a killed run may have left half a line.
-    lines = "".join(json.dumps(row) + "\n" for row in rows)
-    files.write_bytes(output / ROWS, lines.encode())
+    for merged in study.protocol.merge:
+        rows += read_rows(Path(merged) / ROWS)
+    # Written anew, because a killed run may have left half a line.
+    files.write_bytes(output / ROWS, to_jsonl(rows))
     described = {
         "protocol_hash": study.hash,
         "config": to_dict(study.protocol),

@@ -1,4 +1,4 @@
-"""From the rows of a study to its tables, intervals, groups, examples and report."""
+"""Turn the rows of a study into tables, intervals, groups, examples and the report."""
 
 from __future__ import annotations
 
@@ -11,24 +11,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.records import versions
 from dr2pipe.degradations import UNSEEN
 from dr2pipe.evaluation.calibration import pooled_bins
-from dr2pipe.evaluation.records import versions
 from dr2pipe.evaluation.report.markdown import markdown_tables
 from dr2pipe.evaluation.report.pages import Example, write_evaluation_report
 from dr2pipe.evaluation.statistics import estimate
-from dr2pipe.evaluation.study import Study
+from dr2pipe.evaluation.study import Row, Study
 from dr2pipe.metrics import METRICS
+
+FloatArray = npt.NDArray[np.float64]
 
 MEANS = {"mean of chains": False, "mean of unseen families": True}  # title: whether unseen
 
 
-def finish(study: Study, rows: list[dict[str, Any]], output: Path) -> str:
-    """Write results.csv, summary.json, table.md and report.html; returns the table."""
+def write_study_results(study: Study, rows: list[Row], output: Path) -> str:
+    """Write results.csv, summary.json, table.md and report.html; return the table."""
     values = _values(study, rows)
     order = {name: i for i, name in enumerate(study.clean.names)}
     labels = {d.label: i for i, d in enumerate(study.degradations)}
@@ -43,17 +46,17 @@ def finish(study: Study, rows: list[dict[str, Any]], output: Path) -> str:
     return table
 
 
-def summarise(study: Study, rows: list[dict], values: dict[str, np.ndarray]) -> dict[str, Any]:
-    """The content of summary.json; ``values`` by metric is (degradations, methods, faces)."""
+def summarise(study: Study, rows: list[Row], values: dict[str, FloatArray]) -> dict[str, Any]:
+    """Return the content of summary.json; ``values`` by metric is (degradations, methods, faces)."""
     methods = list(study.methods.configs)
     cells = []
     for title, places in _row_groups(study).items():
         for metric, array in values.items():
-            # Faces, not results, are drawn: those of one face are alike.
+            # The bootstrap draws faces, not results: results of one face depend on each other.
             faces = array[places].mean(axis=0)  # (methods, faces)
             base = faces[methods.index(study.baseline)]
             for method, of_method in zip(methods, faces, strict=True):
-                cell = {"degradation": title, "method": method, "metric": metric}
+                cell: dict[str, Any] = {"degradation": title, "method": method, "metric": metric}
                 cell |= dataclasses.asdict(estimate(of_method))
                 difference = estimate(of_method - base)
                 is_other = method != study.baseline and difference.count > 0
@@ -86,7 +89,7 @@ def summarise(study: Study, rows: list[dict], values: dict[str, np.ndarray]) -> 
     }
 
 
-def _values(study: Study, rows: list[dict]) -> dict[str, np.ndarray]:
+def _values(study: Study, rows: list[Row]) -> dict[str, FloatArray]:
     """By metric, (degradations, methods, faces)."""
     methods = list(study.methods.configs)
     faces = {name: i for i, name in enumerate(study.clean.names)}
@@ -103,7 +106,7 @@ def _values(study: Study, rows: list[dict]) -> dict[str, np.ndarray]:
 
 
 def _row_groups(study: Study, *, families: bool = False) -> dict[str, list[int]]:
-    """By title of a table's row, the degradations that it is the mean of."""
+    """Return the degradations, by index, that each row of a table is the mean of, by title."""
     groups = {d.label: [i] for i, d in enumerate(study.degradations)}
     groups |= _families(study) if families else {}
     for title, unseen in MEANS.items():
@@ -114,7 +117,7 @@ def _row_groups(study: Study, *, families: bool = False) -> dict[str, list[int]]
 
 
 def _families(study: Study) -> dict[str, list[int]]:
-    """The same for the unseen families with several severities."""
+    """Return the same for the unseen families with several severities."""
     places: dict[str, list[int]] = {}
     for i, degradation in enumerate(study.degradations):
         if degradation.severity is not None:
@@ -122,8 +125,8 @@ def _families(study: Study) -> dict[str, list[int]]:
     return {title: found for title, found in places.items() if len(found) > 1}
 
 
-def _differences(study: Study, values: dict[str, np.ndarray]) -> Iterable[dict[str, Any]]:
-    """The main method minus every other, over faces, by degradation, family and means of both."""
+def _differences(study: Study, values: dict[str, FloatArray]) -> Iterable[dict[str, Any]]:
+    """Yield differences of the main method from every other one, for all rows and families."""
     methods = list(study.methods.configs)
     for metric, array in values.items():
         for title, places in _row_groups(study, families=True).items():
@@ -135,8 +138,8 @@ def _differences(study: Study, values: dict[str, np.ndarray]) -> Iterable[dict[s
                     yield named | dataclasses.asdict(found)
 
 
-def _group_results(study: Study, values: dict[str, np.ndarray]) -> dict[str, Any]:
-    """By column: means over all degradations for each group, and how far groups are apart."""
+def _group_results(study: Study, values: dict[str, FloatArray]) -> dict[str, Any]:
+    """Return by column the means of each group over all degradations, and the gaps between them."""
     methods = list(study.methods.configs)
     results = {}
     for column, groups in study.groups.items():
@@ -157,7 +160,7 @@ def _group_results(study: Study, values: dict[str, np.ndarray]) -> dict[str, Any
 
 
 def _sets(study: Study) -> Iterable[dict[str, Any]]:
-    """Metrics of whole sets of pictures, from the kept ones."""
+    """Yield the metrics of whole sets of pictures, from the pictures that were kept."""
     if not study.meter.set_names:
         return
     faces = (images.to_tensor(study.clean.face(i)) for i in range(len(study.clean)))
@@ -179,7 +182,7 @@ def _kept(path: Path) -> torch.Tensor:
         raise ConfigError(f"the kept picture {path} cannot be used: {error}") from None
 
 
-def _uncertainty(study: Study, rows: list[dict]) -> dict[str, Any] | None:
+def _uncertainty(study: Study, rows: list[Row]) -> dict[str, Any] | None:
     if study.sampled is None:
         return None
     found = [row for row in rows if row["uncertainty"] is not None]
@@ -196,13 +199,13 @@ def _uncertainty(study: Study, rows: list[dict]) -> dict[str, Any] | None:
         "correlation": float(np.mean(known)) if known else None,
         "by_degradation": by_degradation,
         "bins": pooled_bins([row["uncertainty"] for row in found]) if found else [],
-        # Faces of which the automatic setting left stage 1 out, so that samples are equal.
+        # Faces for which the automatic setting left stage 1 out: their samples are equal.
         "without_spread": len(rows) - len(found),
     }
 
 
-def _examples(study: Study, values: dict[str, np.ndarray]) -> list[Example]:
-    """Per degradation the best, median and worst face of the main method, restored again."""
+def _examples(study: Study, values: dict[str, FloatArray]) -> list[Example]:
+    """Restore again, per degradation, the best, median and worst face of the main method."""
     metric = next(iter(values), None)
     if metric is None:
         return []
@@ -220,18 +223,17 @@ def _examples(study: Study, values: dict[str, np.ndarray]) -> list[Example]:
         roles = {"best": ranked[0], "median": ranked[len(ranked) // 2], "worst": ranked[-1]}
         for role, face in roles.items():
             unit = dataclasses.replace(units[degradation.label, int(face)], faces=(int(face),))
-            made = study.restore(unit, study.degraded(unit))
-            versions = {"original": study.originals(unit.faces)} | {
-                m: r.pictures for m, r in made.items()
-            }
-            pixels = {name: images.to_uint8(tensor)[0] for name, tensor in versions.items()}
+            results = study.restore(unit, study.degraded(unit))
+            pictures = {"original": study.originals(unit.faces)}
+            pictures |= {method: result.pictures for method, result in results.items()}
+            pixels = {name: images.to_uint8(tensor)[0] for name, tensor in pictures.items()}
             name, value = study.clean.names[face], float(of_faces[face])
             chosen.append(Example(degradation.label, role, name, value, pixels))
     return chosen
 
 
-def _csv_of(study: Study, rows: list[dict]) -> str:
-    """A line per face, degradation and method; the protocol's hash stands in each."""
+def _csv_of(study: Study, rows: list[Row]) -> str:
+    """Return a line per face, degradation and method, each with the protocol's hash."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metrics = [m for m in study.metrics if m not in study.meter.set_names]
@@ -258,7 +260,7 @@ def _csv_of(study: Study, rows: list[dict]) -> str:
 
 
 def without_nan(value: Any) -> Any:
-    """The same with null for what is not finite, which JSON cannot hold."""
+    """Replace numbers that are not finite by None, because JSON cannot hold them."""
     if isinstance(value, dict):
         return {k: without_nan(v) for k, v in value.items()}
     if isinstance(value, list):

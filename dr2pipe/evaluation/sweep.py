@@ -1,12 +1,12 @@
-"""Settings of DR2 tried on degraded clean faces: the trade-off between τ, ω and N.
+"""A sweep: try settings of DR2 on degraded clean faces, to see the trade-off of τ, ω and N.
 
-Every point of a grid is a method of one study, so a sweep is resumed, shared among processes
-and cached as a study is; network calls that points have in common are made once.
+Every point of a grid is a method of one study, so a sweep resumes and runs on several processes
+as a study does. Network calls that points have in common are made once.
 
-Two measures make the trade-off visible. ``fidelity`` is the PSNR of the coarse face of a clean
-picture against that picture: how much of a face the settings keep. ``removal`` is the PSNR
+Two measures, both in dB, show the trade-off. ``fidelity`` is the PSNR between the coarse face of
+a clean picture and that picture: how much of a face the settings keep. ``removal`` is the PSNR
 between the coarse faces of the degraded and of the clean picture: how little of the degradation
-is left. Both in dB, higher is better; no setting has the most of both.
+is left. Higher is better, and no setting has the most of both.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from dr2pipe.core import files
 from dr2pipe.core.config import stable_seed, to_yaml
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.degradation_features import FEATURES
-from dr2pipe.diffusion.stage1 import STRENGTHS
+from dr2pipe.diffusion.stage1 import STRENGTHS, DR2Config
 from dr2pipe.diffusion.timesteps import default_omega
 from dr2pipe.evaluation.protocol import CleanConfig, MethodConfig, Protocol
 from dr2pipe.evaluation.report.pages import write_sweep_report
-from dr2pipe.evaluation.study import Study, run_study
+from dr2pipe.evaluation.study import Row, Study, run_study
 from dr2pipe.evaluation.summary import without_nan
 from dr2pipe.metrics import METRICS
-from dr2pipe.restoration.restorer import DR2Config, EnhancerConfig
+from dr2pipe.restoration.restorer import EnhancerConfig
 
 # What a grid may vary, in the order in which points are named.
 AXES = ("low_pass", "scheduler", "factor", "sigma_px", "cutoff", "num_evaluations", "omega", "tau")
@@ -44,7 +44,10 @@ OFF = "off"  # the point without stage 1
 
 @dataclass
 class SweepConfig:
-    """``grid``: values of ``AXES`` to combine; a null omega is the one that N and τ suggest."""
+    """Settings of a sweep.
+
+    ``grid`` holds values of ``AXES`` to combine; for omega null, N and τ decide.
+    """
 
     name: str = MISSING
     output: str = MISSING
@@ -56,7 +59,7 @@ class SweepConfig:
     dr2: DR2Config = field(default_factory=DR2Config)  # what the grid does not vary
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
     grid: dict[str, list[Any]] = MISSING
-    random_points: int | None = None  # only that many of the grid, drawn by the seed
+    random_points: int | None = None  # try only that many, drawn from the grid by the seed
     with_off: bool = False  # also stage 1 left out, for fitting the auto setting
     metrics: list[str] = field(default_factory=lambda: ["psnr", "ssim"])  # the first one decides
     metric_files: dict[str, str] = field(default_factory=dict)
@@ -65,10 +68,10 @@ class SweepConfig:
 
 
 def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
-    """The settings to try by id; combinations with ω below τ are none.
+    """Return the settings to try, by id.
 
-    More evaluations than there are steps mean all of them, and the strength of another filter
-    than the point's own means nothing; settings that come out equal are one.
+    Combinations with ω below τ are left out. More evaluations than steps mean all steps, and
+    the strength of a filter that a point does not use is ignored; equal settings are tried once.
 
     Raises:
         ConfigError: an unknown or empty axis, a value of the wrong type, or nothing left.
@@ -112,23 +115,25 @@ def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
 
 
 def _checked(axis: str, value: Any) -> Any:
-    """A value of an axis as :class:`DR2Config` takes it; ConfigError for another type."""
+    """Convert a value of an axis to the type of :class:`DR2Config`; ConfigError if it does not fit."""
     try:
         point = OmegaConf.merge(OmegaConf.structured(DR2Config), {axis: value})
     except OmegaConfBaseException as error:
         raise ConfigError(f"grid.{axis}: {str(error).splitlines()[0]}") from None
-    if axis == "num_evaluations" and value is not None and point[axis] < 1:
+    checked = getattr(point, axis)
+    if axis == "num_evaluations" and checked is not None and checked < 1:
         raise ConfigError(f"grid.num_evaluations: {value} must be at least 1, or null for all")
-    return point[axis]
+    return checked
 
 
 def sweep(config: SweepConfig) -> str | None:
-    """Try every point; leaves results.csv, features.csv, summary.json, preset.yaml, report.html.
+    """Try every point; write results.csv, features.csv, summary.json, preset.yaml, report.html.
 
-    Returns what was found as text, or None when interrupted.
+    Returns:
+        The best settings as text, or None when interrupted.
 
     Raises:
-        ConfigError, ValueError: an invalid setting or unusable data, before any work.
+        Dr2pipeError: an invalid setting or unusable data, before any work.
     """
     points = grid_points(config)
     methods = {
@@ -141,14 +146,14 @@ def sweep(config: SweepConfig) -> str | None:
     study = Study(Protocol(**settings, methods=methods), compare_clean=True)
     if study.meter.set_names:
         raise ConfigError(f"a sweep cannot use {', '.join(study.meter.set_names)}: pictures alone")
-    return run_study(study, lambda *found: _finish(config, points, *found))
+    return run_study(study, lambda *found: _write_results(config, points, *found))
 
 
-def _finish(
+def _write_results(
     config: SweepConfig,
     points: dict[str, DR2Config],
     study: Study,
-    rows: list[dict[str, Any]],
+    rows: list[Row],
     output: Path,
 ) -> str:
     rows = sorted(rows, key=lambda row: (row["degradation"], row["picture"]))
@@ -164,7 +169,7 @@ def _finish(
 
 
 def _summarise(
-    config: SweepConfig, points: dict[str, DR2Config], study: Study, rows: list[dict]
+    config: SweepConfig, points: dict[str, DR2Config], study: Study, rows: list[Row]
 ) -> dict[str, Any]:
     labels = [d.label for d in study.degradations]
 
@@ -172,14 +177,14 @@ def _summarise(
         chosen = [r for r in rows if label in (None, r["degradation"])]
         return float(np.mean([row["values"][name][metric] for row in chosen]))
 
-    described = []
+    described: list[dict[str, Any]] = []
     for name in study.methods.configs:
         by_label = {
             label: {metric: mean_of(name, metric, label) for metric in config.metrics}
             for label in labels
         }
         mean = {metric: mean_of(name, metric) for metric in config.metrics}
-        # The point without stage 1 keeps all of a face and all of its degradation.
+        # Without stage 1, all of a face is kept: such a point has no fidelity.
         settings = {axis: getattr(points[name], axis) for axis in AXES} if name in points else {}
         described.append(
             {
@@ -202,7 +207,7 @@ def _summarise(
         for label in [*labels, "mean"]
     }
     shared = float(np.sum([row["made_calls"] for row in rows]))
-    # Naive: every point runs its own chain, on the degraded faces and on the clean ones.
+    # If every point ran its own chain, on the degraded faces and on the clean ones.
     naive = sum(p["calls"] for p in tried) * len(study.clean) * (len(labels) + 1)
     return {
         "name": config.name,
@@ -222,7 +227,7 @@ def _summarise(
 
 
 def pareto_front(values: list[tuple[float, float]]) -> set[int]:
-    """Places of the pairs that no other pair exceeds in one value without losing in the other."""
+    """Return the indices of pairs that no other pair beats in one value at no loss in the other."""
     return {
         i
         for i, (a, b) in enumerate(values)
@@ -231,7 +236,7 @@ def pareto_front(values: list[tuple[float, float]]) -> set[int]:
 
 
 def _preset(config: SweepConfig, best: DR2Config, protocol_hash: str) -> str:
-    """The YAML of ``dr2pipe restore`` with the best settings."""
+    """Return a preset of ``dr2pipe restore`` with the best settings, as YAML."""
     content = {
         "seed": config.seed,
         "batch_size": config.batch_size,
@@ -245,7 +250,7 @@ def _preset(config: SweepConfig, best: DR2Config, protocol_hash: str) -> str:
     )
 
 
-def _results_csv(study: Study, rows: list[dict]) -> str:
+def _results_csv(study: Study, rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     metrics = [*study.metrics, "fidelity", "removal"]
@@ -258,7 +263,7 @@ def _results_csv(study: Study, rows: list[dict]) -> str:
     return text.getvalue()
 
 
-def _features_csv(rows: list[dict]) -> str:
+def _features_csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["degradation", "picture", *FEATURES])
@@ -275,9 +280,9 @@ def _as_text(summary: dict[str, Any]) -> str:
     for label, name in summary["best"].items():
         point = points[name]
         settings = {k: v for k, v in point["settings"].items() if v is not None and k != "enabled"}
-        stated = " ".join(f"{k}={v}" for k, v in settings.items())
+        text = " ".join(f"{k}={v}" for k, v in settings.items())
         value = point["values"][label][chosen]
-        lines.append(f"best for {label}: {name}, {chosen} {value:.3f} {unit}, {stated}")
+        lines.append(f"best for {label}: {name}, {chosen} {value:.3f} {unit}, {text}")
     naive, made = summary["calls"]["naive"], summary["calls"]["made"]
     saved = 1 - made / naive if naive else 0
     lines.append(f"network calls: {made} pictures instead of {naive}, {saved:.0%} saved by sharing")

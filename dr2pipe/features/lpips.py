@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dr2pipe.features.vgg import load_vgg
+from dr2pipe.core.errors import CheckpointError
+from dr2pipe.features.vgg import VGGFeatures, load_vgg
 from dr2pipe.features.weights import read_weights
 
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
@@ -29,7 +30,7 @@ class LPIPS(nn.Module):
         channel_weights: (C,) of every layer.
     """
 
-    def __init__(self, vgg: nn.Module, channel_weights: list[torch.Tensor]):
+    def __init__(self, vgg: VGGFeatures, channel_weights: list[torch.Tensor]):
         super().__init__()
         self.vgg = vgg
         # VGGFeatures maps [-1,1] to [0,1] before it normalises.
@@ -47,22 +48,24 @@ class LPIPS(nn.Module):
         see pixels outside.
         """
         maps_a, maps_b = self.vgg(a), self.vgg(b)
-        total = 0
+        total = a.new_zeros(len(a))
         for layer in LAYERS:
             difference = (_unit(maps_a[layer]) - _unit(maps_b[layer])).square()
-            distance = (difference * getattr(self, f"weight_{layer}")).sum(dim=1, keepdim=True)
+            weight = self.get_buffer(f"weight_{layer}")  # (1,C,1,1)
+            distance = (difference * weight).sum(dim=1, keepdim=True)  # (B,1,h,w)
             if mask is None:
                 total = total + distance.mean(dim=(1, 2, 3))
             else:
-                share = F.adaptive_avg_pool2d(mask.to(distance), distance.shape[-2:])
+                height, width = distance.shape[-2:]
+                share = F.adaptive_avg_pool2d(mask.to(distance), (height, width))
                 weighted = (distance * share).sum(dim=(1, 2, 3))
                 total = total + weighted / share.sum(dim=(1, 2, 3))
         return total
 
 
 def _unit(features: torch.Tensor) -> torch.Tensor:
-    """Features of every place with length 1."""
-    # The square root has no slope at 0, where a place has no features at all.
+    """(B,C,h,w): the features of each place divided by their length."""
+    # A place without features has length 0, where the square root has no derivative.
     length = features.square().sum(dim=1, keepdim=True).clamp(min=_TINY**2).sqrt()
     return features / (length + _TINY)
 
@@ -71,10 +74,10 @@ def load_lpips(vgg16_path: str | Path | None, weights_path: str | Path | None) -
     """LPIPS from torchvision's VGG16 and the authors' linear weights ``vgg.pth`` (version 0.1).
 
     Raises:
-        ValueError: a missing file, or one that holds something else; the message names it.
+        CheckpointError: a missing file, or one that holds something else; the message names it.
     """
     if weights_path is None or not Path(weights_path).is_file():
-        raise ValueError(
+        raise CheckpointError(
             f"LPIPS needs its linear weights vgg.pth, version 0.1 ({weights_path or 'no path'} "
             f"given); they are in the package lpips, folder weights/v0.1"
         )
@@ -86,6 +89,6 @@ def load_lpips(vgg16_path: str | Path | None, weights_path: str | Path | None) -
         key = f"lin{i}.model.1.weight"
         weight = stored.get(key)
         if weight is None or weight.numel() != width:
-            raise ValueError(f"{weights_path} is not LPIPS's vgg.pth: {key} does not fit")
+            raise CheckpointError(f"{weights_path} is not LPIPS's vgg.pth: {key} does not fit")
         weights.append(weight.flatten().float())
     return LPIPS(vgg, weights)

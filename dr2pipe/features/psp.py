@@ -7,7 +7,6 @@ Richardson et al., "Encoding in Style: a StyleGAN Encoder for Image-to-Image Tra
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +15,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.model_folders import check_class
 
 _SQUEEZE = 16
 # Rows before the first number look at the smallest map, those before the second at the next.
@@ -28,12 +29,17 @@ class StyleEncoder(ModelMixin, ConfigMixin):
     Args:
         rows: of the latent; each has a head of its own.
         channels: width of a style.
-        size: pictures are brought to this side first, a power of two from 32 on.
-        width: channels of the first two stages' inputs, doubled by each later stage.
+        size: pictures are resized to this side in pixels first, a power of two from 32 on.
+        width: channels of the first stage; each later stage has twice as many.
         blocks: residual units of the four stages; (3,4,14,3) is IR-SE-50.
 
     The defaults are the official encoder for a StyleGAN2 of 1024 px.
+
+    Raises:
+        ConfigError: a size that is no power of two from 32 on.
     """
+
+    mean_latent: torch.Tensor  # (rows,channels)
 
     @register_to_config
     def __init__(
@@ -46,7 +52,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         if size < 32 or size & (size - 1):
-            raise ValueError(f"size={size} is no power of two from 32 on")
+            raise ConfigError(f"size={size} is no power of two from 32 on")
         self.first = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.first_norm = nn.BatchNorm2d(width)
         self.first_prelu = nn.PReLU(width)
@@ -78,7 +84,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
         if not len(rows) or min(rows) < 0 or max(rows) >= self.config.rows:
             raise ValueError(f"rows {list(rows)}: there are 0..{self.config.rows - 1}")
         side = (self.config.size, self.config.size)
-        x = F.interpolate(x, side, mode="bilinear", align_corners=True)
+        x = F.interpolate(x, side, mode="bilinear", align_corners=True)  # (B,3,S,S)
         x = self.first_prelu(self.first_norm(self.first(x)))
         maps = []
         for stage in self.stages:
@@ -112,14 +118,16 @@ class SqueezedUnit(nn.Module):
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,width_in,H,W) to (B,width_out,H/stride,W/stride)."""
         branch = self.conv2(self.prelu(self.conv1(self.norm1(x))))
         branch = self.norm2(branch)
-        gate = self.excite(F.relu(self.squeeze(branch.mean(dim=(2, 3))))).sigmoid()
-        return branch * gate[:, :, None, None] + self.shortcut(x)
+        gate = self.excite(F.relu(self.squeeze(branch.mean(dim=(2, 3))))).sigmoid()  # (B,C)
+        total: torch.Tensor = branch * gate[:, :, None, None] + self.shortcut(x)
+        return total
 
 
 class StyleHead(nn.Module):
-    """Halves a map of ``side`` pixels until one is left, which becomes a style."""
+    """Halves a map of ``side`` pixels until one pixel is left, which becomes a style."""
 
     def __init__(self, channels: int, side: int):
         super().__init__()
@@ -133,23 +141,23 @@ class StyleHead(nn.Module):
         """(B,C,side,side) to (B,C)."""
         for conv in self.convs:
             x = F.leaky_relu(conv(x), 0.01)
-        return self.linear(x.flatten(1))
+        style: torch.Tensor = self.linear(x.flatten(1))  # from (B,C,1,1)
+        return style
 
 
 def load_style_encoder(folder: str | Path) -> StyleEncoder:
     """A frozen encoder from a native folder.
 
     Raises:
-        ValueError: no such folder, or one that holds another network; the message says how
+        CheckpointError: no such folder, or one that holds another network; the message says how
             to make one of the official file.
     """
-    config = Path(folder) / "config.json"
-    made_by = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-    if made_by != StyleEncoder.__name__:
-        raise ValueError(
-            f"no style encoder at {folder} ({made_by or 'no config.json'}); the official "
-            f"psp_ffhq_encode.pt becomes one by 'dr2pipe convert FILE {folder} --kind psp_encoder'"
-        )
+    check_class(
+        folder,
+        StyleEncoder,
+        hint="'dr2pipe convert FILE FOLDER --kind psp_encoder' makes one of the official "
+        "psp_ffhq_encode.pt",
+    )
     return StyleEncoder.from_pretrained(folder).requires_grad_(False).eval()
 
 

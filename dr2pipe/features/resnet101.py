@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
+from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.model_folders import class_in_folder
 
 FILE = "Arcface.pth"
 SIZE = 112
@@ -45,14 +47,17 @@ class IdentityResNet(ModelMixin, ConfigMixin):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1], any size, to (B,channels), not normalised."""
         x = F.interpolate(x, (SIZE, SIZE), mode="bilinear", align_corners=False)
-        x = F.relu(self.bn1(self.conv1(x)))
-        x = F.max_pool2d(x, 3, 2, padding=1)
+        x = F.relu(self.bn1(self.conv1(x)))  # (B,64,56,56)
+        x = F.max_pool2d(x, 3, 2, padding=1)  # (B,64,28,28)
         for stage in range(1, 5):
             x = getattr(self, f"layer{stage}")(x)
-        return self.fc(x.mean(dim=(2, 3)))
+        vectors: torch.Tensor = self.fc(x.mean(dim=(2, 3)))  # from (B,C,4,4)
+        return vectors
 
 
 class Bottleneck(nn.Module):
+    """1x1, 3x3 and 1x1 convolutions with a shortcut (He et al. 2016, figure 5)."""
+
     def __init__(self, width_in: int, width: int, stride: int):
         super().__init__()
         width_out = width * _EXPANSION
@@ -62,13 +67,14 @@ class Bottleneck(nn.Module):
         self.bn2 = nn.BatchNorm2d(width)
         self.conv3 = nn.Conv2d(width, width_out, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(width_out)
-        self.downsample = nn.Identity()
+        self.downsample: nn.Module = nn.Identity()
         if stride > 1 or width_in != width_out:
             self.downsample = nn.Sequential(
                 nn.Conv2d(width_in, width_out, 1, stride, bias=False), nn.BatchNorm2d(width_out)
             )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,width_in,H,W) to (B,4·width,H/stride,W/stride)."""
         branch = F.relu(self.bn1(self.conv1(x)))
         branch = F.relu(self.bn2(self.conv2(branch)))
         return F.relu(self.bn3(self.conv3(branch)) + self.downsample(x))
@@ -78,11 +84,11 @@ def load_identity_resnet(path: str | Path | None) -> IdentityResNet:
     """A frozen network from a converted folder.
 
     Raises:
-        ValueError: no such folder; the message says how to make one of the official file.
+        CheckpointError: no such folder; the message says how to make one from the official file.
     """
-    if path is None or not (Path(path) / "config.json").is_file():
-        raise ValueError(
-            f"comparing identities takes a folder made of EXE-GAN's file {FILE} "
+    if path is None or class_in_folder(path) != IdentityResNet.__name__:
+        raise CheckpointError(
+            f"comparing identities needs a folder made from EXE-GAN's file {FILE} "
             f"({path or 'no path'} given): 'dr2pipe convert {FILE} FOLDER --kind resnet101_identity'"
         )
     return IdentityResNet.from_pretrained(path).requires_grad_(False).eval()

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.features.weights import read_weights
 
 # Convolutions per stage; every stage ends in a 2x2 maximum and has the width below.
@@ -28,12 +29,18 @@ class VGGFeatures(nn.Module):
     Args:
         name: ``vgg16`` or ``vgg19``.
         layers: the maps to return.
+
+    Raises:
+        ConfigError: an unknown network, or a layer that it does not have.
     """
+
+    mean: torch.Tensor
+    std: torch.Tensor
 
     def __init__(self, name: str = "vgg19", layers: Sequence[str] = ("conv5_4",)):
         super().__init__()
         if name not in _STAGES:
-            raise ValueError(f"unknown network '{name}'; choose {', '.join(_STAGES)}")
+            raise ConfigError(f"unknown network '{name}'; choose {', '.join(_STAGES)}")
         self.convolutions = nn.ModuleDict()
         width_in = 3
         for stage, (count, width) in enumerate(zip(_STAGES[name], _WIDTHS, strict=True), 1):
@@ -43,14 +50,16 @@ class VGGFeatures(nn.Module):
         known = [n.replace("conv", kind) for n in self.convolutions for kind in ("conv", "relu")]
         unknown = [layer for layer in layers if layer not in known]
         if unknown:
-            raise ValueError(f"{name} has no layer {', '.join(unknown)}; it has {', '.join(known)}")
+            raise ConfigError(
+                f"{name} has no layer {', '.join(unknown)}; it has {', '.join(known)}"
+            )
         self.name, self.layers = name, tuple(layers)
         self.register_buffer("mean", torch.tensor(_MEAN).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(_STD).view(1, 3, 1, 1), persistent=False)
         self.requires_grad_(False).eval()
 
     def forward(self, x: torch.Tensor) -> dict[str, torch.Tensor]:
-        """(B,3,H,W) RGB in [-1,1] to the asked-for maps by name."""
+        """(B,3,H,W) RGB in [-1,1] to the maps (B,C,h,w) of ``layers`` by name."""
         x = ((x + 1) / 2 - self.mean) / self.std
         found, remaining = {}, set(self.layers)
         for name, convolution in self.convolutions.items():
@@ -75,19 +84,19 @@ def load_vgg(
     """VGG with torchvision's weights from ``path``.
 
     Raises:
-        ValueError: no such file, or one that holds another network; the message names the
+        CheckpointError: no such file, or one that holds another network; the message names the
             file to get.
     """
     file = FILES.get(name, name)
     if path is None or not Path(path).is_file():
-        raise ValueError(
+        raise CheckpointError(
             f"{name} needs torchvision's file {file} ({path or 'no path'} given): "
             f"torchvision.models.{name}(weights='IMAGENET1K_V1') downloads it into torch's cache, "
             f"hub/checkpoints; its sha256 begins with {file.split('-')[-1][:8]}"
         )
     network = VGGFeatures(name, layers)
     weights = read_weights(path)
-    # torchvision numbers convolutions, ReLUs and maxima of `features` in one row.
+    # torchvision numbers the convolutions, ReLUs and poolings of `features` consecutively.
     place = 0
     for key, convolution in network.convolutions.items():
         if key.endswith("_1") and key != "conv1_1":
@@ -96,7 +105,7 @@ def load_vgg(
             stored = weights.get(f"features.{place}.{part}")
             parameter = getattr(convolution, part)
             if stored is None or stored.shape != parameter.shape:
-                raise ValueError(f"{path} is not {name}: features.{place}.{part} does not fit")
+                raise CheckpointError(f"{path} is not {name}: features.{place}.{part} does not fit")
             parameter.data.copy_(stored)
         place += 2
     return network

@@ -1,1 +1,1 @@
-"""Losses as pure functions; their weights stand in the configurations of the recipes."""
+"""Losses as pure functions; the configurations of the recipes give their weights."""

@@ -1,6 +1,7 @@
 """Adversarial losses on the scores of one or more discriminators.
 
-Scores are lists of tensors of any shape, one per discriminator (scale).
+Scores are tensors of any shape, higher for real. The hinge losses take one tensor per
+discriminator (scale), the others the scores of one discriminator.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ def feature_matching_loss(
     Wang et al., "pix2pixHD", CVPR 2018, eq. 3. The features of real pictures are constants.
     """
     losses = [
-        sum(F.l1_loss(f, r.detach()) for r, f in zip(layers_r, layers_f, strict=True))
+        torch.stack(
+            [F.l1_loss(f, r.detach()) for r, f in zip(layers_r, layers_f, strict=True)]
+        ).sum()
         for layers_r, layers_f in zip(real, fake, strict=True)
     ]
     return torch.stack(losses).mean()
@@ -55,10 +58,13 @@ def logistic_generator_loss(fake: torch.Tensor) -> torch.Tensor:
 
 
 def r1_penalty(scores: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
-    """E[|∇D(x)|²] of real ``pictures`` (B,...) that ``scores`` were made of, without a factor.
+    """E[|∇D(x)|²] of real pictures, without a factor.
 
     Mescheder et al., "Which Training Methods for GANs do actually Converge?", ICML 2018, eq. 9.
-    ``pictures`` must require gradients.
+
+    Args:
+        scores: of ``pictures``.
+        pictures: (B,...); they must require gradients.
     """
     (gradient,) = torch.autograd.grad(scores.sum(), pictures, create_graph=True)
     return gradient.square().flatten(1).sum(dim=1).mean()
@@ -67,9 +73,12 @@ def r1_penalty(scores: torch.Tensor, pictures: torch.Tensor) -> torch.Tensor:
 def path_lengths(
     pictures: torch.Tensor, latents: torch.Tensor, generator: torch.Generator
 ) -> torch.Tensor:
-    """(B,): |Jᵀy| of each picture for a random image y of unit variance per pixel.
+    """(B,): |Jᵀy| of each picture for a random image y (Karras et al. 2020, §3.2).
 
-    Karras et al. 2020, §3.2. ``latents`` (B,rows,C) W+, the mean over the rows is taken.
+    Args:
+        pictures: (B,3,S,S), made from ``latents``; y has unit variance, divided by S.
+        latents: W+ (B,rows,C), which require gradients; squares are averaged over the rows.
+        generator: of y.
     """
     side = pictures.shape[-1]
     noise = torch.randn(pictures.shape, generator=generator, device=generator.device)

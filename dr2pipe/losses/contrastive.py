@@ -9,11 +9,13 @@ import torch.nn.functional as F
 def contrastive_logits(
     queries: torch.Tensor, keys: torch.Tensor, queue: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """(B,1+K): how alike queries are to their keys (first column) and to all of the queue.
+    """(B,1+K): how similar queries are to their keys (first column) and to all of the queue.
 
     Args:
-        queries, keys: (B,C) at unit length.
-        queue: (C,K), columns at unit length.
+        queries: (B,C) of unit length.
+        keys: (B,C) of unit length; one of each query.
+        queue: (C,K), columns of unit length.
+        temperature: divides the cosines, above 0.
     """
     positive = (queries * keys).sum(dim=1, keepdim=True)
     return torch.cat([positive, queries @ queue], dim=1) / temperature

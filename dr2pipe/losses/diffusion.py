@@ -34,14 +34,15 @@ class Posterior:
 
     @classmethod
     def of(cls, alphas_cumprod: torch.Tensor) -> Posterior:
-        keep = alphas_cumprod.double()
-        before = torch.cat([torch.ones_like(keep[:1]), keep[:-1]])
-        beta = 1 - keep / before
-        variance = beta * (1 - before) / (1 - keep)
+        """The posterior of a schedule ᾱ, (T,)."""
+        alpha_bar = alphas_cumprod.double()
+        before = torch.cat([torch.ones_like(alpha_bar[:1]), alpha_bar[:-1]])
+        beta = 1 - alpha_bar / before
+        variance = beta * (1 - before) / (1 - alpha_bar)
         variance = torch.cat([variance[1:2], variance[1:]])
         return cls(
-            beta * before.sqrt() / (1 - keep),
-            (1 - before) * (1 - beta).sqrt() / (1 - keep),
+            beta * before.sqrt() / (1 - alpha_bar),
+            (1 - before) * (1 - beta).sqrt() / (1 - alpha_bar),
             variance.log(),
             beta.log(),
         )
@@ -57,17 +58,24 @@ def variational_bound(
 ) -> torch.Tensor:
     """The term of the variational bound at ``timesteps``, (B,), in bits per dimension.
 
-    Improved DDPM (Nichol and Dhariwal 2021, §3.1): ``variance`` (B,3,H,W) around [-1,1] is
-    where the log variance lies between the posterior's (-1) and β's (1). Pass a detached
-    ``epsilon``, so that the bound trains the variance alone.
+    Improved DDPM (Nichol and Dhariwal 2021, §3.1).
+
+    Args:
+        clean: x_0, (B,3,H,W) in [-1,1].
+        noisy: x_t, (B,3,H,W).
+        timesteps: (B,).
+        epsilon: the predicted noise, (B,3,H,W); detach it, so that the bound trains the
+            variance alone.
+        variance: (B,3,H,W) around [-1,1], eq. 15: -1 is the posterior's log variance, 1 is β's.
+        alphas_cumprod: (T,).
     """
 
     def at(table: torch.Tensor) -> torch.Tensor:
         return table.to(clean.device)[timesteps].to(clean.dtype)[:, None, None, None]
 
-    posterior, keep = Posterior.of(alphas_cumprod), at(alphas_cumprod.double())
+    posterior, alpha_bar = Posterior.of(alphas_cumprod), at(alphas_cumprod.double())
     true_mean = at(posterior.coefficient_clean) * clean + at(posterior.coefficient_noisy) * noisy
-    estimate = (noisy - (1 - keep).sqrt() * epsilon) / keep.sqrt()
+    estimate = (noisy - (1 - alpha_bar).sqrt() * epsilon) / alpha_bar.sqrt()
     mean = at(posterior.coefficient_clean) * estimate + at(posterior.coefficient_noisy) * noisy
     true_log_variance = at(posterior.log_variance)
     share = (variance + 1) / 2

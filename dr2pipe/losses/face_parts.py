@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from dr2pipe.losses.perceptual import gram_matrix
 
 PARTS = ("left_eye", "right_eye", "mouth")
-# The eyes' boxes are that much larger than the landmarks say.
+# Factors by which boxes are larger than the landmarks' parts.
 _ENLARGED = (1.4, 1.4, 1.0)
 # Side in pixels of each crop of a 512-pixel face.
 _SIDES = (80, 80, 120)
@@ -42,41 +42,45 @@ def crop_parts(pictures: torch.Tensor, parts: torch.Tensor) -> dict[str, torch.T
 def roi_align(pictures: torch.Tensor, boxes: torch.Tensor, size: int) -> torch.Tensor:
     """One box of each picture as (B,C,size,size).
 
-    He et al., "Mask R-CNN", ICCV 2017, §3: means of bilinear samples on a regular grid, as
-    many in each output pixel as input pixels fit into it, rounded up. Coordinates as
-    torchvision's ``aligned=False``.
+    He et al., "Mask R-CNN", ICCV 2017, §3. Every output pixel is the mean of bilinear samples on
+    a regular grid, which has as many samples as the output pixel covers input pixels, rounded up.
+    Coordinates are those of torchvision's ``aligned=False``.
 
     Args:
         pictures: (B,C,H,W).
         boxes: (B,4) left, top, right, bottom in pixels.
+        size: side in pixels of the results.
     """
     sides = (boxes[:, 2:] - boxes[:, :2]).clamp(min=1)  # (B,2) width, height
     samples = (sides / size).ceil().long()
-    made: list[torch.Tensor | None] = [None] * len(pictures)
-    # Boxes of one sampling density go together.
+    crops_by_place: dict[int, torch.Tensor] = {}
+    # Boxes of the same sampling density are cropped together.
     for density in torch.unique(samples, dim=0):
         chosen = (samples == density).all(dim=1).nonzero().flatten()
         columns, rows = (
             _positions(boxes[chosen, axis], sides[chosen, axis], size, int(density[axis]))
             for axis in (0, 1)
         )  # (b,size·n) each
-        crops = _sample(pictures[chosen], columns, rows)
+        crops = _sample(pictures[chosen], columns, rows)  # (b,C,size·n,size·m)
         crops = F.avg_pool2d(crops, (int(density[1]), int(density[0])))
         for place, crop in zip(chosen.tolist(), crops, strict=True):
-            made[place] = crop
-    return torch.stack(made)
+            crops_by_place[place] = crop
+    return torch.stack([crops_by_place[place] for place in range(len(pictures))])
 
 
 def component_style_loss(
     features: Sequence[torch.Tensor], target_features: Sequence[torch.Tensor]
 ) -> torch.Tensor:
-    """½·L1 of the first Gram matrices + L1 of the second; targets are constants.
+    """½·L1 of the first Gram matrices + L1 of the second (GFP-GAN, eq. 6).
 
-    ``features``: the two maps of :class:`dr2pipe.stylegan2.discriminator.FacePartDiscriminator`.
+    Args:
+        features: the two maps of
+            :class:`dr2pipe.stylegan2.discriminator.FacePartDiscriminator`.
+        target_features: as ``features``; they are constants.
     """
     first, second = (
-        F.l1_loss(gram_matrix(made), gram_matrix(wanted.detach()))
-        for made, wanted in zip(features, target_features, strict=True)
+        F.l1_loss(gram_matrix(maps), gram_matrix(target_maps.detach()))
+        for maps, target_maps in zip(features, target_features, strict=True)
     )
     return 0.5 * first + second
 
@@ -88,7 +92,7 @@ def _positions(start: torch.Tensor, length: torch.Tensor, size: int, samples: in
 
 
 def _sample(pictures: torch.Tensor, columns: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
-    """Bilinear samples (B,C,rows,columns); more than a pixel outside they are zero."""
+    """Bilinear samples (B,C,rows,columns); zero where more than a pixel outside."""
     height, width = pictures.shape[-2:]
     x = columns[:, None, :].expand(-1, rows.shape[1], -1)
     y = rows[:, :, None].expand(-1, -1, columns.shape[1])

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import torch
 import torch.nn.functional as F
 
+from dr2pipe.losses.total import weighted_sum
+
 
 def perceptual_loss(
     features: Mapping[str, torch.Tensor],
@@ -15,17 +17,22 @@ def perceptual_loss(
 ) -> torch.Tensor:
     """Weighted sum over layers of the L1 distance; target features are constants.
 
+    Args:
+        features: (B,C,h,w) by layer.
+        target_features: as ``features``.
+        weights: by layer, of one or more layers.
+
     Raises:
         KeyError: a weighted layer is missing from the features.
     """
-    return sum(
-        weight * F.l1_loss(features[layer], target_features[layer].detach())
-        for layer, weight in weights.items()
-    )
+    distances = {
+        layer: F.l1_loss(features[layer], target_features[layer].detach()) for layer in weights
+    }
+    return weighted_sum(distances, weights)
 
 
 def gram_matrix(features: torch.Tensor) -> torch.Tensor:
-    """(B,C,H,W) to (B,C,C), divided by C·H·W."""
+    """(B,C,H,W) to (B,C,C), divided by C·H·W (Johnson et al. 2016, eq. 3)."""
     batch, channels, height, width = features.shape
     flat = features.reshape(batch, channels, height * width)
     return flat @ flat.transpose(1, 2) / (channels * height * width)
@@ -36,7 +43,7 @@ def style_loss(
     target_features: Mapping[str, torch.Tensor],
     weights: Mapping[str, float],
 ) -> torch.Tensor:
-    """As :func:`perceptual_loss` on Gram matrices (Gatys et al. 2016)."""
+    """:func:`perceptual_loss` of Gram matrices (Gatys et al. 2016)."""
     grams = {layer: gram_matrix(features[layer]) for layer in weights}
     targets = {layer: gram_matrix(target_features[layer]) for layer in weights}
     return perceptual_loss(grams, targets, weights)

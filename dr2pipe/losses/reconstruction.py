@@ -9,19 +9,24 @@ import torch.nn.functional as F
 
 
 def pixel_loss(restored: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Mean absolute error."""
+    """Mean absolute error of (B,3,H,W) and its target."""
     return F.l1_loss(restored, target)
 
 
 def pyramid_loss(pyramid: Sequence[torch.Tensor], target: torch.Tensor) -> torch.Tensor:
-    """Sum over the pyramid of mean absolute errors to ``target``, reduced bilinearly.
+    """Sum over the pyramid of the mean absolute errors to ``target``, resized bilinearly.
 
     GFP-GAN (Wang et al. 2021, §3.2): intermediate supervision of the U-Net at every size.
+
+    Args:
+        pyramid: one or more pictures (B,3,h,w).
+        target: (B,3,H,W).
     """
-    return sum(
+    losses = [
         F.l1_loss(
             picture,
             F.interpolate(target, picture.shape[-2:], mode="bilinear", align_corners=False),
         )
         for picture in pyramid
-    )
+    ]
+    return torch.stack(losses).sum()

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import images
+from dr2pipe.core.errors import CheckpointError, Dr2pipeError
 from dr2pipe.features.arcface import to_grey
 
-# (H,W,3) RGB bytes to points (P,2) in pixels, the eyes first; None where no face is found.
-Detector = Callable[[np.ndarray], "np.ndarray | None"]
+Points = npt.NDArray[np.float64]  # (P,2) in pixels, the eyes first
+# (H,W,3) RGB to points; None where no face is found.
+Detector = Callable[[npt.NDArray[np.uint8]], "Points | None"]
 _LEAST_SCORE = 0.5  # degraded faces score low
 _DETECTOR_SIDE_PX = 320  # what YuNet was trained at: small crops are enlarged to it
 
@@ -25,8 +28,12 @@ def identity_angle(
 ) -> torch.Tensor:
     """Angle in degrees between the embeddings of two faces, (B,), 0..180; lower is better.
 
-    The tables of GFP-GAN and its followers call it "Deg". ``embed`` takes what
-    :func:`dr2pipe.features.arcface.to_grey` makes.
+    The tables of GFP-GAN and its followers call it "Deg".
+
+    Args:
+        restored: (B,3,H,W) RGB in [-1,1].
+        original: as ``restored``.
+        embed: takes what :func:`dr2pipe.features.arcface.to_grey` returns.
     """
     a, b = (embed(to_grey(faces.float())).double() for faces in (restored, original))
     return torch.rad2deg(F.cosine_similarity(a, b).clamp(-1, 1).acos())
@@ -37,7 +44,12 @@ def landmark_error(
 ) -> torch.Tensor:
     """Mean distance of points in percent of the eyes' distance, (B,); lower is better.
 
-    NaN where the detector does not find a face in either picture.
+    NaN where the detector finds no face in one of the two pictures.
+
+    Args:
+        restored: (B,3,H,W) RGB in [-1,1].
+        original: as ``restored``.
+        detect: finds the points.
     """
     return torch.tensor(
         [
@@ -48,7 +60,7 @@ def landmark_error(
     )
 
 
-def _distance(points: np.ndarray | None, expected: np.ndarray | None) -> float:
+def _distance(points: Points | None, expected: Points | None) -> float:
     if points is None or expected is None:
         return float("nan")
     eyes = np.linalg.norm(expected[0] - expected[1])
@@ -56,49 +68,55 @@ def _distance(points: np.ndarray | None, expected: np.ndarray | None) -> float:
 
 
 def read_landmarks(path: str | Path) -> Detector:
-    """Points that another detector found, as a detector that knows pictures by their pixels.
+    """A detector that looks up points which another detector found.
 
-    The csv has a column ``file`` with paths from its own folder, and pairs of columns like
-    ``eyeL_x`` and ``eyeL_y`` in pixels of that file; eyeL and eyeR must be among them, and a
-    line without numbers is a picture without a face. It lists restored and original pictures.
+    It recognises a picture by its pixels.
+
+    Args:
+        path: csv of restored and original pictures. Column ``file`` is a path from the csv's
+            folder; pairs of columns such as ``eyeL_x`` and ``eyeL_y`` are points in pixels of
+            that file, with eyeL and eyeR among them. A line without numbers is a picture without
+            a face.
 
     Raises:
-        ValueError: no such file or column, a value that is no number, or an unreadable picture.
-        The detector raises it for a picture that is not listed.
+        Dr2pipeError: no such file or column, a value that is no number, or an unreadable
+            picture. The detector raises it for a picture that is not listed.
     """
     path = Path(path)
     try:
         with path.open(newline="", encoding="utf-8-sig") as table:
             lines = list(csv.DictReader(table))
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from None
+        raise Dr2pipeError(f"cannot read {path}: {error}") from None
     columns = list(lines[0]) if lines else []
     points = ["eyeL", "eyeR", *(c[:-2] for c in columns if c.endswith("_x"))]
     axes = [f"{point}_{axis}" for point in dict.fromkeys(points) for axis in "xy"]
     missing = [column for column in ("file", *axes) if column not in columns]
     if missing:
-        raise ValueError(f"{path} has no column {', '.join(missing)}")
-    found: dict[str, np.ndarray | None] = {}
+        raise Dr2pipeError(f"{path} has no column {', '.join(missing)}")
+    found: dict[str, Points | None] = {}
     for line in lines:
         try:
             pixels = images.read_image(path.parent / line["file"]).pixels
             numbers = [float(line[axis]) for axis in axes if line[axis]]
         except ValueError as error:
-            raise ValueError(f"{path}: {line['file']}: {error}") from None
+            raise Dr2pipeError(f"{path}: {line['file']}: {error}") from None
         if len(numbers) not in (0, len(axes)):
-            raise ValueError(f"{path}: {line['file']} lacks some of its points")
+            raise Dr2pipeError(f"{path}: {line['file']} lacks some of its points")
         found[_digest(pixels)] = np.array(numbers).reshape(-1, 2) if numbers else None
 
-    def detect(pixels: np.ndarray) -> np.ndarray | None:
+    def detect(pixels: npt.NDArray[np.uint8]) -> Points | None:
         try:
             return found[_digest(pixels)]
         except KeyError:
-            raise ValueError(f"{path} lists other pictures than those that are compared") from None
+            raise Dr2pipeError(
+                f"{path} does not list one of the pictures that are compared"
+            ) from None
 
     return detect
 
 
-def _digest(pixels: np.ndarray) -> str:
+def _digest(pixels: npt.NDArray[np.uint8]) -> str:
     return f"{pixels.shape} {images.hash_bytes(pixels.tobytes())}"
 
 
@@ -106,7 +124,7 @@ def load_yunet(path: str | Path) -> Detector:
     """YuNet (Wu et al. 2023) from its ONNX file, run by OpenCV.
 
     Raises:
-        ValueError: a file that OpenCV cannot read as a face detector.
+        CheckpointError: a file that OpenCV cannot read as a face detector.
     """
     import cv2
 
@@ -114,15 +132,16 @@ def load_yunet(path: str | Path) -> Detector:
     try:
         network = cv2.FaceDetectorYN.create(str(path), "", side, score_threshold=_LEAST_SCORE)
     except cv2.error as error:
-        raise ValueError(f"{path} is no face detector: {str(error).splitlines()[0]}") from None
+        raise CheckpointError(f"{path} is no face detector: {str(error).splitlines()[0]}") from None
 
-    def detect(pixels: np.ndarray) -> np.ndarray | None:
+    def detect(pixels: npt.NDArray[np.uint8]) -> Points | None:
         scale = np.array(pixels.shape[1::-1]) / side
         enlarged = images.resize_pixels(pixels, side)
         _, faces = network.detect(np.ascontiguousarray(enlarged[..., ::-1]))
         if faces is None:
             return None
         best = max(faces, key=lambda face: face[-1])
-        return best[4:14].reshape(5, 2) * scale
+        points: Points = best[4:14].reshape(5, 2) * scale
+        return points
 
     return detect

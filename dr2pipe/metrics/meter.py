@@ -1,51 +1,61 @@
-"""The metrics of a study, loaded once; those that lack something are left out and say why."""
+"""The metrics of a study, loaded once, and which of them can be computed here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-import torchmetrics
 
 from dr2pipe.core import files, images
-from dr2pipe.metrics import FILES, METRICS, check_metrics, measure
+from dr2pipe.core.errors import ConfigError, Dr2pipeError
+from dr2pipe.metrics.registry import FILES, METRICS, Measure, check_metrics, measure
 
+Embed = Callable[[torch.Tensor], torch.Tensor]  # pictures (B,3,H,W) uint8 to features (B,F)
+Distance = Callable[[torch.Tensor, torch.Tensor], float]  # of two sets of features (N,F)
 _SET_BATCH = 16
-_BY_TORCHMETRICS = ("ssim", "ms_ssim", "kid")  # all others are computed here
+# What `pip install 'dr2pipe[...]'` installs.
+_EXTRA_OF = {"torchmetrics": "evaluate", "torch-fidelity": "metrics"}
 
 
 class Meter:
     """Measures restored faces against their originals.
 
     Args:
-        names: of ``METRICS``; their files must be there.
+        names: of ``METRICS``; their files and packages must exist.
         paths: of weights, by the names of ``FILES``.
         size: side of the pictures in pixels.
 
     Raises:
-        ValueError: an unknown metric or file, a missing file, one that holds something else,
-            or pictures that are too small; the message names it.
+        ConfigError: an unknown metric or file, or pictures that are too small.
+        CheckpointError: a missing file, or one that holds something else.
+        Dr2pipeError: a missing package.
     """
 
     def __init__(self, names: list[str], paths: Mapping[str, str], size: int):
         check_metrics(names, size)
         _check_paths(paths)
         self.paths = dict(paths)
-        self.metrics, self.set_metrics = {}, {}
+        self.metrics: dict[str, Measure] = {}
+        self.set_metrics: dict[str, tuple[Embed, Distance]] = {}
         for name in names:
             missing = missing_for(name, paths)
             if missing:
-                raise ValueError(f"{name} {missing}")
+                raise Dr2pipeError(f"{name} {missing}")
             metric = METRICS[name]
-            place = self.set_metrics if metric.of_sets else self.metrics
             try:
-                place[name] = metric.load(*(paths[need] for need in metric.needs))
+                loaded = metric.load(*(paths[need] for need in metric.needs))
             except ImportError as error:
-                raise ValueError(f"{name} cannot import {metric.package}: {error}") from None
+                packages = ", ".join(metric.packages)
+                raise Dr2pipeError(f"{name} cannot import {packages}: {error}") from None
+            if metric.of_sets:
+                self.set_metrics[name] = loaded
+            else:
+                self.metrics[name] = loaded
 
     @property
     def set_names(self) -> tuple[str, ...]:
@@ -55,14 +65,14 @@ class Meter:
     def measure(
         self, restored: torch.Tensor, original: torch.Tensor, mask: torch.Tensor | None = None
     ) -> dict[str, list[float]]:
-        """Values by name, one per picture: see :func:`dr2pipe.metrics.measure`."""
+        """Values by name, one per picture; see :func:`dr2pipe.metrics.measure`."""
         return measure(restored, original, self.metrics, mask)
 
     @torch.no_grad()
     def set_features(self, pictures: Iterable[torch.Tensor]) -> dict[str, torch.Tensor]:
-        """(N,F) of pictures (1,3,H,W) in [-1,1] by metric of whole sets.
+        """Features (N,F) of pictures (1,3,H,W) in [-1,1], by metric of whole sets.
 
-        No more than a batch of pictures is held; metrics of the same files share features.
+        Only one batch of pictures is held in memory. Metrics of the same files share features.
         """
         networks = {METRICS[name].needs: embed for name, (embed, _) in self.set_metrics.items()}
         found: dict[tuple[str, ...], list[torch.Tensor]] = {needs: [] for needs in networks}
@@ -77,7 +87,7 @@ class Meter:
     def compare_sets(
         self, restored: Mapping[str, torch.Tensor], originals: Mapping[str, torch.Tensor]
     ) -> dict[str, float]:
-        """FID and KID from what :meth:`set_features` returns."""
+        """Values by metric, from what :meth:`set_features` returned for each of two sets."""
         return {
             name: distance(restored[name], originals[name])
             for name, (_, distance) in self.set_metrics.items()
@@ -88,30 +98,39 @@ class Meter:
         described: dict[str, Any] = {}
         for name in [*self.metrics, *self.set_metrics]:
             described[name] = {n: files.sha256(self.paths[n]) for n in METRICS[name].needs}
-            if name in _BY_TORCHMETRICS:
-                described[name]["torchmetrics"] = torchmetrics.__version__
+            if "torchmetrics" in METRICS[name].packages:
+                described[name]["torchmetrics"] = version("torchmetrics")
         return described
 
 
 def available(
     names: list[str] | None, paths: Mapping[str, str], size: int
 ) -> tuple[list[str], dict[str, str]]:
-    """The metrics to compute; with None, all that can be, and why the others cannot.
+    """The metrics to compute, and why others cannot be computed.
+
+    Args:
+        names: of ``METRICS``; None for all that can be computed.
+        paths: of weights, by the names of ``FILES``.
+        size: side of the pictures in pixels.
+
+    Returns:
+        Names, and reasons by the names of the other metrics (empty where ``names`` are given).
 
     Raises:
-        ValueError: an empty list, an unknown name, or something missing for a named metric.
+        ConfigError: an empty list, or an unknown name.
+        Dr2pipeError: a named metric lacks a file or a package.
     """
     _check_paths(paths)
     if names is not None:
         if not names:
-            raise ValueError(f"metrics must name at least one of {', '.join(METRICS)}")
+            raise ConfigError(f"metrics must name at least one of {', '.join(METRICS)}")
         check_metrics(names, size)
-        lacking = {name: missing_for(name, paths) for name in names}
-        for name, missing in lacking.items():
+        for name in names:
+            missing = missing_for(name, paths)
             if missing:
-                raise ValueError(f"{name} {missing}")
+                raise Dr2pipeError(f"{name} {missing}")
         return list(dict.fromkeys(names)), {}
-    reasons = {}
+    reasons: dict[str, str | None] = {}
     for name, metric in METRICS.items():
         if size < metric.least_side_px:
             reasons[name] = f"needs pictures of {metric.least_side_px} pixels or more"
@@ -122,7 +141,7 @@ def available(
 
 
 def missing_for(name: str, paths: Mapping[str, str]) -> str | None:
-    """What a metric lacks, in words that tell how to get it; None for nothing."""
+    """What a metric lacks, with words that say how to get it; None for nothing."""
     metric = METRICS[name]
     for need in metric.needs:
         path = paths.get(need)
@@ -130,12 +149,13 @@ def missing_for(name: str, paths: Mapping[str, str]) -> str | None:
             return f"needs metric_files.{need}: {FILES[need]}"
         if not Path(path).exists():
             return f"finds nothing at {path} (metric_files.{need}): {FILES[need]}"
-    if metric.package and find_spec(metric.package.replace("-", "_")) is None:
-        return f"needs {metric.package}: pip install 'dr2pipe[metrics]'"
+    for package in metric.packages:
+        if find_spec(package.replace("-", "_")) is None:
+            return f"needs {package}: pip install 'dr2pipe[{_EXTRA_OF[package]}]'"
     return None
 
 
 def _check_paths(paths: Mapping[str, str]) -> None:
     unknown = [name for name in paths if name not in FILES]
     if unknown:
-        raise ValueError(f"unknown metric_files.{unknown[0]}; choose from {', '.join(FILES)}")
+        raise ConfigError(f"unknown metric_files.{unknown[0]}; choose from {', '.join(FILES)}")

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files
+from dr2pipe.core.errors import CheckpointError, PictureError
 
 _WINDOW_PX, _SIGMA_PX = 7, 7 / 6
 _SCALES = 2
@@ -41,10 +42,14 @@ class Pristine:
 
 
 def niqe(pictures: torch.Tensor, pristine: Pristine) -> torch.Tensor:
-    """(B,), 0 and more, lower is better, of (B,3,H,W) RGB in [-1,1].
+    """NIQE (eq. 10), (B,), 0 and more; lower is better.
+
+    Args:
+        pictures: (B,3,H,W) RGB in [-1,1].
+        pristine: statistics of clean pictures.
 
     Raises:
-        ValueError: pictures that are smaller than a block.
+        PictureError: pictures that are smaller than a block.
     """
     values = []
     for picture in pictures:
@@ -59,10 +64,14 @@ def niqe(pictures: torch.Tensor, pristine: Pristine) -> torch.Tensor:
 
 
 def fit_niqe(pictures: Iterable[torch.Tensor], block_px: int = 96) -> Pristine:
-    """The statistics of sharp blocks of clean pictures (3,H,W) RGB in [-1,1].
+    """The statistics of sharp blocks of clean pictures.
+
+    Args:
+        pictures: (3,H,W) RGB in [-1,1].
+        block_px: side of a block in pixels.
 
     Raises:
-        ValueError: fewer sharp blocks than features, or pictures smaller than a block.
+        PictureError: fewer sharp blocks than features, or pictures smaller than a block.
     """
     chosen = []
     for picture in pictures:
@@ -70,9 +79,9 @@ def fit_niqe(pictures: Iterable[torch.Tensor], block_px: int = 96) -> Pristine:
         chosen.append(features[sharpness > _SHARP_SHARE * sharpness.max()])
     features = torch.cat(chosen) if chosen else torch.zeros(0, 36)
     if len(features) <= features.shape[1]:
-        raise ValueError(
+        raise PictureError(
             f"{len(features)} sharp blocks of {block_px} pixels are too few to fit NIQE; "
-            f"it takes more than {features.shape[1]}: give more or larger pictures"
+            f"it needs more than {features.shape[1]}: give more or larger pictures"
         )
     return Pristine(features.mean(dim=0), torch.cov(features.T), block_px)
 
@@ -95,16 +104,16 @@ def load_pristine(path: str | Path) -> Pristine:
     """Our ``.npz``, or the authors' ``modelparameters.mat`` (blocks of 96 pixels).
 
     Raises:
-        ValueError: no such file, another kind of file, or no scipy to read a ``.mat`` with.
+        CheckpointError: no such file, another kind of file, or no scipy to read a ``.mat`` with.
     """
     path = Path(path)
     if not path.is_file():
-        raise ValueError(f"no NIQE parameters at {path}")
+        raise CheckpointError(f"no NIQE parameters at {path}")
     if path.suffix == ".mat":
         try:
             from scipy.io import loadmat
         except ImportError:
-            raise ValueError(f"reading {path} needs scipy: pip install scipy") from None
+            raise CheckpointError(f"reading {path} needs scipy: pip install scipy") from None
         stored = loadmat(path)
         names = ("mu_prisparam", "cov_prisparam")
         block_px = 96
@@ -114,35 +123,38 @@ def load_pristine(path: str | Path) -> Pristine:
         names = ("mean", "covariance")
         block_px = int(stored.get("block_px", 0))
     if any(name not in stored for name in names) or block_px < 1:
-        raise ValueError(f"{path} holds no NIQE parameters ({', '.join(names)})")
+        raise CheckpointError(f"{path} holds no NIQE parameters ({', '.join(names)})")
     mean, covariance = (torch.from_numpy(np.asarray(stored[n], np.float64)) for n in names)
     return Pristine(mean.flatten(), covariance, block_px)
 
 
 def block_features(picture: torch.Tensor, block_px: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(blocks,36) features and (blocks,) sharpness of (3,H,W) RGB in [-1,1]."""
+    """Features (blocks,36) and sharpness (blocks,) of a picture (3,H,W) RGB in [-1,1].
+
+    Raises:
+        PictureError: a picture that is smaller than a block.
+    """
     weights = torch.tensor(_LUMA, dtype=torch.float64).view(3, 1, 1)
     levels = ((picture.double() + 1) * 127.5).round().clamp(0, 255)  # as if saved
     luma = (levels * weights).sum(dim=0).round()  # (H,W), 0..255
     rows, columns = luma.shape[0] // block_px, luma.shape[1] // block_px
     if rows < 1 or columns < 1:
-        raise ValueError(
+        raise PictureError(
             f"NIQE with blocks of {block_px} pixels needs larger pictures than "
             f"{luma.shape[1]}x{luma.shape[0]}"
         )
     luma = luma[: rows * block_px, : columns * block_px]
-    features, sharpness = [], None
+    features, deviations = [], []
     for scale in range(_SCALES):
         normalised, deviation = _normalise(luma)
         side = block_px >> scale
         blocks = _blocks(normalised, side)
         features.append(torch.stack([_features_of(block) for block in blocks]))
-        if scale == 0:
-            sharpness = _blocks(deviation, side).mean(dim=(1, 2))
+        deviations.append(_blocks(deviation, side).mean(dim=(1, 2)))
         luma = F.interpolate(luma[None, None], scale_factor=0.5, mode="bicubic", antialias=True)[
             0, 0
         ]
-    return torch.cat(features, dim=1), sharpness
+    return torch.cat(features, dim=1), deviations[0]
 
 
 def _normalise(luma: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -1,20 +1,22 @@
 """Full-reference metrics by formula: one value per picture, from it and its original.
 
-Pictures are (B,3,H,W) float32 RGB in [-1,1]. They are rounded to 8 bit first, so that a number
-does not depend on whether a picture was saved in between; every value is that of its picture
-alone, whatever the batch. A ``mask`` (B,1,H,W) restricts a value to the pixels where it is 1.
+Pictures are (B,3,H,W) float32 RGB in [-1,1]. They are rounded to 8 bit first, so that a value is
+the same whether a picture was saved in between or not. A value depends on its picture alone, not
+on the batch. A ``mask`` (B,1,H,W) restricts a value to the pixels where it is 1.
 """
 
 from __future__ import annotations
 
 import torch
-from torchmetrics.functional.image import (
-    multiscale_structural_similarity_index_measure,
-    structural_similarity_index_measure,
-)
+import torch.nn.functional as F
+
+from dr2pipe.core.errors import PictureError
+from dr2pipe.core.extras import needs_extra
 
 _LEVELS = 255.0
-_WINDOW_PX = 11
+# Of SSIM: side and σ of the window, and the two constants for values in [0,1].
+_WINDOW_PX, _SIGMA_PX = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
 LEAST_SIDE_OF_MS_SSIM_PX = 112
 _LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio range: 16..235 from [0,1]
 
@@ -42,17 +44,24 @@ def ssim(
 ) -> torch.Tensor:
     """Structural similarity, (B,), at most 1; higher is better.
 
-    Wang et al. 2004: Gaussian window of 11 pixels, σ 1.5; mean over channels and over the
-    windows that lie wholly inside the picture, as most published tables have it. With a mask,
-    the windows whose centre it keeps.
+    Wang et al. 2004, eq. 13: Gaussian window of 11 pixels, σ 1.5. The value is the mean over
+    channels and over the windows that lie wholly inside the picture, as in most published
+    tables; with a mask, over the windows whose centre it keeps.
     """
-    _, similarity = structural_similarity_index_measure(
-        _unit(restored), _unit(original), data_range=1.0, reduction="none", return_full_image=True
+    a, b = _unit(restored), _unit(original)
+    mean_a, mean_b = _window_means(a), _window_means(b)  # (B,3,H-10,W-10)
+    variance_a = _window_means(a * a) - mean_a.square()
+    variance_b = _window_means(b * b) - mean_b.square()
+    covariance = _window_means(a * b) - mean_a * mean_b
+    similarity = (
+        (2 * mean_a * mean_b + _C1)
+        * (2 * covariance + _C2)
+        / ((mean_a.square() + mean_b.square() + _C1) * (variance_a + variance_b + _C2))
     )
-    inside = slice(_WINDOW_PX // 2, -(_WINDOW_PX // 2))  # torchmetrics fills the border
     if mask is not None:
+        inside = slice(_WINDOW_PX // 2, -(_WINDOW_PX // 2))
         mask = mask[..., inside, inside]
-    return _mean(similarity[..., inside, inside].mean(dim=1, keepdim=True), mask)
+    return _mean(similarity.mean(dim=1, keepdim=True), mask)
 
 
 def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
@@ -60,11 +69,14 @@ def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
 
     Wang et al. 2003, as torchmetrics computes it. The contrast terms of the first four scales
     are means over the windows that lie wholly inside; the similarity of the last scale is the
-    mean over every pixel, borders mirrored. Each scale is averaged over channels first, and a
-    negative average counts as 0. Pictures of at least 112 pixels: the smallest copy must hold
-    a window's half.
+    mean over every pixel, with mirrored borders. Each scale is averaged over channels first, and
+    a negative average counts as 0. Pictures need sides of at least 112 pixels, so that the
+    smallest copy holds half a window.
     """
-    # kernel_size is not the window, which σ decides; it only sets what torchmetrics lets pass.
+    with needs_extra("evaluate"):
+        from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
+
+    # σ decides the window; kernel_size decides only the smallest picture that is accepted.
     values = [
         multiscale_structural_similarity_index_measure(
             a[None], b[None], data_range=1.0, kernel_size=7
@@ -75,13 +87,26 @@ def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
 
 
 def check_mask(mask: torch.Tensor, pictures: torch.Tensor) -> None:
-    """ValueError for a mask of another shape than (B,1,H,W), or one that keeps no pixel."""
+    """Check that a mask fits ``pictures`` (B,3,H,W).
+
+    Raises:
+        PictureError: it is not (B,1,H,W), or it keeps no pixel.
+    """
     wanted = (len(pictures), 1, *pictures.shape[-2:])
     if tuple(mask.shape) != wanted:
-        raise ValueError(f"the mask is {tuple(mask.shape)}, the pictures want {wanted}")
+        raise PictureError(f"the mask is {tuple(mask.shape)}, the pictures need {wanted}")
     empty = [i for i, one in enumerate(mask) if not one.any()]
     if empty:
-        raise ValueError(f"the mask keeps no pixel of picture {empty[0]}")
+        raise PictureError(f"the mask keeps no pixel of picture {empty[0]}")
+
+
+def _window_means(x: torch.Tensor) -> torch.Tensor:
+    """Gaussian means over the windows inside: (B,3,H,W) to (B,3,H-10,W-10)."""
+    offsets = torch.arange(_WINDOW_PX, device=x.device, dtype=x.dtype) - _WINDOW_PX // 2
+    taps = torch.exp(-offsets.square() / (2 * _SIGMA_PX**2))
+    taps = (taps / taps.sum()).expand(x.shape[1], 1, 1, -1)
+    x = F.conv2d(x, taps, groups=x.shape[1])
+    return F.conv2d(x, taps.transpose(2, 3), groups=x.shape[1])
 
 
 def _mean(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:

@@ -1,37 +1,46 @@
-"""Filling the holes of faces in the style of an exemplar (EXE-GAN), on tensors."""
+"""Inpainting of faces in the style of an exemplar (EXE-GAN), on tensors.
+
+A mask is 1 in the holes, which are filled, and 0 elsewhere.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import PictureError
+from dr2pipe.core.errors import CheckpointError, NotFiniteError, PictureError
+from dr2pipe.core.model_folders import check_class
 from dr2pipe.core.models import find_model
-from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
 from dr2pipe.features.psp import StyleEncoder, load_style_encoder
 
-_STYLE_ENCODER = "style_encoder"  # its folder inside of the generator's
+_STYLE_ENCODER = "style_encoder"  # the subfolder for it in the generator's folder
 _HALF = 128  # of 8-bit levels
 
 
 @dataclass
 class InpainterConfig:
-    model: str = "exegan_64"  # folder of an EXE-GAN, or a name in checkpoints/
-    style_encoder: str | None = None  # folder; null: the one inside of the model's
+    """The two networks."""
+
+    model: str = "exegan_64"  # a model's name, or folder of an EXE-GAN
+    style_encoder: str | None = None  # folder; null: the subfolder of the model's
 
 
 class Inpainter:
-    """Generator and style encoder.
+    """Generator and style encoder, in float32.
 
     Args:
-        device: where the networks run; in float32.
+        network: draws what fills the holes.
+        encoder: turns exemplars into styles.
+        device: where both run.
+
+    Raises:
+        CheckpointError: networks that do not fit each other.
     """
 
     def __init__(
@@ -42,7 +51,7 @@ class Inpainter:
         self.encoder = encoder.float().to(self.device).eval().requires_grad_(False)
         rows, channels = network.exemplar_rows, network.config.style_channels
         if rows.stop > encoder.config.rows or channels != encoder.config.channels:
-            raise ValueError(
+            raise CheckpointError(
                 f"the style encoder gives {encoder.config.rows} rows of "
                 f"{encoder.config.channels} channels, the generator takes {rows.stop} of {channels}"
             )
@@ -50,39 +59,40 @@ class Inpainter:
     @property
     def size(self) -> int:
         """Side in pixels at which holes are filled."""
-        return self.network.config.size
+        return int(self.network.config.size)
 
     @property
     def exemplar_size(self) -> int:
-        """Side in pixels at which exemplars are looked at."""
-        return self.encoder.config.size
+        """Side in pixels at which the encoder sees exemplars."""
+        return int(self.encoder.config.size)
 
     @property
     def num_exemplar_rows(self) -> int:
-        """Rows of styles that exemplars give."""
+        """Number of style rows that come from an exemplar."""
         return len(self.network.exemplar_rows)
 
     @torch.no_grad()
     def styles(self, exemplars: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1], any size, to (B,num_exemplar_rows,C)."""
-        return self.encoder(exemplars.to(self.device), self.network.exemplar_rows)
+        styles: torch.Tensor = self.encoder(exemplars.to(self.device), self.network.exemplar_rows)
+        return styles
 
     @torch.no_grad()
     def __call__(
         self,
         pictures: torch.Tensor,
-        holes: torch.Tensor,
+        masks: torch.Tensor,
         styles: torch.Tensor,
         seeds: Sequence[int],
     ) -> torch.Tensor:
-        """Pictures of any size with their holes filled; what is known stays as it is.
+        """Fill the holes of pictures of any size. Pixels outside the masks are unchanged.
 
-        The network works at ``size``: a hole there covers all that it touches, and what was drawn
-        is brought to the picture's size.
+        The network works at ``size``, with a mask of every pixel that a hole touches; its result
+        is resized to the picture.
 
         Args:
             pictures: (B,3,H,W) float32 RGB in [-1,1].
-            holes: (B,1,H,W), 1 in the holes, 0 elsewhere.
+            masks: (B,1,H,W), 1 in the holes, 0 elsewhere.
             styles: (B,num_exemplar_rows,C), see :meth:`styles`.
             seeds: one for each picture; the same seed fills a hole in the same way.
 
@@ -90,56 +100,62 @@ class Inpainter:
             (B,3,H,W) around [-1,1].
 
         Raises:
-            FloatingPointError: what was drawn is not finite.
+            NotFiniteError: the filled holes are not finite.
         """
         if len(seeds) != len(pictures):
             raise ValueError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
         small = _resized(pictures, (self.size, self.size))
-        drawn = self._draw(small, cover(holes, self.size), styles, seeds).to(pictures.device)
-        if not drawn.isfinite().all():
-            raise FloatingPointError("what was drawn into the holes is not finite")
-        return complete(pictures, holes, _resized(drawn, pictures.shape[-2:]))
+        fill = self._fill(small, resize_mask(masks, self.size), styles, seeds)
+        if not fill.isfinite().all():
+            raise NotFiniteError("the filled holes are not finite")
+        height, width = pictures.shape[-2:]
+        return complete(pictures, masks, _resized(fill.to(pictures.device), (height, width)))
 
     def mixtures(
         self,
         picture: torch.Tensor,
-        hole: torch.Tensor,
+        mask: torch.Tensor,
         styles: torch.Tensor,
         other: torch.Tensor,
         seed: int,
     ) -> torch.Tensor:
-        """Two exemplars' styles mixed at every row, first from one on, then from the other.
+        """One picture filled with the styles of two exemplars, mixed at every row.
 
         Args:
-            picture, hole, styles, other: as in a call, B = 1.
+            picture: (1,3,H,W) float32 RGB in [-1,1].
+            mask: (1,1,H,W), 1 in the holes, 0 elsewhere.
+            styles: (1,num_exemplar_rows,C), of the first exemplar.
+            other: (1,num_exemplar_rows,C), of the second exemplar.
+            seed: the same for all mixtures.
 
         Returns:
-            (2,num_exemplar_rows + 1,3,size,size); in column i the first i rows are of ``styles`` in
-            row 0, of ``other`` in row 1.
+            (2,num_exemplar_rows + 1,3,size,size). In column i, row 0 has the first i style rows
+            from ``styles`` and the rest from ``other``; row 1 the other way round.
         """
         picture = _resized(picture, (self.size, self.size))
-        hole, crossovers = cover(hole, self.size), range(self.num_exemplar_rows + 1)
+        mask, crossovers = resize_mask(mask, self.size), range(self.num_exemplar_rows + 1)
         return torch.stack(
             [
-                torch.cat([self(picture, hole, mix_rows(a, b, i), [seed]) for i in crossovers])
+                torch.cat([self(picture, mask, mix_rows(a, b, i), [seed]) for i in crossovers])
                 for a, b in ((styles, other), (other, styles))
             ]
         )
 
-    def _draw(
-        self, small: torch.Tensor, holes: torch.Tensor, styles: torch.Tensor, seeds: Sequence[int]
+    def _fill(
+        self, small: torch.Tensor, masks: torch.Tensor, styles: torch.Tensor, seeds: Sequence[int]
     ) -> torch.Tensor:
+        """(B,3,size,size), the network's result for pictures and masks of that size."""
         network, width = self.network, self.network.config.style_channels
-        # Drawn on the CPU and each by itself, so that neither device nor batch changes a picture.
+        # One CPU generator per picture, so that neither device nor batch changes a result.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        z = torch.stack([torch.randn(width, generator=g) for g in generators])
+        z = torch.stack([torch.randn(width, generator=g) for g in generators])  # (B,width)
         noise = [
             torch.stack([torch.randn(1, r, r, generator=g) for g in generators]).to(self.device)
             for r in network.synthesis.noise_sizes
         ]
         latents = network.latents(network.random_w(z.to(self.device)), styles)
-        small, holes = small.to(self.device), holes.to(self.device)
-        return network(small, mask=holes, latents=latents, noise=noise)
+        small, masks = small.to(self.device), masks.to(self.device)
+        return network(small, mask=masks, latents=latents, noise=noise)
 
 
 def _resized(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
@@ -148,19 +164,19 @@ def _resized(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
     return F.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
 
 
-def cover(holes: torch.Tensor, size: int) -> torch.Tensor:
+def resize_mask(masks: torch.Tensor, size: int) -> torch.Tensor:
     """(B,1,H,W) of 0 and 1 as (B,1,size,size): 1 wherever a hole touches the pixel."""
-    if max(holes.shape[-2:]) <= size:
-        return F.interpolate(holes, (size, size), mode="nearest")
-    return F.adaptive_max_pool2d(holes, size)
+    if max(masks.shape[-2:]) <= size:
+        return F.interpolate(masks, (size, size), mode="nearest")
+    return F.adaptive_max_pool2d(masks, size)
 
 
-def read_hole(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
-    """The hole that a mask's picture shows, (1,1,H,W) float32 of 0 and 1.
+def read_mask(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
+    """The mask in a picture file, (1,1,H,W) float32 of 0 and 1.
 
-    A mask with transparency has its holes where it is transparent, another one where it is
-    white. A picture with transparency may be its own mask. Where the picture is transparent in
-    a hole, it becomes opaque: what is filled there is to be seen.
+    A mask with transparency has its holes where it is transparent, any other where it is white.
+    A picture with transparency may be its own mask. In a hole, a transparent ``picture`` becomes
+    opaque, so that the filled hole can be seen.
 
     Raises:
         PictureError: another size than the picture's, or a mask that covers nothing or all.
@@ -185,14 +201,17 @@ def read_hole(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
 def load_inpainter(
     config: InpainterConfig, *, device: torch.device | str = "cpu"
 ) -> tuple[Inpainter, dict[str, str]]:
-    """Also returns the sha256 of both weight files.
+    """Load both networks; also returns the sha256 of their weights.
 
     Raises:
-        ValueError: no such model, another network there, or parts that do not fit.
+        ConfigError: no such model.
+        CheckpointError: another network there, or networks that do not fit each other.
     """
     folder = find_model(config.model)
-    network = build_enhancer("exegan", folder)
-    of_styles = Path(config.style_encoder) if config.style_encoder else folder / _STYLE_ENCODER
-    encoder = load_style_encoder(of_styles)
-    hashes = {"exegan": files.sha256(folder), "style_encoder": files.sha256(of_styles)}
+    check_class(folder, ExeGAN, hint="'dr2pipe convert' makes one from an official file")
+    network = ExeGAN.from_pretrained(folder)
+    named = config.style_encoder
+    encoder_folder = find_model(named) if named else folder / _STYLE_ENCODER
+    encoder = load_style_encoder(encoder_folder)
+    hashes = {"exegan": files.sha256(folder), "style_encoder": files.sha256(encoder_folder)}
     return Inpainter(network, encoder, device=device), hashes

@@ -1,4 +1,4 @@
-"""Both stages on batches of tensors: DR2 removes the degradation, an enhancer finishes."""
+"""Both stages on batches of tensors: DR2 removes the degradation, an enhancer adds detail."""
 
 from __future__ import annotations
 
@@ -10,34 +10,42 @@ from typing import Any
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
-from dr2pipe.diffusion.stage1 import AutoRemover, Choice, DR2Config, Remover, load_remover, stated
-from dr2pipe.enhancers import Enhancer, build_enhancer
+from dr2pipe.diffusion.stage1 import (
+    AutoRemover,
+    Choice,
+    DR2Config,
+    Remover,
+    WrapUNet,
+    load_remover,
+    plain_config,
+)
+from dr2pipe.enhancers import Enhancer, build_enhancer, enhancer_class, option_names
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_BASELINE_OPTIONS = {"none": (), "bicubic": ("size",)}  # enhancers without weights
-_SIZE_WITHOUT_ANY = 512  # side in pixels when neither stage has one of its own
+_DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
 
 
 @dataclass
 class EnhancerConfig:
-    """Stage 2."""
+    """Settings of stage 2."""
 
-    name: str = "none"
-    weights: str | None = None  # native folder; for spandrel an official file
-    options: dict[str, Any] = field(default_factory=dict)  # instead of weights
+    name: str = "none"  # a key of ENHANCERS
+    weights: str | None = None  # a model's name or folder; some enhancers take an official file
+    options: dict[str, Any] = field(default_factory=dict)  # of an enhancer without weights
 
 
 @dataclass
 class Restored:
-    """What became of a batch.
+    """The results of a batch.
 
     Attributes:
-        coarse, restored: (B,3,H,W) float32 around [-1,1].
-        in_fp32: whether a picture was computed again in float32.
-        choices: what stage 1 did to each picture; empty where there is none.
+        coarse: (B,3,H,W) float32 around [-1,1], after stage 1.
+        restored: (B,3,H,W) float32 around [-1,1], after both stages.
+        in_fp32: for each picture, whether it was computed again in float32.
+        choices: what stage 1 did to each picture; empty without a stage 1.
     """
 
     coarse: torch.Tensor
@@ -56,9 +64,11 @@ class Restorer:
 
     Args:
         remover: stage 1, or None for the enhancer alone.
-        enhancer: stage 2; the enhancer ``none`` leaves the coarse face as the result.
-        device, dtype: where and in what precision the networks run.
-        channels_last, compile: memory format and torch.compile of the networks.
+        enhancer: stage 2.
+        device: where the networks run.
+        dtype: in what precision they run.
+        channels_last: their memory format.
+        compile: whether torch.compile compiles them.
     """
 
     def __init__(
@@ -75,33 +85,34 @@ class Restorer:
         self.device, self.dtype = torch.device(device), dtype
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self._networks():
-            network.to(device=self.device, dtype=dtype, memory_format=memory_format).eval()
-            network.requires_grad_(False)
+            layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
+            network.to(device=self.device, dtype=dtype, **layout)
+            network.eval().requires_grad_(False)
             if compile:
                 network.compile()
 
     @property
     def input_size(self) -> int:
-        """Side in pixels of the pictures it takes."""
+        """Side in pixels of the pictures that it takes."""
         if self.remover is not None:
             return self.remover.size
-        return self.enhancer.input_size or self.enhancer.output_size or _SIZE_WITHOUT_ANY
+        return self.enhancer.input_size or self.enhancer.output_size or _DEFAULT_SIZE
 
     @property
     def output_size(self) -> int:
-        """Side in pixels of the pictures it returns."""
+        """Side in pixels of its results."""
         return self.enhancer.output_size or self.input_size
 
     @torch.no_grad()
     def __call__(self, degraded: torch.Tensor, seeds: Sequence[int]) -> Restored:
         """Restore (B,3,S,S) float32 RGB in [-1,1] with S = ``input_size``.
 
-        ``seeds`` holds one integer per picture: each result depends on its picture and seed
-        alone. A result that is not finite is computed again in float32.
+        ``seeds`` holds one integer per picture. Each result depends on its picture and seed
+        alone. A result that is not finite in low precision is computed again in float32.
 
         Raises:
             ValueError: a batch of another shape, or another number of seeds.
-            FloatingPointError: not finite in float32 either.
+            NotFiniteError: not finite in float32 either.
         """
         side = self.input_size
         if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, side, side):
@@ -112,22 +123,23 @@ class Restorer:
         coarse, restored = self._run(degraded, seeds, choices)
         broken = [i for i in range(len(seeds)) if not restored[i].isfinite().all()]
         if broken and self.dtype != torch.float32:
-            parts = ([of[i] for i in broken if of] for of in (seeds, choices))
-            again = self._run_in_fp32(degraded[broken], *parts)
-            coarse[broken], restored[broken] = again
-        still_broken = [i for i in broken if not restored[i].isfinite().all()]
-        if still_broken:
-            raise FloatingPointError("the result is not finite, not even in float32")
+            coarse[broken], restored[broken] = self._run_in_fp32(
+                degraded[broken],
+                [seeds[i] for i in broken],
+                [choices[i] for i in broken] if choices else [],
+            )
+        if not restored[broken].isfinite().all():
+            raise NotFiniteError("the result is not finite, not even in float32")
         return Restored(coarse, restored, [i in broken for i in range(len(seeds))], choices)
 
     def _run(
         self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
-    ) -> tuple[torch.Tensor, ...]:
-        degraded = degraded.to(self.device)
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        degraded = degraded.to(self.device)  # (B,3,S,S)
         coarse = degraded.clone()
         for remover in {id(c.remover): c.remover for c in choices if c.remover}.values():
             at = [i for i, choice in enumerate(choices) if choice.remover is remover]
-            # Drawn on the CPU, so that every device gives the same picture.
+            # The noise is drawn on the CPU, so that every device gives the same picture.
             generators = [torch.Generator().manual_seed(seeds[i]) for i in at]
             coarse[at] = remover(degraded[at], generators).to(coarse.dtype)
         return coarse.float().clone(), self.enhance(coarse).clone()
@@ -136,23 +148,25 @@ class Restorer:
         """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
         return self.enhancer(self._for_enhancer(coarse)).float()
 
-    def prior_shares(self, coarse: torch.Tensor) -> torch.Tensor:
-        """(B,levels) of an enhancer that mixes a prior with the picture, see ``PaniniNet``."""
-        return self.enhancer.prior_shares(self._for_enhancer(coarse)).float()
+    @torch.no_grad()
+    def notes(self, coarse: torch.Tensor) -> list[dict[str, Any]]:
+        """What the enhancer says about each of (B,3,H,W) coarse faces, for the manifest."""
+        return self.enhancer.notes(self._for_enhancer(coarse))
 
     def _for_enhancer(self, coarse: torch.Tensor) -> torch.Tensor:
         if self.enhancer.input_size is not None:
             coarse = images.resize_tensor(coarse, self.enhancer.input_size)
-        # Baselines compute in float32.
-        has_weights = any(True for _ in self.enhancer.parameters())
-        return coarse.to(self.dtype) if has_weights else coarse
+        # Enhancers without weights compute in float32.
+        return coarse.to(self.dtype) if self.enhancer.has_weights else coarse
 
-    def _run_in_fp32(self, degraded: torch.Tensor, *parts: list) -> tuple[torch.Tensor, ...]:
+    def _run_in_fp32(
+        self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         usual, self.dtype = self.dtype, torch.float32
         try:
             for network in self._networks():
                 network.to(torch.float32)
-            return self._run(degraded, *parts)
+            return self._run(degraded, seeds, choices)
         finally:
             self.dtype = usual
             for network in self._networks():
@@ -163,8 +177,8 @@ class Restorer:
 
 
 def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
-    """All of stage 2 that decides its results; its weights have hashes."""
-    return {"name": config.name, **stated(enhancer.config)}
+    """The settings of stage 2 that decide its results; its weights are hashed besides."""
+    return {"name": config.name, **plain_config(enhancer.config)}
 
 
 # -- loading ---------------------------------------------------------------------------------
@@ -179,31 +193,35 @@ def build_restorer(
     attention: str = "auto",
     channels_last: bool | None = None,
     compile: bool = False,
+    wrap_unet: WrapUNet | None = None,
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
 
-    ``channels_last`` None means in low precision alone, where it is faster.
+    ``channels_last`` None means in low precision alone, where it is faster. ``wrap_unet`` may
+    put another network in the place of stage 1's, see ``load_remover``.
 
     Raises:
-        ConfigError, ValueError: a setting or name that is not valid, or missing weights.
+        ConfigError: a setting or name that is not valid, or missing weights.
+        CheckpointError: weights of another network.
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision '{precision}': choose {', '.join(PRECISIONS)}")
-    if enhancer.name in _BASELINE_OPTIONS:
-        # Switching to a baseline leaves the weights and options of a preset's network behind.
-        takes = _BASELINE_OPTIONS[enhancer.name]
-        options = {name: enhancer.options[name] for name in takes if name in enhancer.options}
+    kind = enhancer_class(enhancer.name)
+    if not kind.has_weights:
+        # A preset's settings may hold the weights and options of the network that was replaced.
+        known = option_names(kind)
+        options = {name: value for name, value in enhancer.options.items() if name in known}
         enhancer = EnhancerConfig(enhancer.name, options=options)
     elif enhancer.weights is None:
         raise ConfigError(f"enhancer '{enhancer.name}' needs enhancer.weights, a native folder")
     hashes: dict[str, str] = {}
     remover = None
     if dr2.enabled:
-        remover, found = load_remover(dr2)
+        remover, found = load_remover(dr2, wrap_unet=wrap_unet)
         hashes |= found
     weights = None
     if enhancer.weights is not None:
-        is_file = Path(enhancer.weights).is_file()  # for spandrel
+        is_file = Path(enhancer.weights).is_file()  # an official file
         weights = Path(enhancer.weights) if is_file else find_model(enhancer.weights)
     stage2 = build_enhancer(enhancer.name, weights, **enhancer.options)
     if stage2.conditions:

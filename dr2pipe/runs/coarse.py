@@ -1,39 +1,44 @@
-"""``scripts/make_coarse.py``: DR2 augmentation, the coarse faces an enhancer is trained on."""
+"""``scripts/make_coarse.py``: DR2 augmentation, coarse faces for training an enhancer."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from omegaconf import MISSING
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import stable_seed, to_dict
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.processes import process_state
 from dr2pipe.data.coarse import PLAN
 from dr2pipe.data.folders import write_pictures
 from dr2pipe.degradations import check_degradation, degrade, describe_chain
-from dr2pipe.core.processes import process_state
-from dr2pipe.restoration.restorer import DR2Config, EnhancerConfig, Restorer, build_restorer
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.diffusion.stage1 import DR2Config, Remover
+from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, ProcessBatch, RunSummary
+from dr2pipe.runs.result_folders import RESTORED
 
 
 @dataclass
 class CoarseConfig:
-    """Each variant shows every face once, with settings drawn from the sets below."""
+    """Settings of ``make_coarse``.
+
+    Each variant has every face once, with settings of stage 1 drawn from the lists below.
+    """
 
     input: str = MISSING  # folder of clean faces, or .npz with images and files
     output: str = MISSING
     sources: list[int] | None = None  # of an .npz
     seed: int = 0
     variants: int = 4
-    dr2: DR2Config = field(default_factory=DR2Config)  # tau, omega and factor are drawn
+    dr2: DR2Config = field(default_factory=DR2Config)  # its tau, omega and factor are drawn
     factors: list[int] = field(default_factory=lambda: [2, 4])
     taus: list[int] = field(default_factory=lambda: [6, 10])
     omegas: list[int | None] = field(default_factory=lambda: [None])  # null: by the table of N
@@ -43,68 +48,36 @@ class CoarseConfig:
 
 
 def make_coarse(config: CoarseConfig) -> list[RunSummary]:
-    """Fill ``output/variant_00`` and on; what is there already is kept.
+    """Fill ``output/variant_00`` and on; pictures that are done already are kept.
 
     Raises:
-        ConfigError, ValueError: an invalid setting, before anything is written.
+        Dr2pipeError: an invalid setting, before anything is written.
     """
-    if config.variants < 1 or not (config.factors and config.taus and config.omegas):
-        raise ConfigError("variants must be at least 1, and factors, taus, omegas not empty")
-    if config.dr2.mode != "fixed":
-        raise ConfigError("coarse faces are made with drawn settings, not dr2.mode=auto")
-    if sum(config.degradations.values()) > 1:
-        raise ConfigError("the shares of degradations sum to more than 1")
-    for name in config.degradations:
-        check_degradation(name)
-    drawn = [draw_settings(config, variant) for variant in range(config.variants)]
-    restorers = [
-        build_restorer(
-            settings,
-            EnhancerConfig("none"),
-            device=process_state().device,
-            precision=config.precision,
-        )
-        for settings in drawn
-    ]
+    _check(config)
+    variants = [_build_variant(config, variant) for variant in range(config.variants)]
     source = Path(config.input)
     if source.suffix == ".npz":
         source = Path(config.output) / "clean"
         if process_state().is_main_process:
             write_pictures(config.input, source, sources=config.sources)
         process_state().wait_for_everyone()
-    elif config.sources is not None:
-        raise ConfigError("sources selects inside an .npz file; for a folder set sources=null")
-    kept = {f"variant_{variant:02d}" for variant in range(config.variants)}
-    other = [p.name for p in Path(config.output).glob("variant_*") if p.name not in kept]
-    if other:
-        raise ConfigError(
-            f"{config.output} holds {', '.join(sorted(other))} of another configuration, which "
-            f"training would use too; remove it or choose another output"
-        )
     if process_state().is_main_process:
         plan = json.dumps({"variants": config.variants}).encode()
         files.write_bytes(Path(config.output) / PLAN, plan)
     summaries = []
-    for variant, (settings, (restorer, hashes)) in enumerate(zip(drawn, restorers, strict=True)):
-        recorded: dict[str, Any] = {
-            "dr2": dataclasses.asdict(settings) | {"omega": restorer.remover.omega},
-            "degradations": config.degradations,
-            "ranges": {name: describe_chain(name) for name in config.degradations},
-            "seed": [config.seed, variant],
-            "weights_sha256": hashes,
-        }
+    for variant, (restorer, settings) in enumerate(variants):
         run = FolderRun(
             source,
-            Path(config.output) / f"variant_{variant:02d}",
-            process=_coarse_of(restorer, config.degradations),
+            Path(config.output) / _folder_of(variant),
+            process=_degrade_and_remove(restorer, config.degradations),
             size=restorer.input_size,
             output_size=restorer.output_size,
-            settings=recorded,
-            outputs=["restored"],
+            settings=settings,
+            outputs=[RESTORED],
             seed=stable_seed(config.seed, "variant", variant),
             batch_size=config.batch_size,
-            run_description={"config": to_dict(config), "settings": recorded},
-            png_text={"settings": recorded},
+            run_description={"config": to_dict(config), "settings": settings},
+            png_text={"settings": settings},
         )
         summaries.append(run.run())
         if summaries[-1].interrupted:
@@ -112,34 +85,79 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
     return summaries
 
 
-def draw_settings(config: CoarseConfig, variant: int) -> DR2Config:
-    """N, τ and ω of a variant."""
-    rng = np.random.default_rng(stable_seed(config.seed, "settings", variant))
-    factor, tau, omega = (
-        values[int(rng.integers(len(values)))]
-        for values in (config.factors, config.taus, config.omegas)
+def _check(config: CoarseConfig) -> None:
+    if config.variants < 1 or not (config.factors and config.taus and config.omegas):
+        raise ConfigError("variants must be at least 1, and factors, taus, omegas not empty")
+    if config.dr2.mode != "fixed" or not config.dr2.enabled:
+        raise ConfigError(
+            "coarse faces are made by stage 1 with drawn settings: dr2.mode must be fixed and "
+            "dr2.enabled true"
+        )
+    if sum(config.degradations.values()) > 1:
+        raise ConfigError("the shares of degradations sum to more than 1")
+    for name in config.degradations:
+        check_degradation(name)
+    if config.sources is not None and Path(config.input).suffix != ".npz":
+        raise ConfigError("sources selects inside an .npz file; for a folder set sources=null")
+    variants = {_folder_of(variant) for variant in range(config.variants)}
+    other = [p.name for p in Path(config.output).glob("variant_*") if p.name not in variants]
+    if other:
+        raise ConfigError(
+            f"{config.output} holds {', '.join(sorted(other))} of another configuration, which "
+            f"training would use too; remove it or choose another output"
+        )
+
+
+def _folder_of(variant: int) -> str:
+    return f"variant_{variant:02d}"
+
+
+def _build_variant(config: CoarseConfig, variant: int) -> tuple[Restorer, dict[str, Any]]:
+    """Stage 1 of a variant, and the settings that its run records."""
+    drawn = draw_settings(config, variant)
+    restorer, hashes = build_restorer(
+        drawn,
+        EnhancerConfig("none"),
+        device=process_state().device,
+        precision=config.precision,
     )
+    omega = restorer.remover.omega if isinstance(restorer.remover, Remover) else None
+    return restorer, {
+        "dr2": dataclasses.asdict(drawn) | {"omega": omega},
+        "degradations": config.degradations,
+        "ranges": {name: describe_chain(name) for name in config.degradations},
+        "seed": [config.seed, variant],
+        "weights_sha256": hashes,
+    }
+
+
+def draw_settings(config: CoarseConfig, variant: int) -> DR2Config:
+    """Settings of stage 1 for a variant: N, τ and ω drawn from the lists."""
+    rng = np.random.default_rng(stable_seed(config.seed, "settings", variant))
+    factor = config.factors[int(rng.integers(len(config.factors)))]
+    tau = config.taus[int(rng.integers(len(config.taus)))]
+    omega = config.omegas[int(rng.integers(len(config.omegas)))]
     return dataclasses.replace(config.dr2, factor=factor, tau=tau, omega=omega)
 
 
-def _coarse_of(
-    restorer: Restorer, degradations: dict[str, float]
-) -> Callable[[torch.Tensor, list[int]], BatchResult]:
+def _degrade_and_remove(restorer: Restorer, degradations: dict[str, float]) -> ProcessBatch:
     def process(pictures: torch.Tensor, seeds: list[int]) -> BatchResult:
-        pixels, drawn = [], []
+        degraded: list[npt.NDArray[np.uint8]] = []
+        notes: list[dict[str, Any]] = []
         for picture, seed in zip(images.to_uint8(pictures), seeds, strict=True):
             rng = np.random.default_rng(seed)
-            name = _drawn_chain(degradations, rng)
-            drawn.append({"degraded_by": name})
-            pixels.append(degrade(picture, name, rng)[0] if name else picture)
-        coarse = restorer(images.to_tensor(np.stack(pixels)), seeds).coarse
-        made = [{"restored": p} for p in images.to_uint8(coarse)]
-        return BatchResult(made, [[]] * len(made), drawn)
+            chain = _draw_chain(degradations, rng)
+            pixels, parameters = (picture, {}) if chain is None else degrade(picture, chain, rng)
+            degraded.append(pixels)
+            notes.append({"degraded_by": chain, **parameters})
+        coarse = restorer(images.to_tensor(np.stack(degraded)), seeds).coarse
+        return BatchResult([{RESTORED: p} for p in images.to_uint8(coarse)], notes)
 
     return process
 
 
-def _drawn_chain(shares: dict[str, float], rng: np.random.Generator) -> str | None:
+def _draw_chain(shares: dict[str, float], rng: np.random.Generator) -> str | None:
+    """A degradation by its share; None for the rest, which keeps the picture clean."""
     chance = rng.random()
     for name, share in shares.items():
         if chance < share:

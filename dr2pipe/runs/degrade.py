@@ -1,4 +1,4 @@
-"""``dr2pipe degrade``: degraded copies of a folder, and what was drawn for each."""
+"""``dr2pipe degrade``: degraded copies of a folder, and the parameters drawn for each."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-import dr2pipe
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.runs.result_folders import DEGRADED
 
 PARAMETERS = "parameters.csv"
 _SHEET_SIDE_PX = 96
@@ -26,13 +28,13 @@ _SHEET_SIDE_PX = 96
 
 @dataclass
 class DegradeConfig:
-    """One degradation of every picture below ``input``."""
+    """Settings of ``dr2pipe degrade``: one degradation for every picture below ``input``."""
 
     input: str
     output: str
     degradation: str  # chain, YAML file with ranges, or unseen family
     severity: int | None = None  # 1..5, of an unseen family
-    size: int | None = None  # side in pixels to which pictures are brought first; None: as they are
+    size: int | None = None  # side in pixels to which pictures are resized first; None: as they are
     seed: int = 0
 
 
@@ -42,11 +44,11 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
     A picture's degradation depends on the seed and its relative path alone.
 
     Raises:
-        ValueError: an unknown degradation, a wrong severity or size, before anything is written.
+        ConfigError: an unknown degradation, a wrong severity or size, before anything is written.
     """
     check_degradation(config.degradation, config.severity)
     if config.size is not None and config.size < 1:
-        raise ValueError(f"size={config.size} must be at least 1")
+        raise ConfigError(f"size={config.size} must be at least 1")
     settings = {
         "degradation": config.degradation,
         "severity": config.severity,
@@ -56,13 +58,15 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
     }
 
     def process(pictures: torch.Tensor, seeds: list[int]) -> BatchResult:
-        pixels, drawn = [], []
+        pixels, notes = [], []
         for picture, seed in zip(images.to_uint8(pictures), seeds, strict=True):
             rng = np.random.default_rng(seed)
-            degraded, values = degrade(picture, config.degradation, rng, severity=config.severity)
-            pixels.append({"degraded": degraded})
-            drawn.append(values)
-        return BatchResult(pixels, [[]] * len(pixels), drawn)
+            degraded, parameters = degrade(
+                picture, config.degradation, rng, severity=config.severity
+            )
+            pixels.append({DEGRADED: degraded})
+            notes.append(parameters)
+        return BatchResult(pixels, notes)
 
     run = FolderRun(
         config.input,
@@ -71,19 +75,19 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         size=config.size,
         output_size=config.size,
         settings=settings,
-        outputs=["degraded"],
+        outputs=[DEGRADED],
         seed=config.seed,
         batch_size=1,
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
-            "versions": {"dr2pipe": dr2pipe.__version__},
+            "versions": versions(),
         },
         png_text={"settings": settings},
     )
     summary = run.run()
     if process_state().is_main_process:
-        # Of an earlier run with other settings, lines may stand in the same manifest.
+        # The manifest may hold lines of an earlier run with other settings.
         valid = {job.relative for job in run.jobs}
         records = [
             record
@@ -96,7 +100,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
 
 
 def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
-    """One face under every unseen family, a row each, at severities 1..5."""
+    """Write a picture of one face under every unseen family, a row each, at severities 1..5."""
     pixels = images.read_image(face).pixels
     pixels = images.resize_pixels(pixels, (_SHEET_SIDE_PX, _SHEET_SIDE_PX))
     rows = []
@@ -106,20 +110,19 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
             rng = np.random.default_rng(stable_seed(seed, name))
             row.append(degrade(pixels, name, rng, severity=severity)[0])
         rows.append(row)
-    half = (len(rows) + 1) // 2  # two halves beside each other, to fit a screen
-    beside = [*rows[half:], []][:half]
-    sheet = [left + right for left, right in zip(rows[:half], beside, strict=True)]
+    half = (len(rows) + 1) // 2  # two halves side by side, to fit a screen
+    right_half = [*rows[half:], []][:half]
+    sheet = [left + right for left, right in zip(rows[:half], right_half, strict=True)]
     images.write_png(output, contact_sheet(sheet))
 
 
 def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:
-    drawn = [record.get("drawn", {}) for record in records]
-    columns = list(dict.fromkeys(key for values in drawn for key in values))
-    columns = [c for c in columns if c not in ("family", "severity")]
+    parameters = [record.get("notes", {}) for record in records]
+    columns = list(dict.fromkeys(key for values in parameters for key in values))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "output", "seed", "degradation", "severity", *columns])
-    for record, values in zip(records, drawn, strict=True):
+    for record, values in zip(records, parameters, strict=True):
         fixed = [record["path"], record["output"], record["seed"]]
         fixed += [settings["degradation"], settings["severity"]]
         writer.writerow([*fixed, *(values.get(column, "") for column in columns)])

@@ -1,12 +1,13 @@
-"""``dr2pipe embed``: how every picture of a folder is degraded, as vectors and as a map."""
+"""``dr2pipe embed``: vectors that describe how pictures are degraded, and a map of them."""
 
 from __future__ import annotations
 
+import copy
 import csv
 import io
 import itertools
-import json
 import logging
+import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -14,14 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import PictureError
-from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
+from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.model_folders import check_class
 from dr2pipe.core.models import find_model
+from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
+
+with needs_extra("evaluate"):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
 logger = logging.getLogger(__name__)
 
@@ -29,15 +35,23 @@ _BATCH = 16
 _MARKS = "os^DvP*X"
 _VECTORS, _MAP = "vectors.npz", "map.png"
 _TOO_LARGE = 2  # times the side to which the encoder itself reduces pictures
+Vectors = npt.NDArray[np.float32]
 
 
 @dataclass
 class Embedded:
-    """``vectors`` (N,C) float32 and ``places`` (N,2) on the map of the pictures ``paths``."""
+    """The vectors of N pictures.
+
+    Attributes:
+        paths: relative to the folder that was embedded.
+        vectors: (N,C) float32.
+        places: (N,2) float32 on the map.
+        failures: reasons by path of pictures that could not be read.
+    """
 
     paths: list[str]
-    vectors: np.ndarray
-    places: np.ndarray
+    vectors: Vectors
+    places: Vectors
     failures: dict[str, str]
 
 
@@ -45,26 +59,28 @@ def embed_folder(source: str, output: str, model: str, *, size: int | None = Non
     """Write ``vectors.npz`` (paths, vectors, places, family, severity) and ``map.png``.
 
     Args:
-        source: picture or folder of pictures; what ``dr2pipe degrade`` left in a folder tells
+        source: picture or folder of pictures. Tables of ``dr2pipe degrade`` in the folder give
             families and severities.
-        model: folder of a degradation encoder.
-        size: side in pixels to which pictures are brought first; None: that of the first one.
+        output: folder for both files.
+        model: name or folder of a degradation encoder.
+        size: side in pixels to which pictures are resized first; None: that of the first one.
 
     Raises:
-        ValueError: an impossible size, no pictures, none that can be read, or no degradation
-            encoder at ``model``.
+        ConfigError: an impossible size, no pictures, or no such model.
+        PictureError: no picture that can be read.
+        CheckpointError: the model is not a degradation encoder.
     """
     if size is not None and size < 1:
-        raise ValueError(f"size={size} must be at least 1")
+        raise ConfigError(f"size={size} must be at least 1")
     encoder = load_encoder(model)
-    source, output = Path(source), Path(output)
-    found = _pictures_of(source)
-    root = source if source.is_dir() else source.parent
+    inputs, folder = Path(source), Path(output)
+    found = _pictures_of(inputs)
+    root = inputs if inputs.is_dir() else inputs.parent
     embedded = _embed(encoder, found, root, size)
     if not embedded.paths:
         path, reason = next(iter(embedded.failures.items()))
-        raise ValueError(f"no readable picture in {source}, the first: {path}: {reason}")
-    known = read_parameters(source) if source.is_dir() else {}
+        raise PictureError(f"no readable picture in {source}, the first: {path}: {reason}")
+    known = read_parameters(inputs) if inputs.is_dir() else {}
     labels = [known.get(str((root / path).resolve()), ("", "")) for path in embedded.paths]
     buffer = io.BytesIO()
     np.savez(
@@ -75,60 +91,66 @@ def embed_folder(source: str, output: str, model: str, *, size: int | None = Non
         family=np.array([family for family, _ in labels]),
         severity=np.array([severity for _, severity in labels]),
     )
-    files.write_bytes(output / _VECTORS, buffer.getvalue())
-    files.write_bytes(output / _MAP, draw_map(embedded.places, labels))
+    files.write_bytes(folder / _VECTORS, buffer.getvalue())
+    files.write_bytes(folder / _MAP, draw_map(embedded.places, labels))
     return embedded
 
 
 def load_encoder(model: str) -> DegradationEncoder:
-    """A frozen encoder.
+    """A frozen encoder by the name or folder of its model.
 
     Raises:
-        ValueError: another network, or none, at ``model``.
+        ConfigError: no such model.
+        CheckpointError: another network there.
     """
     folder = find_model(model)
-    config = folder / "config.json"
-    made_by = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-    if made_by != DegradationEncoder.__name__:
-        raise ValueError(f"{folder} holds no degradation encoder ({made_by or 'no config.json'})")
+    check_class(folder, DegradationEncoder)
     return DegradationEncoder.from_pretrained(folder).float().eval().requires_grad_(False)
 
 
 @torch.no_grad()
 def embed(
     encoder: DegradationEncoder, pictures: torch.Tensor, *, projected: bool = True
-) -> np.ndarray:
+) -> Vectors:
     """(N,3,S,S) RGB in [-1,1] to vectors (N,C) float32.
 
-    ``projected``: what the contrastive loss compared; without it the vector still tells whose
-    face it is.
+    ``projected``: the vectors that the contrastive loss compared. Without the projection, a
+    vector depends on whose face it is, too.
     """
-    parts = [encoder(part, projected=projected) for part in pictures.split(_BATCH)]
-    return torch.cat(parts).numpy()
+    parts = [encoder(part, projected=projected) for part in torch.split(pictures, _BATCH)]
+    vectors: Vectors = torch.cat(parts).numpy()
+    return vectors
 
 
 @torch.no_grad()
 def untrained_like(encoder: DegradationEncoder, pictures: torch.Tensor) -> DegradationEncoder:
-    """A new encoder of the same size, normalised by the statistics of ``pictures``.
+    """A random encoder of the same size, normalised by the statistics of ``pictures``.
 
-    What can be read from its vectors was not learned.
+    It is a baseline: what its vectors tell was not learned.
     """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = DegradationEncoder(encoder.config.width, encoder.config.max_size)
-    for norm in network.norms:
-        norm.momentum = None  # the mean over all batches
+    generator = torch.Generator().manual_seed(0)
+    network = copy.deepcopy(encoder)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            # torch's own initialisation of these layers
+            torch.nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            if layer.bias is not None:
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_parameters()
+            layer.momentum = None  # the mean over all batches
     network.train()
-    for part in pictures.split(_BATCH):
+    for part in torch.split(pictures, _BATCH):
         network(part)
     return network.eval().requires_grad_(False)
 
 
 def _pictures_of(source: Path) -> list[Path]:
-    """Also what ``dr2pipe degrade`` left, which is what one looks at; not the maps from here."""
+    """All pictures, also results of ``dr2pipe degrade``, but not the maps of ``dr2pipe embed``."""
     if not source.is_dir():
         if not os.path.lexists(source):
-            raise ValueError(f"no file or folder at {source}")
+            raise ConfigError(f"no file or folder at {source}")
         return [source]
     found = [
         path
@@ -136,16 +158,18 @@ def _pictures_of(source: Path) -> list[Path]:
         if path.name != _MAP or not (path.parent / _VECTORS).is_file()
     ]
     if not found:
-        raise ValueError(f"no pictures in {source}")
+        raise ConfigError(f"no pictures in {source}")
     return found
 
 
 def _embed(
     encoder: DegradationEncoder, found: list[Path], root: Path, size: int | None
 ) -> Embedded:
-    kept, failures, sizes = [], {}, Counter()
+    paths: list[str] = []
+    failures: dict[str, str] = {}
+    sizes: Counter[tuple[int, int]] = Counter()
 
-    def read() -> Iterator[np.ndarray]:
+    def read() -> Iterator[npt.NDArray[np.uint8]]:
         nonlocal size
         for path in found:
             name = path.relative_to(root).as_posix()
@@ -154,27 +178,29 @@ def _embed(
             except PictureError as error:
                 failures[name] = str(error)
                 continue
-            size = size or min(picture.shape[:2])
-            sizes[picture.shape[:2]] += 1
-            kept.append(name)
+            height, width = picture.shape[:2]
+            size = size or min(height, width)
+            sizes[height, width] += 1
+            paths.append(name)
             yield images.resize_pixels(picture, (size, size))
 
-    vectors, pictures = [], read()
+    parts, pictures = [], read()
     while batch := list(itertools.islice(pictures, _BATCH)):
-        vectors.append(embed(encoder, images.to_tensor(np.stack(batch))))
-    if not kept:
-        return Embedded([], np.zeros((0, 0)), np.zeros((0, 2)), failures)
+        parts.append(embed(encoder, images.to_tensor(np.stack(batch))))
+    if size is None or not parts:
+        empty = np.zeros((0, 2), np.float32)
+        return Embedded([], empty, empty, failures)
     _warn_of_sizes(sizes, size, encoder.config.max_size)
-    vectors = np.concatenate(vectors)
-    return Embedded(kept, vectors, principal_components(vectors), failures)
+    vectors = np.concatenate(parts)
+    return Embedded(paths, vectors, principal_components(vectors), failures)
 
 
-def _warn_of_sizes(sizes: Counter, size: int, max_size: int) -> None:
-    """Resizing is a degradation too, and hides others."""
+def _warn_of_sizes(sizes: Counter[tuple[int, int]], size: int, max_size: int) -> None:
+    """Warn about resizing, which is a degradation itself and hides others."""
     if len(sizes) > 1:
         changed = sizes.total() - sizes[size, size]
         logger.warning(
-            "pictures of %d sizes: %d of %d were brought to %dx%d pixels, which changes how they "
+            "pictures of %d sizes: %d of %d were resized to %dx%d pixels, which changes how they "
             "are degraded",
             len(sizes), changed, sizes.total(), size, size,
         )  # fmt: skip
@@ -186,8 +212,8 @@ def _warn_of_sizes(sizes: Counter, size: int, max_size: int) -> None:
         )  # fmt: skip
 
 
-def principal_components(vectors: np.ndarray) -> np.ndarray:
-    """(N,2): along the two directions in which the vectors differ most."""
+def principal_components(vectors: Vectors) -> Vectors:
+    """(N,C) to (N,2): places along the two directions in which the vectors differ most."""
     centred = vectors - vectors.mean(axis=0)
     left, strengths, _ = np.linalg.svd(centred, full_matrices=False)
     places = (left * strengths)[:, :2]
@@ -195,7 +221,7 @@ def principal_components(vectors: np.ndarray) -> np.ndarray:
 
 
 def read_parameters(source: str | Path) -> dict[str, tuple[str, str]]:
-    """(family, severity) by the resolved path of a picture, of every ``parameters.csv`` inside."""
+    """(family, severity) by the resolved path of a picture, from every ``parameters.csv`` inside."""
     known = {}
     for table in sorted(Path(source).rglob("parameters.csv")):
         with table.open(encoding="utf-8", newline="") as file:
@@ -206,8 +232,13 @@ def read_parameters(source: str | Path) -> dict[str, tuple[str, str]]:
     return known
 
 
-def draw_map(places: np.ndarray, labels: list[tuple[str, str]]) -> bytes:
-    """PNG: a mark for each picture, its colour the family, its size the severity."""
+def draw_map(places: Vectors, labels: list[tuple[str, str]]) -> bytes:
+    """A PNG with a mark for each picture: the colour shows the family, the size the severity.
+
+    Args:
+        places: (N,2), see :func:`principal_components`.
+        labels: (family, severity) of each picture.
+    """
     figure = Figure(figsize=(7, 5), layout="constrained")
     axes = figure.subplots()
     families = sorted({family for family, _ in labels})
@@ -215,12 +246,12 @@ def draw_map(places: np.ndarray, labels: list[tuple[str, str]]) -> bytes:
         at = [i for i, label in enumerate(labels) if label[0] == family]
         sizes = [14 + 14 * int(labels[i][1] or 0) for i in at]
         mark = _MARKS[number // 10 % len(_MARKS)]
-        axes.scatter(
-            *places[at].T, s=sizes, marker=mark, alpha=0.7, lw=0, label=family or "unknown"
-        )
+        x, y = places[at].T
+        axes.scatter(x, y, s=sizes, marker=mark, alpha=0.7, lw=0, label=family or "unknown")
     axes.set_xlabel("first principal component")
     axes.set_ylabel("second")
     axes.legend(fontsize=8, markerscale=0.8, loc="center left", bbox_to_anchor=(1, 0.5))
     buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer)
+    FigureCanvasAgg(figure)
+    figure.savefig(buffer, format="png")
     return buffer.getvalue()

@@ -1,5 +1,6 @@
-"""A folder run: every picture of a folder through a network, resumable, on any number of
-processes. Restoring is one use; what happens to a batch is an argument.
+"""A folder run: process every picture of a folder, resumable, on any number of processes.
+
+What happens to a batch is an argument; restoring is one use.
 """
 
 from __future__ import annotations
@@ -17,56 +18,74 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
+from accelerate.utils import reduce
 from tqdm import tqdm
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import stable_hash, stable_seed
-from dr2pipe.runs.jobs import Job, Partners, find_jobs, is_foreign
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state, stop_signals_caught
-from dr2pipe.core.records import RunRecords
+from dr2pipe.core.records import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_NONE_SUCCEEDED,
+    EXIT_SOME_FAILED,
+    RunRecords,
+)
+from dr2pipe.runs.jobs import (
+    Job,
+    LoadedPicture,
+    PairedFiles,
+    find_jobs,
+    is_foreign,
+    prepare_paired,
+    read_paired,
+)
+from dr2pipe.runs.result_folders import is_result_folder
 
 logger = logging.getLogger(__name__)
-
-EXIT_DONE, EXIT_USAGE, EXIT_SOME_FAILED, EXIT_NONE_SUCCEEDED, EXIT_INTERRUPTED = 0, 2, 3, 4, 130
-
-
-@dataclass
-class Loaded:
-    """A decoded picture on its way through the network: (1,3,S,S) and what to keep."""
-
-    job: Job
-    image: torch.Tensor
-    picture: images.Picture
-    warnings: list[str]
-    partners: dict[str, torch.Tensor]  # what was prepared of each, by name
-    partner_sha256: dict[str, str]
 
 
 @dataclass
 class BatchResult:
-    """Per picture: pixels (H,W,3) uint8 by output subfolder, warnings, and what was drawn for it."""
+    """The results of a batch, each a list with an entry per picture.
 
-    pixels: list[dict[str, np.ndarray]]
-    warnings: list[list[str]]
-    drawn: list[dict[str, Any]] | None = None
+    Attributes:
+        pixels: (H,W,3) uint8 RGB by result folder.
+        notes: what the manifest says about the picture besides: parameters that were drawn or
+            chosen for it, measures of its result.
+        warnings: sentences for the manifest; None for none at all.
+    """
+
+    pixels: list[dict[str, npt.NDArray[np.uint8]]]
+    notes: list[dict[str, Any]]
+    warnings: list[list[str]] | None = None
 
 
-# (B,3,S,S) in [-1,1] and one seed per picture to their results; partners come as keyword
-# arguments by their names, lists of what was prepared of each.
+# Called with pictures (B,3,S,S) in [-1,1], one seed per picture, and for each kind of paired
+# files a keyword argument of its name, a list of what was prepared for each picture.
 ProcessBatch = Callable[..., BatchResult]
 
 
 @dataclass
 class RunSummary:
+    """Numbers of pictures.
+
+    Attributes:
+        restored: done in this run.
+        skipped: done by an earlier run.
+        failed: with a line in ``failures.jsonl``.
+        warned: done in this run, with a warning in the manifest.
+        interrupted: whether a signal ended the run.
+    """
+
     restored: int = 0
     skipped: int = 0
     failed: int = 0
-    warned: int = 0  # restored, with a warning in the manifest
+    warned: int = 0
     interrupted: bool = False
 
     @property
@@ -80,17 +99,29 @@ class RunSummary:
 
 
 class FolderRun:
-    """Take every picture of ``source`` through ``process`` into ``output``.
+    """Run ``process`` on every picture of ``source`` and write the results into ``output``.
 
     Args:
+        source: picture, or folder that is searched recursively.
+        output: folder for the results and the records.
+        process: computes the results of a batch.
         size: side in pixels that ``process`` takes; None leaves every picture as it is, which
-            asks for ``batch_size`` 1.
-        output_size: side in pixels of its results (the alpha channel is brought to it), or None.
-        settings: everything that decides a result besides the picture; its hash tells which
-            finished pictures are still valid, and the pictures carry it as text.
-        outputs: subfolders written for every picture, the main one first.
+            needs ``batch_size`` 1.
+        output_size: side in pixels of its results, to which an alpha channel is resized; None
+            leaves the alpha channel as it is.
+        settings: everything that decides a result besides the picture. Pictures that were done
+            with other settings are done again.
+        outputs: result folders written for every picture, the main one first.
+        seed: each picture's seed is derived from this one and its relative path.
+        batch_size: pictures per call of ``process``.
+        loader_threads: threads that read and decode.
+        max_pixels: larger pictures are failures.
         run_description: the content of ``run.yaml``.
-        partners: files that belong to each picture, by the name that ``process`` has for them.
+        png_text: written into every result, besides its seed.
+        paired: files that belong to each picture, by the name that ``process`` has for them.
+
+    Raises:
+        ConfigError: no pictures, or an invalid setting.
     """
 
     def __init__(
@@ -109,12 +140,15 @@ class FolderRun:
         max_pixels: int = images.MAX_PIXELS,
         run_description: dict[str, Any] | None = None,
         png_text: dict[str, Any] | None = None,
-        partners: Mapping[str, Partners] | None = None,
+        paired: Mapping[str, PairedFiles] | None = None,
     ):
         if batch_size < 1 or loader_threads < 1:
             raise ConfigError("batch_size and loader_threads must be at least 1")
-        self.partners = dict(partners or {})
-        self.jobs = find_jobs(source, output, outputs, self.partners.values())
+        unknown = [name for name in outputs if not is_result_folder(name)]
+        if unknown:
+            raise ValueError(f"{', '.join(unknown)}: add new result folders to result_folders.py")
+        self.paired = dict(paired or {})
+        self.jobs = find_jobs(source, output, outputs, self.paired.values())
         self.output = Path(output)
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)
@@ -128,7 +162,7 @@ class FolderRun:
         self._summary_lock = threading.Lock()
 
     def run(self) -> RunSummary:
-        """Do what is missing or changed; returns the counts over all processes."""
+        """Process what is missing or changed; returns the counts over all processes."""
         state = process_state()
         try:
             if state.is_main_process:
@@ -143,18 +177,19 @@ class FolderRun:
                 [job for job in jobs if _shard(job, state) == state.process_index],
                 show_progress=state.is_main_process,
             )
-            every = gather_object([dataclasses.astuple(self.summary)])
+            counts = torch.tensor(dataclasses.astuple(self.summary), device=state.device)
+            counts = reduce(counts, reduction="sum")
         finally:
             if state.is_main_process:
                 self.records.close()
-        counts = [sum(column) for column in zip(*every, strict=True)]
-        return RunSummary(*counts[:4], interrupted=bool(counts[4]))
+        restored, skipped, failed, warned, interrupted = (int(count) for count in counts)
+        return RunSummary(restored, skipped, failed, warned, interrupted > 0)
 
     # -- the loop ------------------------------------------------------------------------
 
     def _work(self, jobs: list[Job], *, show_progress: bool) -> None:
         self.progress = tqdm(total=len(jobs), unit="picture", disable=not show_progress)
-        writing: deque[Future] = deque()
+        writing: deque[Future[None]] = deque()
         with (
             stop_signals_caught(self._request_stop),
             self.progress,
@@ -172,10 +207,10 @@ class FolderRun:
             for future in writing:
                 future.result()
 
-    def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[Loaded]:
-        waiting: deque[Future] = deque()
+    def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[LoadedPicture]:
+        waiting: deque[Future[LoadedPicture | None]] = deque()
         remaining = iter(jobs)
-        # Pictures of their own size may be large: none waits but those that are being read.
+        # Pictures that keep their size may be large: only one is read ahead.
         ahead = 1 if self.size is None else 2 * self.batch_size + self.loader_threads
         try:
             while True:
@@ -186,15 +221,15 @@ class FolderRun:
                 loaded = waiting.popleft().result()
                 if loaded is not None:
                     yield loaded
-                elif self.stop_requested:  # a long row of skipped pictures ends too
+                elif self.stop_requested:  # also amid many pictures that are skipped
                     self.summary.interrupted = True
                     return
         finally:
             for future in waiting:
                 future.cancel()
 
-    def _batches(self, pictures: Iterator[Loaded]) -> Iterator[list[Loaded]]:
-        batch: list[Loaded] = []
+    def _batches(self, pictures: Iterator[LoadedPicture]) -> Iterator[list[LoadedPicture]]:
+        batch: list[LoadedPicture] = []
         for loaded in pictures:
             batch.append(loaded)
             if len(batch) >= self.batch_size:
@@ -204,8 +239,8 @@ class FolderRun:
             yield batch
 
     def _process(
-        self, batch: list[Loaded]
-    ) -> Iterator[tuple[Loaded, dict[str, np.ndarray], dict[str, Any]]]:
+        self, batch: list[LoadedPicture]
+    ) -> Iterator[tuple[LoadedPicture, dict[str, npt.NDArray[np.uint8]], dict[str, Any]]]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
         size = len(batch)
         while batch:
@@ -215,7 +250,7 @@ class FolderRun:
                 result = self.process(
                     torch.cat([loaded.image for loaded in part]),
                     [self._seed(loaded.job) for loaded in part],
-                    **{name: [one.partners[name] for one in part] for name in self.partners},
+                    **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
                 )
             # The run loop is the one place that carries on: it records the picture that failed.
             except Exception as error:
@@ -231,19 +266,18 @@ class FolderRun:
                         torch.cuda.empty_cache()
                 continue
             seconds = round((time.perf_counter() - start) / len(part), 4)
-            drawn = result.drawn or [{}] * len(part)
             for i, loaded in enumerate(part):
-                warnings = loaded.warnings + result.warnings[i]
+                warnings = loaded.picture.warnings + (result.warnings[i] if result.warnings else [])
                 record = {"seconds": seconds, "warnings": warnings}
-                if drawn[i]:
-                    record["drawn"] = drawn[i]
+                if result.notes[i]:
+                    record["notes"] = result.notes[i]
                 yield loaded, result.pixels[i], record
             batch = batch[len(part) :]
 
     # -- one picture ---------------------------------------------------------------------
 
     def _renamed(self, job: Job) -> Job:
-        """The job, with its long name where an earlier run gave the short one to another picture."""
+        """The job, with its long name if an earlier run gave the short one to another picture."""
         result = f"{self.outputs[0]}/{job.output_name}"
         owners = self._owners.get(result, set())
         if owners <= {job.relative} or self.finished.get(job.relative, {}).get("output") == result:
@@ -253,19 +287,19 @@ class FolderRun:
     def _seed(self, job: Job) -> int:
         return stable_seed(self.seed, job.relative)
 
-    def _load(self, job: Job) -> Loaded | None:
+    def _load(self, job: Job) -> LoadedPicture | None:
         """Decode a picture; None when it is done already or failed."""
         if self.stop_requested:
             return None
         try:
             data = images.read_file(job.path)
-            of_partners = {name: self._read_partner(name, job) for name in self.partners}
-            hashes = {name: images.hash_bytes(found) for name, found in of_partners.items()}
+            paired = read_paired(self.paired, job)
+            hashes = {name: images.hash_bytes(found) for name, found in paired.items()}
             if self._is_done(job, images.hash_bytes(data), hashes):
                 self._count("skipped")
                 return None
             picture = images.decode_image(data, max_pixels=self.max_pixels)
-            prepared = self._prepare(of_partners, picture)
+            prepared = prepare_paired(self.paired, paired, picture, self.max_pixels)
             if self.size is None:
                 image = images.to_tensor(picture.pixels)
             else:
@@ -273,42 +307,30 @@ class FolderRun:
             if picture.alpha is not None and self.output_size is not None:
                 side = (self.output_size, self.output_size)
                 picture.alpha = images.resize_pixels(picture.alpha, side)
-            warnings = picture.warnings
-            # The full-size pixels are not needed any more, and many pictures wait.
+            # The full-size pixels are not needed any more, and many pictures wait in memory.
             picture = dataclasses.replace(picture, pixels=np.empty((0, 0, 3), np.uint8))
-            return Loaded(job, image, picture, warnings, prepared, hashes)
+            return LoadedPicture(job, image, picture, prepared, hashes)
         except Exception as error:  # recorded; the next picture goes on
             self._fail(job, error)
             return None
 
-    def _read_partner(self, name: str, job: Job) -> bytes:
-        try:
-            return images.read_file(self.partners[name].of(job))
-        except PictureError as error:
-            raise PictureError(f"its {name}: {error}") from None
-
-    def _prepare(self, found: dict[str, bytes], picture: images.Picture) -> dict[str, torch.Tensor]:
-        prepared = {}
-        for name, data in found.items():
-            try:
-                partner = images.decode_image(data, max_pixels=self.max_pixels)
-                prepared[name] = self.partners[name].prepare(partner, picture)
-            except PictureError as error:
-                raise PictureError(f"its {name}: {error}") from None
-        return prepared
-
-    def _is_done(self, job: Job, sha256: str, partner_sha256: dict[str, str]) -> bool:
+    def _is_done(self, job: Job, sha256: str, paired_sha256: dict[str, str]) -> bool:
         record = self.finished.get(job.relative)
         return (
             record is not None
             and record.get("sha256") == sha256
-            and record.get("partners", {}) == partner_sha256
+            and record.get("paired_sha256", {}) == paired_sha256
             and record.get("settings") == self.settings_hash
             and record.get("output") == f"{self.outputs[0]}/{job.output_name}"
             and all((self.output / name / job.output_name).is_file() for name in self.outputs)
         )
 
-    def _write(self, loaded: Loaded, pixels: dict[str, np.ndarray], record: dict[str, Any]) -> None:
+    def _write(
+        self,
+        loaded: LoadedPicture,
+        pixels: dict[str, npt.NDArray[np.uint8]],
+        record: dict[str, Any],
+    ) -> None:
         job, picture = loaded.job, loaded.picture
         text = {"dr2pipe": json.dumps(self.png_text | {"seed": self._seed(job)})}
         try:
@@ -331,11 +353,11 @@ class FolderRun:
                     "settings": self.settings_hash,
                     "output": f"{self.outputs[0]}/{job.output_name}",
                     "seed": self._seed(job),
-                    **({"partners": loaded.partner_sha256} if self.partners else {}),
+                    **({"paired_sha256": loaded.paired_sha256} if self.paired else {}),
                     **record,
                 }
             )
-        except Exception as error:  # a full disk, a name too long: recorded, the run goes on
+        except Exception as error:  # a full disk, a name too long: recorded; the next one goes on
             self._fail(job, error)
             return
         if record["warnings"]:
@@ -347,7 +369,7 @@ class FolderRun:
         for name in self.outputs:
             path = self.output / name / job.output_name
             if is_foreign(path):
-                raise FileExistsError(f"{path} is there, and no run wrote it; it was left alone")
+                raise FileExistsError(f"{path} exists, and no run wrote it; it was left unchanged")
 
     def _fail(self, job: Job, error: Exception) -> None:
         logger.info("%s failed: %s", job.relative, error)
@@ -356,7 +378,7 @@ class FolderRun:
 
     def _request_stop(self) -> None:
         self.stop_requested = True
-        logger.warning("stopping after the batch in flight; the same command goes on later")
+        logger.warning("stopping after the current batch; the same command goes on later")
 
     def _count(self, what: str) -> None:
         with self._summary_lock:
@@ -365,13 +387,14 @@ class FolderRun:
 
 
 def _shard(job: Job, state: PartialState) -> int:
-    """The process that does a picture: by its name, so that every process agrees."""
-    return stable_seed("shard", job.relative) % state.num_processes
+    """Number of the process that does a picture; its name decides, so that all agree."""
+    processes: int = state.num_processes
+    return stable_seed("shard", job.relative) % processes
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
         return True
-    said = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in said)
+    messages = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(m in str(error) for m in messages)

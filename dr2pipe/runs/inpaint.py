@@ -1,9 +1,8 @@
-"""``dr2pipe inpaint``: holes of a folder's faces filled in the style of exemplars."""
+"""``dr2pipe inpaint``: fill holes in the faces of a folder in the style of exemplars."""
 
 from __future__ import annotations
 
 import dataclasses
-import platform
 from dataclasses import dataclass
 
 import torch
@@ -11,19 +10,24 @@ import torch
 import dr2pipe
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.enhancers.exegan import mix_rows
-from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter, read_hole
-from dr2pipe.runs.jobs import Partners
 from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import stated
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.diffusion.stage1 import plain_config
+from dr2pipe.enhancers.exegan import mix_rows
+from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter, read_mask
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, ProcessBatch, RunSummary
+from dr2pipe.runs.jobs import PairedFiles
+from dr2pipe.runs.result_folders import MIXTURES, sample_folder
 
 
 @dataclass
 class InpaintConfig:
-    """Files in ``mask``, ``exemplar`` and ``mix_with`` are for all pictures, those in folders
-    for the pictures of their names."""
+    """Settings of ``dr2pipe inpaint``.
+
+    ``mask``, ``exemplar`` and ``mix_with`` are each a file for all pictures, or a folder with a
+    file for each, of the same name.
+    """
 
     input: str
     mask: str
@@ -40,11 +44,11 @@ class InpaintConfig:
 def inpaint_folder(config: InpaintConfig) -> RunSummary:
     """Fill ``output/inpainted``, and ``inpainted_2`` and on with ``samples``.
 
-    With a second exemplar, ``mixtures`` shows the styles of both mixed at every row. Results have
-    their pictures' sizes, and what is no hole stays as it is.
+    With a second exemplar, ``mixtures`` shows the styles of both mixed at every row. Results are
+    as large as their pictures, and pixels outside the masks are unchanged.
 
     Raises:
-        ConfigError, ValueError: an invalid setting; nothing has been written then.
+        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
     """
     if config.samples < 1:
         raise ConfigError(f"samples={config.samples} must be at least 1")
@@ -55,29 +59,29 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
     if config.mix_at is not None and not 0 <= config.mix_at <= rows:
         raise ConfigError(f"mix_at={config.mix_at} must lie in 0..{rows}")
 
-    def exemplar(found: images.Picture, _: images.Picture) -> torch.Tensor:
-        return found.resized(inpainter.exemplar_size)
+    def prepare_exemplar(exemplar: images.Picture, _: images.Picture) -> torch.Tensor:
+        return exemplar.resized(inpainter.exemplar_size)
 
-    partners = {
-        "mask": Partners(config.mask, read_hole),
-        "exemplar": Partners(config.exemplar, exemplar),
+    paired = {
+        "mask": PairedFiles(config.mask, read_mask),
+        "exemplar": PairedFiles(config.exemplar, prepare_exemplar),
     }
-    outputs = ["inpainted", *(f"inpainted_{k}" for k in range(2, config.samples + 1))]
+    outputs = [sample_folder(number) for number in range(1, config.samples + 1)]
     if config.mix_with is not None:
-        partners["second"] = Partners(config.mix_with, exemplar)
-        outputs.append("mixtures")
+        paired["second"] = PairedFiles(config.mix_with, prepare_exemplar)
+        outputs.append(MIXTURES)
     settings = {
         "seed": config.seed,
         "samples": config.samples,
         "mix_at": config.mix_at,
         "weights_sha256": hashes,
-        "networks": [stated(n.config) for n in (inpainter.network, inpainter.encoder)],
+        "networks": [plain_config(n.config) for n in (inpainter.network, inpainter.encoder)],
     }
     run = FolderRun(
         config.input,
         config.output,
-        process=_filled_by(inpainter, config),
-        size=None,  # results have their pictures' sizes, so they go one by one
+        process=_inpaint_with(inpainter, config),
+        size=None,  # pictures keep their sizes, so they cannot be stacked into batches
         output_size=None,
         settings=settings,
         outputs=outputs,
@@ -87,19 +91,15 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
-            "versions": {
-                "dr2pipe": dr2pipe.__version__,
-                "torch": str(torch.__version__),
-                "python": platform.python_version(),
-            },
+            "versions": versions(),
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
-        partners=partners,
+        paired=paired,
     )
     return run.run()
 
 
-def _filled_by(inpainter: Inpainter, config: InpaintConfig):
+def _inpaint_with(inpainter: Inpainter, config: InpaintConfig) -> ProcessBatch:
     def process(
         pictures: torch.Tensor,
         seeds: list[int],
@@ -108,19 +108,18 @@ def _filled_by(inpainter: Inpainter, config: InpaintConfig):
         exemplar: list[torch.Tensor],
         second: list[torch.Tensor] | None = None,
     ) -> BatchResult:
-        hole, (seed,) = mask[0], seeds
-        first = styles = inpainter.styles(exemplar[0])
-        made = {}
+        (seed,) = seeds  # the batch size is 1
+        styles = inpainter.styles(exemplar[0])
+        results = {}
         if second is not None:
             other = inpainter.styles(second[0])
-            sheet = inpainter.mixtures(pictures, hole, first, other, seed)
-            made["mixtures"] = contact_sheet([list(images.to_uint8(row)) for row in sheet])
+            rows = inpainter.mixtures(pictures, mask[0], styles, other, seed)
+            results[MIXTURES] = contact_sheet([list(images.to_uint8(row)) for row in rows])
             if config.mix_at is not None:
-                styles = mix_rows(first, other, config.mix_at)
+                styles = mix_rows(styles, other, config.mix_at)
         for k in range(config.samples):
-            filled = inpainter(pictures, hole, styles, [seed + k])
-            made[f"inpainted_{k + 1}" if k else "inpainted"] = images.to_uint8(filled)[0]
-        drawn = {"hole_share": round(hole.mean().item(), 4)}
-        return BatchResult([made], [[]], [drawn])
+            filled = inpainter(pictures, mask[0], styles, [seed + k])
+            results[sample_folder(k + 1)] = images.to_uint8(filled)[0]
+        return BatchResult([results], [{"hole_share": round(mask[0].mean().item(), 4)}])
 
     return process

@@ -1,11 +1,10 @@
-"""The pictures of a folder run, the names of their results, and the files that belong to them."""
+"""The pictures of a folder run: their paths, the names of their results, and paired files."""
 
 from __future__ import annotations
 
 import os
-import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,29 +12,32 @@ import torch
 from PIL import Image
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
-from dr2pipe.core.errors import ConfigError
-
-# Folders that the commands fill below their output.
-_RESULTS = re.compile(r"restored|coarse|compare|spread|repaired|degraded|mixtures|inpainted(_\d+)?")
+from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.runs.result_folders import RESTORED, is_result_folder
 
 
 @dataclass(frozen=True)
 class Job:
-    """One picture to do; ``output_name`` is its path below each output subfolder."""
+    """One picture to process.
+
+    Attributes:
+        path: the file.
+        relative: its path below the input folder; seeds and shards depend on it.
+        output_name: path of its result below each result folder.
+    """
 
     path: Path
     relative: str
     output_name: str
 
 
-class Partners:
+class PairedFiles:
     """Files that belong to the pictures of a run, such as masks: one for all, or one by name.
 
     Args:
-        path: a picture for all, or a folder in which each picture has a partner with its own
+        path: a picture for all, or a folder that holds a file for each picture, at the same
             relative path; only the extension may differ.
-        prepare: makes what the process needs of a partner and of its picture; a PictureError
+        prepare: turns such a file and its picture into what the process needs. A PictureError
             that it raises is the picture's failure.
 
     Raises:
@@ -57,8 +59,8 @@ class Partners:
         elif not os.path.lexists(self.path):
             raise ConfigError(f"no file or folder at {path}")
 
-    def of(self, job: Job) -> Path:
-        """The partner of a picture.
+    def path_for(self, job: Job) -> Path:
+        """The file that belongs to a picture.
 
         Raises:
             PictureError: there is none, or there are several.
@@ -71,7 +73,7 @@ class Partners:
         if len(found) != 1:
             names = ", ".join(path.name for path in found) or "none"
             raise PictureError(
-                f"one of its name is needed in {self.path}, and there is {names}"
+                f"exactly one file of its name must be in {self.path}: found {names}"
             )
         return found[0]
 
@@ -79,32 +81,27 @@ class Partners:
 def find_jobs(
     source: str | Path,
     output: str | Path,
-    outputs: Sequence[str] = ("restored",),
-    partners: Iterable[Partners] = (),
+    outputs: Sequence[str] = (RESTORED,),
+    paired: Iterable[PairedFiles] = (),
 ) -> list[Job]:
     """The pictures of a file or folder with the names of their results.
 
-    A result is named after its picture with ``.png``; where two would collide, the input's
+    A result is named after its picture with ``.png``. Where two would collide, the input's
     extension stays inside the name.
 
+    Args:
+        source: picture, or folder that is searched recursively.
+        output: folder for the results.
+        outputs: result folders that the run fills.
+        paired: files that belong to the pictures; they are no inputs.
+
     Raises:
-        ConfigError: no such file or folder, or no picture in it.
+        ConfigError: no such file or folder, no picture in it, or a result that would replace an
+            input.
     """
-    source, output = Path(source), Path(output)
+    source, output, paired = Path(source), Path(output), list(paired)
     if source.is_dir():
-        # The output may lie inside the input, or be the same folder; results are no inputs, of
-        # this command or another.
-        inside = () if output.resolve() == source.resolve() else (output,)
-        # Nor are masks and the like that lie inside.
-        inside += tuple(p.path for p in partners if p.path.resolve() != source.resolve())
-        folders = output.glob("*/") if output.is_dir() else ()
-        results = tuple(
-            path
-            for path in folders
-            if (path.name in outputs or _RESULTS.fullmatch(path.name))
-            and path.resolve() != source.resolve()
-        )
-        paths = list(images.find_images(source, exclude=inside + results))
+        paths = _pictures_in(source, output, [files.path for files in paired])
         relatives = [path.relative_to(source).as_posix() for path in paths]
     elif os.path.lexists(source):
         paths, relatives = [source], [source.name]
@@ -113,16 +110,9 @@ def find_jobs(
     if not paths:
         kinds = ", ".join(images.EXTENSIONS)
         raise ConfigError(f"no pictures ({kinds}) in {source}")
-    short = [str(Path(relative).with_suffix(".png")) for relative in relatives]
-    long = [f"{relative}.png" for relative in relatives]
-    uses = Counter(short)
-    taken = set(long)
-    names = [
-        long_name if uses[short_name] > 1 or short_name in taken else short_name
-        for short_name, long_name in zip(short, long, strict=True)
-    ]
+    names = _result_names(relatives)
     jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
-    inputs = {os.path.realpath(path) for path in (*paths, *(p.path for p in partners))}
+    inputs = {os.path.realpath(path) for path in (*paths, *(files.path for files in paired))}
     for job in jobs:
         for name in outputs:
             if os.path.realpath(output / name / job.output_name) in inputs:
@@ -133,8 +123,29 @@ def find_jobs(
     return jobs
 
 
+def _pictures_in(source: Path, output: Path, paired: list[Path]) -> list[Path]:
+    """The pictures below ``source``, without results and paired files that lie inside."""
+    # The output may be inside the input, or be the same folder.
+    exclude = [] if output.resolve() == source.resolve() else [output]
+    folders = [folder for folder in output.glob("*/") if is_result_folder(folder.name)]
+    exclude += [path for path in (*folders, *paired) if path.resolve() != source.resolve()]
+    return list(images.find_images(source, exclude=tuple(exclude)))
+
+
+def _result_names(relatives: list[str]) -> list[str]:
+    """Names with ``.png``, each of them once."""
+    short = [str(Path(relative).with_suffix(".png")) for relative in relatives]
+    long = [f"{relative}.png" for relative in relatives]
+    uses = Counter(short)
+    taken = set(long)
+    return [
+        long_name if uses[short_name] > 1 or short_name in taken else short_name
+        for short_name, long_name in zip(short, long, strict=True)
+    ]
+
+
 def is_foreign(path: Path) -> bool:
-    """Whether a file is there that no run wrote; its results carry a text."""
+    """Whether a file is there that no run wrote. Results of runs carry a text of theirs."""
     if not path.exists():
         return False
     try:
@@ -142,3 +153,61 @@ def is_foreign(path: Path) -> bool:
             return "dr2pipe" not in getattr(picture, "text", {})
     except OSError:
         return True
+
+
+# -- loaded pictures -------------------------------------------------------------------------
+
+
+@dataclass
+class LoadedPicture:
+    """A decoded picture on its way through the network.
+
+    Attributes:
+        job: the picture.
+        image: (1,3,S,S) float32 RGB in [-1,1].
+        picture: what its result keeps of it; without the pixels.
+        paired: what was prepared from each paired file, by name.
+        paired_sha256: hex digest of each paired file, by name.
+    """
+
+    job: Job
+    image: torch.Tensor
+    picture: images.Picture
+    paired: dict[str, torch.Tensor]
+    paired_sha256: dict[str, str]
+
+
+def read_paired(paired: Mapping[str, PairedFiles], job: Job) -> dict[str, bytes]:
+    """The files that belong to a picture, by name.
+
+    Raises:
+        PictureError: one of them is missing, or cannot be opened.
+    """
+    found = {}
+    for name, files in paired.items():
+        try:
+            found[name] = images.read_file(files.path_for(job))
+        except PictureError as error:
+            raise PictureError(f"its {name}: {error}") from None
+    return found
+
+
+def prepare_paired(
+    paired: Mapping[str, PairedFiles],
+    found: Mapping[str, bytes],
+    picture: images.Picture,
+    max_pixels: int,
+) -> dict[str, torch.Tensor]:
+    """What the process needs of the files that :func:`read_paired` found.
+
+    Raises:
+        PictureError: one of them is not a picture, or does not fit ``picture``.
+    """
+    prepared = {}
+    for name, data in found.items():
+        try:
+            decoded = images.decode_image(data, max_pixels=max_pixels)
+            prepared[name] = paired[name].prepare(decoded, picture)
+        except PictureError as error:
+            raise PictureError(f"its {name}: {error}") from None
+    return prepared

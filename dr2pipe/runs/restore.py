@@ -2,49 +2,57 @@
 
 from __future__ import annotations
 
-import json
-import platform
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import numpy as np
+import numpy.typing as npt
 import torch
 from omegaconf import MISSING
 
 import dr2pipe
 from dr2pipe.core import images
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import to_dict
-from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, cover, load_inpainter, read_hole
-from dr2pipe.runs.jobs import Partners
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, stated
-from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer, describe_enhancer
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
-from dr2pipe.restoration.samples import COMBINE, sample_restorer
+from dr2pipe.core.records import RunRecords, versions
 from dr2pipe.core.sheets import side_by_side
+from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, plain_config
+from dr2pipe.restoration.inpainter import (
+    Inpainter,
+    InpainterConfig,
+    load_inpainter,
+    read_mask,
+    resize_mask,
+)
+from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer, describe_enhancer
+from dr2pipe.restoration.samples import COMBINE, sample_restorer
+from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.runs.jobs import PairedFiles
+from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
 
 _LEVELS_PER_UNIT = 127.5
 # A spread map is this many times brighter than the standard deviation in levels of 255.
 SPREAD_BRIGHTNESS = 4
 _NO_SPREAD = (
-    "the automatic setting left stage 1 out, whose noise samples differ by: the spread is unknown, "
-    "and the black spread map does not mean certainty"
+    "the automatic setting left out stage 1, whose noise makes samples differ: the spread is "
+    "unknown, and the black spread map does not mean certainty"
 )
 
 
 @dataclass
 class RepairConfig(InpainterConfig):
-    """Holes, such as scratches, that are filled before the first stage."""
+    """How holes, such as scratches, are filled before stage 1."""
 
     mask: str | None = None  # a picture for all, or a folder with one for each; null: no repair
-    exemplar: str | None = None  # likewise; null: the picture itself
+    exemplar: str | None = None  # face whose style is used, likewise; null: the picture itself
 
 
 @dataclass
 class RestoreConfig:
+    """Settings of ``dr2pipe restore``, as in ``configs/restore``."""
+
     input: str = MISSING  # a picture or a folder of pictures (recursive)
     output: str = MISSING  # a folder
     seed: int = 0
@@ -68,7 +76,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     """Restore ``config.input`` into ``config.output``; see the README for what a run leaves.
 
     Raises:
-        ConfigError, ValueError: an invalid setting; nothing has been written then.
+        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
     """
     if not config.input or not config.output:
         raise ConfigError("input and output must not be empty")
@@ -86,37 +94,33 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
         channels_last=config.channels_last,
         compile=config.compile,
     )
-    repair, partners = None, {}
+    repair, paired = None, {}
     if config.repair.mask is not None:
-        repair, found = load_inpainter(config.repair, device=process_state().device)
-        weight_hashes |= found
-        partners = _partners(config.repair, repair, restorer.input_size)
+        repair, repair_hashes = load_inpainter(config.repair, device=process_state().device)
+        weight_hashes |= repair_hashes
+        paired = _masks_and_exemplars(config.repair, repair, restorer.input_size)
     settings = _settings(config, restorer, weight_hashes)
     if repair is not None:
         networks = (repair.network, repair.encoder)
-        settings["repair"] = [stated(network.config) for network in networks]
-    outputs = ["restored"]
-    outputs += ["repaired"] if repair is not None else []
-    outputs += ["coarse"] if config.save_coarse else []
-    outputs += ["compare"] if config.save_compare else []
-    outputs += ["spread"] if config.samples > 1 else []
-    versions = {
-        "dr2pipe": dr2pipe.__version__,
-        "torch": str(torch.__version__),
-        "diffusers": diffusers.__version__,
-        "python": platform.python_version(),
+        settings["repair"] = [plain_config(network.config) for network in networks]
+    optional = {
+        REPAIRED: repair is not None,
+        COARSE: config.save_coarse,
+        COMPARE: config.save_compare,
+        SPREAD: config.samples > 1,
     }
+    outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
     run = FolderRun(
         config.input,
         config.output,
-        process=lambda pictures, seeds, **given: restore_batch(
+        process=lambda pictures, seeds, **paired: restore_batch(
             restorer,
-            repair_batch(repair, pictures, seeds, **given) if repair is not None else pictures,
+            repair_batch(repair, pictures, seeds, **paired) if repair is not None else pictures,
             seeds,
             outputs,
             samples=config.samples,
             combine=config.combine,
-            given=pictures,
+            inputs=pictures,
         ),
         size=restorer.input_size,
         output_size=restorer.output_size,
@@ -129,10 +133,10 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
         run_description={
             "config": to_dict(config),
             "settings": settings,
-            "versions": versions,
+            "versions": versions(),
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
-        partners=partners,
+        paired=paired,
     )
     return run.run()
 
@@ -145,7 +149,18 @@ def repair_batch(
     mask: list[torch.Tensor],
     exemplar: list[torch.Tensor] | None = None,
 ) -> torch.Tensor:
-    """Pictures (B,3,S,S) in [-1,1] with the holes of ``mask`` filled; lists of (1,...,S,S)."""
+    """Fill holes before stage 1.
+
+    Args:
+        inpainter: fills them.
+        pictures: (B,3,S,S) RGB in [-1,1].
+        seeds: one per picture.
+        mask: (1,1,S,S) for each picture, 1 in its holes.
+        exemplar: (1,3,E,E) for each picture; None: the picture itself.
+
+    Returns:
+        (B,3,S,S) in [-1,1].
+    """
     exemplars = pictures if exemplar is None else torch.cat(exemplar)
     return inpainter(pictures, torch.cat(mask), inpainter.styles(exemplars), seeds).clamp(-1, 1)
 
@@ -158,79 +173,99 @@ def restore_batch(
     *,
     samples: int = 1,
     combine: str = "mean",
-    given: torch.Tensor | None = None,
+    inputs: torch.Tensor | None = None,
 ) -> BatchResult:
-    """Pictures (B,3,S,S) in [-1,1] as 8-bit results by output subfolder.
+    """Restore a batch, as 8-bit results by result folder.
 
-    ``given``: what the pictures were before they were repaired, for ``compare``.
+    Args:
+        restorer: both stages.
+        pictures: (B,3,S,S) RGB in [-1,1].
+        seeds: one per picture.
+        outputs: the result folders that are wanted.
+        samples: restorations of each picture with different noise.
+        combine: ``mean`` or ``medoid`` of the samples.
+        inputs: the pictures before they were repaired, for ``compare``.
     """
-    drawn: list[dict[str, Any]] = [{} for _ in seeds]
+    notes: list[dict[str, Any]] = [{} for _ in seeds]
     warnings: list[list[str]] = [[] for _ in seeds]
-    made: dict[str, np.ndarray] = {}
+    results: dict[str, npt.NDArray[np.uint8]] = {}  # (B,H,W,3) by result folder
     if samples == 1:
         result = restorer(pictures, seeds)
-        faces = result.coarse, result.restored
-        in_fp32, choices = result.in_fp32, result.choices
+        coarse, restored, in_fp32 = result.coarse, result.restored, result.in_fp32
+        choices = result.choices
     else:
         found = sample_restorer(restorer, pictures, seeds, samples)
         by_mean = combine == "mean"
-        faces = (found.coarse_mean, found.mean) if by_mean else (found.coarse_medoid, found.medoid)
+        coarse = found.coarse_mean if by_mean else found.coarse_medoid
+        restored = found.mean if by_mean else found.medoid
         in_fp32, choices = found.in_fp32, found.first.choices
-        levels = found.spread.cpu().double() * _LEVELS_PER_UNIT
+        levels = found.spread.cpu().double() * _LEVELS_PER_UNIT  # (B,1,H,W)
         grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
-        made["spread"] = grey.repeat(3, axis=3)
+        results[SPREAD] = grey.repeat(3, axis=3)
         for i, spread in enumerate(levels.mean(dim=(1, 2, 3)).tolist()):
-            drawn[i]["spread"] = round(spread, 3) if found.varies[i] else None
+            notes[i]["spread"] = round(spread, 3) if found.varies[i] else None
             if not found.varies[i]:
                 warnings[i].append(_NO_SPREAD)
-    for record, choice in zip(drawn, choices, strict=bool(choices)):
+    for i, choice in enumerate(choices):
         if choice.note is not None:
-            record["auto"] = choice.note
-    if getattr(restorer.enhancer.config, "interpolate", False):  # of Panini-Net
-        sides = restorer.enhancer.fused_sides
-        for record, shares in zip(drawn, restorer.prior_shares(faces[0]).tolist(), strict=True):
-            levels = zip(sides, shares, strict=True)
-            record["prior_share"] = {f"{side} px": round(share, 4) for side, share in levels}
-    made |= zip(("coarse", "restored"), map(images.to_uint8, faces), strict=True)
-    made["repaired"] = images.to_uint8(pictures)
-    if "compare" in outputs:
-        parts = [images.to_uint8(pictures if given is None else given)]
-        parts += [made["repaired"]] if "repaired" in outputs else []
-        parts += [made["coarse"], made["restored"]]
-        made["compare"] = [side_by_side(list(row)) for row in zip(*parts, strict=True)]
-    for of_picture, retried in zip(warnings, in_fp32, strict=True):
-        of_picture += ["not finite in low precision, restored again in float32"] * retried
-    pixels = [{name: made[name][i] for name in outputs} for i in range(len(pictures))]
-    return BatchResult(pixels, warnings, drawn)
+            notes[i]["auto"] = choice.note
+    for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
+        note.update(by_enhancer)
+    results[COARSE], results[RESTORED] = images.to_uint8(coarse), images.to_uint8(restored)
+    results[REPAIRED] = images.to_uint8(pictures)
+    if COMPARE in outputs:
+        columns = [images.to_uint8(pictures if inputs is None else inputs)]
+        columns += [results[REPAIRED]] if REPAIRED in outputs else []
+        columns += [results[COARSE], results[RESTORED]]
+        rows = zip(*columns, strict=True)
+        results[COMPARE] = np.stack([side_by_side(list(row)) for row in rows])
+    for i, retried in enumerate(in_fp32):
+        if retried:
+            warnings[i].append("not finite in low precision, restored again in float32")
+    pixels = [{name: results[name][i] for name in outputs} for i in range(len(pictures))]
+    return BatchResult(pixels, notes, warnings)
 
 
-def describe_shares(output: str | Path) -> str | None:
-    """How much was taken from the prior in all pictures of a run, by level; None without one."""
-    lines = (Path(output) / "manifest.jsonl").read_text(encoding="utf-8").splitlines()
-    latest = {record["path"]: record.get("drawn", {}) for record in map(json.loads, lines)}
-    found = [drawn["prior_share"] for drawn in latest.values() if "prior_share" in drawn]
-    if not found:
-        return None
-    levels = []
-    for side in found[0]:
-        low, median, high = np.quantile([shares[side] for shares in found], [0.1, 0.5, 0.9])
-        levels.append(f"{side} {median:.3f} ({low:.3f}..{high:.3f})")
-    return f"share of the prior, median (and 80 % of the pictures): {', '.join(levels)}"
+def describe_notes(output: str | Path) -> list[str]:
+    """Medians of the measures that the manifest notes for the pictures of a run.
+
+    A line for each measure, such as the spread of samples or an enhancer's own; whole numbers
+    are settings, not measures.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in RunRecords(output).finished().values():
+        for name, note in record.get("notes", {}).items():
+            for part, value in note.items() if isinstance(note, dict) else [("", note)]:
+                if isinstance(value, float):
+                    values.setdefault(name, {}).setdefault(part, []).append(value)
+    lines = []
+    for name, parts in values.items():
+        described = []
+        for part, numbers in parts.items():
+            low, median, high = np.quantile(numbers, [0.1, 0.5, 0.9])
+            described.append(f"{part} {median:.3f} ({low:.3f}..{high:.3f})".strip())
+        listed = ", ".join(described)
+        lines.append(f"{name.replace('_', ' ')}, median (and 80 % of the pictures): {listed}")
+    return lines
 
 
-def _partners(config: RepairConfig, inpainter: Inpainter, size: int) -> dict[str, Partners]:
+def _masks_and_exemplars(
+    config: RepairConfig, inpainter: Inpainter, size: int
+) -> dict[str, PairedFiles]:
     """Masks at the restorer's size, and exemplars where they are given."""
 
-    def hole(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
-        return cover(read_hole(mask, picture), size)
+    def prepare_mask(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
+        return resize_mask(read_mask(mask, picture), size)
 
-    def exemplar(found: images.Picture, _: images.Picture) -> torch.Tensor:
-        return found.resized(inpainter.exemplar_size)
+    def prepare_exemplar(exemplar: images.Picture, _: images.Picture) -> torch.Tensor:
+        return exemplar.resized(inpainter.exemplar_size)
 
-    partners = {"mask": Partners(config.mask, hole)}
+    paired = {}
+    if config.mask is not None:
+        paired["mask"] = PairedFiles(config.mask, prepare_mask)
     if config.exemplar is not None:
-        partners["exemplar"] = Partners(config.exemplar, exemplar)
-    return partners
+        paired["exemplar"] = PairedFiles(config.exemplar, prepare_exemplar)
+    return paired
 
 
 def _check_samples(config: RestoreConfig) -> None:
@@ -245,7 +280,7 @@ def _check_samples(config: RestoreConfig) -> None:
 def _settings(
     config: RestoreConfig, restorer: Restorer, weight_hashes: dict[str, str]
 ) -> dict[str, Any]:
-    """Everything that decides a picture's result, with ω as a number."""
+    """Everything besides the picture that decides a result, with ω as a number."""
     dr2: dict[str, Any] = {"enabled": False}
     if restorer.remover is not None:
         dr2 = describe_dr2(config.dr2, restorer.remover)

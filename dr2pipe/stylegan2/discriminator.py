@@ -22,7 +22,11 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
 
     Args:
         size: side in pixels, a power of two from 8 on.
-        channel_multiplier, narrow: widths, as the generator's.
+        channel_multiplier: widths, as the generator's.
+        narrow: factor of all widths.
+
+    Raises:
+        ConfigError: a size that is no power of two from 8 on.
     """
 
     @register_to_config
@@ -47,14 +51,14 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
     ) -> torch.Tensor | tuple[torch.Tensor, list[torch.Tensor]]:
         """(B,3,size,size) RGB in [-1,1] to scores (B,1), higher for real.
 
-        With ``return_features``, the maps after each block come too, from large to small.
+        With ``return_features``, the maps after each block are returned too, from large to small.
         """
-        features = [self.from_rgb(x)]
+        features: list[torch.Tensor] = [self.from_rgb(x)]  # (B,C,size,size)
         for block in self.blocks:
-            features.append(block(features[-1]))
-        x = torch.cat([features[-1], minibatch_deviation(features[-1])], dim=1)
+            features.append(block(features[-1]))  # (B,C,r,r), r = size/2 ... 4
+        x = torch.cat([features[-1], minibatch_deviation(features[-1])], dim=1)  # (B,C+1,4,4)
         x = self.last(x)  # (B,C,4,4)
-        score = self.score(self.hidden(x.flatten(1)))
+        score: torch.Tensor = self.score(self.hidden(x.flatten(1)))
         return (score, features[1:]) if return_features else score
 
 
@@ -62,23 +66,22 @@ class FacePartDiscriminator(ModelMixin, ConfigMixin):
     """GFP-GAN's discriminator of an eye or a mouth: scores patches (Wang et al. 2021, §3.4)."""
 
     @register_to_config
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
-        down = {"change": "down", "activate": True}
         self.convs = nn.ModuleList(
             [
                 EqualConv2d(3, 64, 3, activate=True),
-                EqualConv2d(64, 128, 3, **down),
+                EqualConv2d(64, 128, 3, change="down", activate=True),
                 EqualConv2d(128, 128, 3, activate=True),
-                EqualConv2d(128, 256, 3, **down),
+                EqualConv2d(128, 256, 3, change="down", activate=True),
                 EqualConv2d(256, 256, 3, activate=True),
             ]
         )
         self.score = EqualConv2d(256, 1, 3)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        """(B,3,H,W) in [-1,1] to scores (B,1,H/4,W/4) and the maps at 1/2 and 1/4 of the size."""
-        features = []
+        """(B,3,H,W) RGB in [-1,1] to scores (B,1,H/4,W/4) and maps at 1/2 and 1/4 of the size."""
+        features: list[torch.Tensor] = []
         for conv in self.convs:
             x = conv(x)
             features.append(x)
@@ -86,10 +89,10 @@ class FacePartDiscriminator(ModelMixin, ConfigMixin):
 
 
 def minibatch_deviation(x: torch.Tensor) -> torch.Tensor:
-    """(B,C,H,W) to (B,1,H,W): how much a group of pictures differs (Karras et al. 2018, §3).
+    """(B,C,H,W) to (B,1,H,W): how much the pictures of a group differ (Karras et al. 2018, §3).
 
-    Groups have four pictures, or three or two where that divides the batch, or else all. Picture
-    i belongs to group i modulo the number of groups.
+    A group has four pictures, or three or two where that divides the batch, or else the whole
+    batch. Picture i belongs to group i modulo the number of groups.
     """
     batch, _, height, width = x.shape
     group = max((n for n in range(2, _LARGEST_GROUP + 1) if batch % n == 0), default=batch)

@@ -1,4 +1,4 @@
-"""StyleGAN2's generator: mapping network, synthesis, and the places where others reach in."""
+"""StyleGAN2's generator: mapping network, and synthesis into which others can fuse features."""
 
 from __future__ import annotations
 
@@ -32,16 +32,16 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         style_channels: width of z and w.
         style_width: width of what modulates each layer, where it is wider than w (EXE-GAN
             appends a global code); None: ``style_channels``.
-        mapping_layers: fully connected layers between z and w.
+        mapping_layers: number of fully connected layers between z and w.
         mapping_lr: their learning rate as a share of the others'.
-        channel_multiplier: widths from 64 pixels on are 256 times this at 64, half of it at
-            128, and so on; 512 below.
+        channel_multiplier: widths of feature maps are 512 up to 32 pixels, 256 times this at 64
+            pixels, and half as much at every further resolution.
         narrow: factor of all widths.
         resample: ``fir`` ([1,3,3,1], as published) or ``bilinear`` (GFP-GAN's "clean" one).
         learned_start: the 4x4 feature is a parameter; False where ``start`` is always given.
 
     Raises:
-        ValueError: a size that is no power of two, or an unknown ``resample``.
+        ConfigError: a size that is no power of two, or an unknown ``resample``.
     """
 
     @register_to_config
@@ -63,6 +63,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         self.mapping = Mapping(style_channels, mapping_layers, mapping_lr)
         style_width = style_width or style_channels
         width = channels_at(4, channel_multiplier, narrow)
+        self.start_channels = width
         self.start = nn.Parameter(torch.randn(1, width, 4, 4)) if learned_start else None
         self.convs = nn.ModuleList([StyledConv(width, width, style_width, None)])
         self.to_rgbs = nn.ModuleList([ToRGB(width, style_width, resample)])
@@ -102,12 +103,12 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
 
         Args:
             latents: (B,C) W, or (B,num_latents,C) W+. Each resolution uses three rows, for its
-                two convolutions and its picture; the next begins with the last of them.
+                two convolutions and its picture; the last of them is the next one's first.
             noise: see ``Noise``. The stored noise makes results repeatable.
             start: (B,C,4,4) in place of the learned feature.
-            fuse: called with the features that enter each resolution ("enter", before they are
-                enlarged, with their own side) and with the enlarged ones ("upsampled", after
-                the first convolution); what it returns goes on.
+            fuse: replaces features by what it returns. It is called with the features that enter
+                each resolution ("enter", before they are enlarged, with their own side) and with
+                the enlarged ones ("upsampled", after the first convolution).
 
         Returns:
             (B,3,size,size), around [-1,1], not clamped.
@@ -117,13 +118,13 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         """
         if latents.ndim == 2:
             latents = latents[:, None].expand(-1, self.num_latents, -1)
-        self._check(latents, noise, start)
-        start = self.start if start is None else start
+        self._check(latents, noise)
         noises = self._noises(noise, latents)
         styles = latents.unbind(dim=1)
-        x = start.to(latents.dtype).expand(len(latents), -1, -1, -1)
+        x = self._start(start, len(latents)).to(latents.dtype)
+        x = x.expand(len(latents), -1, -1, -1)  # (B,C,4,4)
         x = self.convs[0](x, styles[0], noises[0])
-        picture = self.to_rgbs[0](x, styles[1], None)
+        picture: torch.Tensor = self.to_rgbs[0](x, styles[1], None)  # (B,3,4,4)
         for level, resolution in enumerate(self.resolutions[1:], 1):
             row = 2 * level - 1
             if fuse is not None:
@@ -132,12 +133,25 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
             if fuse is not None:
                 x = fuse(x, resolution, "upsampled")
             x = self.convs[row + 1](x, styles[row + 1], noises[row + 1])
-            picture = self.to_rgbs[level](x, styles[row + 2], picture)
+            picture = self.to_rgbs[level](
+                x, styles[row + 2], picture
+            )  # (B,3,resolution,resolution)
         return picture
 
     def mix(self, w: torch.Tensor, other: torch.Tensor, crossover: int) -> torch.Tensor:
-        """W+ (B,num_latents,C) with the first ``crossover`` rows from ``w``, the rest from
-        ``other``, both (B,C) (style mixing, Karras et al. 2019, §3.1)."""
+        """Mix two styles (Karras et al. 2019, §3.1).
+
+        Args:
+            w: (B,C), of the first ``crossover`` rows.
+            other: (B,C), of the other rows.
+            crossover: 0..num_latents.
+
+        Returns:
+            W+ (B,num_latents,C).
+
+        Raises:
+            ValueError: a crossover that is out of range.
+        """
         if not 0 <= crossover <= self.num_latents:
             raise ValueError(f"crossover={crossover} must lie in 0..{self.num_latents}")
         first = w[:, None].expand(-1, crossover, -1)
@@ -150,20 +164,27 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         z = torch.randn(
             count, self.config.style_channels, generator=generator, device=generator.device
         )
-        return self.mapping(z.to(self.device, self.dtype)).mean(dim=0, keepdim=True)
+        w: torch.Tensor = self.mapping(z.to(self.device, self.dtype))
+        return w.mean(dim=0, keepdim=True)
 
-    def _check(self, latents: torch.Tensor, noise: Noise, start: torch.Tensor | None) -> None:
+    def _check(self, latents: torch.Tensor, noise: Noise) -> None:
         width = self.config.style_width or self.config.style_channels
         expected = (len(latents), self.num_latents, width)
         if latents.shape != expected:
             raise ValueError(f"latents {tuple(latents.shape)} instead of {expected}")
-        if start is None and self.start is None:
-            raise ValueError("this generator has no learned start; give one")
-        shape = (len(latents), self.convs[0].conv.weight.shape[1], 4, 4)
-        if start is not None and start.shape != shape:
-            raise ValueError(f"a start of {tuple(start.shape)} instead of {shape}")
         if isinstance(noise, Sequence) and [t.shape[-1] for t in noise] != self.noise_sizes:
             raise ValueError(f"noise needs one tensor for each of the sizes {self.noise_sizes}")
+
+    def _start(self, start: torch.Tensor | None, batch: int) -> torch.Tensor:
+        """The feature (B or 1,C,4,4) that synthesis starts from."""
+        if start is None:
+            if self.start is None:
+                raise ValueError("this generator has no learned start; give one")
+            return self.start
+        shape = (batch, self.start_channels, 4, 4)
+        if start.shape != shape:
+            raise ValueError(f"a start of {tuple(start.shape)} instead of {shape}")
+        return start
 
     def _noises(self, noise: Noise, latents: torch.Tensor) -> Sequence[torch.Tensor]:
         if isinstance(noise, torch.Generator):
@@ -172,12 +193,12 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
                 for r in self.noise_sizes
             ]
         if noise is None:
-            return [getattr(self, f"noise_{i}") for i in range(len(self.noise_sizes))]
+            return [self.get_buffer(f"noise_{i}") for i in range(len(self.noise_sizes))]
         return noise
 
 
 class Mapping(nn.Module):
-    """z to w: z at unit length per channel, then fully connected layers."""
+    """z to w: z divided by its root mean square, then fully connected layers."""
 
     def __init__(self, width: int, layers: int, lr_multiplier: float):
         super().__init__()
@@ -195,5 +216,11 @@ class Mapping(nn.Module):
 
 
 def truncate(w: torch.Tensor, centre: torch.Tensor, psi: float) -> torch.Tensor:
-    """``w`` moved towards ``centre``: 1 leaves it, 0 gives the centre (Karras et al. 2019, B)."""
+    """Truncation (Karras et al. 2019, appendix B).
+
+    Args:
+        w: (B,C) or (B,rows,C).
+        centre: the mean of w, broadcast to it.
+        psi: 1 returns ``w``, 0 the centre.
+    """
     return centre + psi * (w - centre)

@@ -16,29 +16,45 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dr2pipe.core.errors import ConfigError
+
 LEAKY_RELU_GAIN = math.sqrt(2)
 RESAMPLINGS = ("fir", "bilinear")
 _FIR_TAPS = (0.125, 0.375, 0.375, 0.125)  # [1,3,3,1] / 8
 
 
 def check_resample(resample: str) -> None:
+    """Check the name of a resampling.
+
+    Raises:
+        ConfigError: it is not in ``RESAMPLINGS``.
+    """
     if resample not in RESAMPLINGS:
-        raise ValueError(f"unknown resample '{resample}'; choose {' or '.join(RESAMPLINGS)}")
+        raise ConfigError(f"unknown resample '{resample}'; choose {' or '.join(RESAMPLINGS)}")
 
 
 def check_size(size: int) -> None:
-    """Sizes of the family: powers of two from 8 pixels on."""
+    """Check the side in pixels of a network's pictures.
+
+    Raises:
+        ConfigError: it is no power of two from 8 on.
+    """
     if not isinstance(size, int) or size < 8 or size & (size - 1):
-        raise ValueError(f"size={size} is no power of two from 8 on")
+        raise ConfigError(f"size={size} is no power of two from 8 on")
 
 
 def channels_at(resolution: int, channel_multiplier: int, narrow: float = 1.0) -> int:
-    """Width of the feature maps at a side of ``resolution`` pixels: 512 up to 32 pixels."""
+    """Width of the feature maps at a side of ``resolution`` pixels.
+
+    512 up to 32 pixels; above, 16384·``channel_multiplier`` / resolution. ``narrow`` is a factor
+    of both.
+    """
     width = 512 if resolution <= 32 else 16384 * channel_multiplier // resolution
     return int(width * narrow)
 
 
 def leaky_relu(x: torch.Tensor) -> torch.Tensor:
+    """Leaky ReLU of slope 0.2, times sqrt(2)."""
     return F.leaky_relu(x, 0.2) * LEAKY_RELU_GAIN
 
 
@@ -46,7 +62,13 @@ def leaky_relu(x: torch.Tensor) -> torch.Tensor:
 
 
 def smooth(x: torch.Tensor, padding: tuple[int, int], gain: float = 1.0) -> torch.Tensor:
-    """[1,3,3,1] along both axes; ``padding`` zeros (before, after) on each."""
+    """The filter [1,3,3,1] along both axes.
+
+    Args:
+        x: (B,C,H,W).
+        padding: zeros (before, after) on each axis.
+        gain: factor of the result.
+    """
     before, after = padding
     x = F.pad(x, (before, after, before, after))
     kernel = _fir_kernel(x, gain)
@@ -54,7 +76,7 @@ def smooth(x: torch.Tensor, padding: tuple[int, int], gain: float = 1.0) -> torc
 
 
 def upsample(x: torch.Tensor, resample: str) -> torch.Tensor:
-    """Twice the size."""
+    """(B,C,H,W) to (B,C,2H,2W) by one of ``RESAMPLINGS``."""
     if resample == "bilinear":
         return F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
     # Zeros between the pixels, then the filter: a transposed convolution does both.
@@ -62,6 +84,7 @@ def upsample(x: torch.Tensor, resample: str) -> torch.Tensor:
 
 
 def halve_bilinear(x: torch.Tensor) -> torch.Tensor:
+    """(B,C,H,W) to (B,C,H/2,W/2)."""
     return F.interpolate(x, scale_factor=0.5, mode="bilinear", align_corners=False)
 
 
@@ -94,15 +117,16 @@ class EqualLinear(nn.Module):
         self.activate = activate
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,width_in) to (B,width_out)."""
         x = F.linear(x, self.weight * self.weight_scale, self.bias * self.bias_scale)
         return leaky_relu(x) if self.activate else x
 
 
 class EqualConv2d(nn.Module):
-    """Convolution that keeps the size, or changes it by two ("down", "up").
+    """Convolution that keeps the size, or changes it by a factor of two ("down", "up").
 
-    Going down, ``fir`` smooths and convolves with stride 2, ``bilinear`` halves first; going up
-    the picture is enlarged bilinearly first (GFP-GAN's U-Net has no other way).
+    Down with ``fir``: smooth, then convolve with stride 2. Down with ``bilinear``: halve, then
+    convolve. Up: enlarge bilinearly, then convolve (only GFP-GAN's U-Net needs it).
     """
 
     bias_scale = 1.0
@@ -127,6 +151,7 @@ class EqualConv2d(nn.Module):
         self.padding = kernel // 2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """(B,width_in,H,W) to (B,width_out,H,W), or half or twice the size."""
         stride, padding = 1, self.padding
         if self.change == "up":
             x = upsample(x, "bilinear")
@@ -144,13 +169,18 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, width_in: int, width_out: int, *, change: str, resample: str):
         super().__init__()
-        options = {"change": change, "resample": resample}
         self.conv1 = EqualConv2d(width_in, width_in, 3, activate=True)
-        self.conv2 = EqualConv2d(width_in, width_out, 3, activate=True, **options)
-        self.shortcut = EqualConv2d(width_in, width_out, 1, bias=False, **options)
+        self.conv2 = EqualConv2d(
+            width_in, width_out, 3, activate=True, change=change, resample=resample
+        )
+        self.shortcut = EqualConv2d(
+            width_in, width_out, 1, bias=False, change=change, resample=resample
+        )
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return (self.conv2(self.conv1(x)) + self.shortcut(x)) / math.sqrt(2)
+        """(B,width_in,H,W) to (B,width_out,H/2,W/2), or twice the size with "up"."""
+        total: torch.Tensor = self.conv2(self.conv1(x)) + self.shortcut(x)
+        return total / math.sqrt(2)
 
 
 # -- modulated layers ------------------------------------------------------------------------
@@ -186,14 +216,14 @@ class ModulatedConv2d(nn.Module):
         weight = self.weight * self.weight_scale
         x = x * scales[:, :, None, None].to(x.dtype)
         if self.upsampling == "fir":
-            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)
-            x = smooth(x, (1, 1), gain=4.0)
+            x = F.conv_transpose2d(x, weight.transpose(0, 1), stride=2)  # (B,out,2H+1,2W+1)
+            x = smooth(x, (1, 1), gain=4.0)  # (B,out,2H,2W)
         else:
             if self.upsampling == "bilinear":
                 x = upsample(x, "bilinear")
             x = F.conv2d(x, weight, padding=self.padding)
         if self.demodulate:
-            # Sums of thousands of squares: float32 whatever the precision of the rest.
+            # Sums of thousands of squares are taken in float32, whatever the precision of x.
             power = weight.float().square().sum(dim=(2, 3))  # (out,in)
             energy = (scales.float().square()[:, None] * power).sum(dim=2)  # (B,out)
             x = x * (energy + 1e-8).rsqrt()[:, :, None, None].to(x.dtype)
@@ -210,14 +240,17 @@ class StyledConv(nn.Module):
         self.bias = nn.Parameter(torch.zeros(width_out))
 
     def forward(self, x: torch.Tensor, style: torch.Tensor, noise: torch.Tensor) -> torch.Tensor:
-        """``noise``: (B or 1,1,H,W) of the output's size."""
+        """``x`` (B,width_in,h,w), ``style`` (B,style_width), ``noise`` (B or 1,1,H,W).
+
+        The result is (B,width_out,H,W); H, W are h, w, or twice that with upsampling.
+        """
         x = self.conv(x, style)
         x = x + (self.noise_strength * noise).to(x.dtype)
         return leaky_relu(x + self.bias[:, None, None].to(x.dtype))
 
 
 class ToRGB(nn.Module):
-    """Adds this resolution's picture to the enlarged one of the last."""
+    """Adds this resolution's picture to the enlarged picture of the resolution before."""
 
     def __init__(self, width_in: int, style_width: int, resample: str):
         super().__init__()
@@ -228,5 +261,6 @@ class ToRGB(nn.Module):
     def forward(
         self, x: torch.Tensor, style: torch.Tensor, smaller: torch.Tensor | None
     ) -> torch.Tensor:
-        picture = self.conv(x, style) + self.bias[:, None, None].to(x.dtype)
+        """``x`` (B,C,H,W), ``style`` (B,style_width), ``smaller`` (B,3,H/2,W/2) to (B,3,H,W)."""
+        picture: torch.Tensor = self.conv(x, style) + self.bias[:, None, None].to(x.dtype)
         return picture if smaller is None else picture + upsample(smaller, self.resample)

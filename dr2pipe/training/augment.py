@@ -1,8 +1,8 @@
 """Adaptive augmentation of what a discriminator sees, for small data sets.
 
 Karras et al., "Training Generative Adversarial Networks with Limited Data", NeurIPS 2020 (§2-3):
-every transformation is made with the same probability p < 1, so that the generator does not
-learn it, and p follows how far the discriminator has overfitted.
+every transformation has the same probability p < 1, so that the generator does not learn it. p
+grows while the discriminator overfits, and becomes smaller otherwise.
 """
 
 from __future__ import annotations
@@ -12,12 +12,21 @@ import math
 import torch
 import torch.nn.functional as F
 
-# p beyond this leaks into the generated pictures.
+# With a larger p, transformations appear in generated pictures.
 _LARGEST_PROBABILITY = 0.8
 
 
 def augment(pictures: torch.Tensor, probability: float, generator: torch.Generator) -> torch.Tensor:
-    """(B,3,S,S) in [-1,1] shifted, scaled, turned and recoloured, each with ``probability``."""
+    """Shift, scale, turn and recolour pictures at random.
+
+    Args:
+        pictures: (B,3,S,S) in [-1,1].
+        probability: of each transformation, for each picture by itself.
+        generator: on the CPU.
+
+    Returns:
+        (B,3,S,S), around [-1,1].
+    """
     if probability <= 0:
         return pictures
     batch, draw = len(pictures), _Draws(len(pictures), probability, generator)
@@ -43,13 +52,20 @@ def augment(pictures: torch.Tensor, probability: float, generator: torch.Generat
 def updated_probability(
     probability: float, overfitting: float, *, target: float, step: float
 ) -> float:
-    """p moved by ``step`` towards where ``overfitting``, E[sign D(real)], equals ``target``."""
+    """Adapt p to how much the discriminator overfits (§3.1).
+
+    Args:
+        probability: p so far.
+        overfitting: E[sign D(real)], -1..1.
+        target: p grows while ``overfitting`` is above it.
+        step: size of the change.
+    """
     probability += math.copysign(step, overfitting - target)
     return min(max(probability, 0.0), _LARGEST_PROBABILITY)
 
 
 class _Draws:
-    """One number for each picture; 0, which changes nothing, where the coin says so."""
+    """Draws one number per picture: with ``probability`` a random one, else 0 for no change."""
 
     def __init__(self, count: int, probability: float, generator: torch.Generator):
         self.count, self.probability, self.generator = count, probability, generator

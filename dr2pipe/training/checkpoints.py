@@ -13,8 +13,10 @@ from safetensors.torch import load_file
 
 from dr2pipe.core import files
 from dr2pipe.core.config import to_dict
+from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.training.recipe import TrainConfig
+from dr2pipe.core.model_folders import check_class
+from dr2pipe.training.recipe import Networks, TrainConfig, unwrap
 
 logger = logging.getLogger(__name__)
 
@@ -28,14 +30,20 @@ _FREE_TO_CHANGE = {
     "keep_checkpoints",
     "loader_workers",
     "export_precision",
+    "trackers",
 }
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
-def save_checkpoint(
-    output: Path, networks: dict[str, torch.nn.Module], state: dict[str, Any], *, keep: int
-) -> None:
-    """Write ``checkpoints/step_<N>`` whole or not at all; only the newest ``keep`` stay."""
+def save_checkpoint(output: Path, networks: Networks, state: dict[str, Any], *, keep: int) -> None:
+    """Write ``checkpoints/step_<N>`` whole or not at all; only the newest ``keep`` stay.
+
+    Args:
+        output: the output folder of the run.
+        networks: bare, each is saved as a native folder.
+        state: everything else; ``step`` names the checkpoint.
+        keep: number of checkpoints, 1 or more.
+    """
     checkpoints = output / "checkpoints"
     target = checkpoints / f"step_{state['step']:08d}"
     if target.exists():
@@ -43,7 +51,7 @@ def save_checkpoint(
 
     def save(folder: Path) -> None:
         for name, network in networks.items():
-            network.save_pretrained(folder / name)
+            unwrap(network, ModelMixin).save_pretrained(folder / name)
         torch.save(state, folder / "training_state.pt")
 
     files.write_folder(target, save)
@@ -52,9 +60,12 @@ def save_checkpoint(
 
 
 def load_newest_checkpoint(
-    output: Path, networks: dict[str, torch.nn.Module], *, recipe: str
+    output: Path, networks: Networks, *, recipe: str
 ) -> dict[str, Any] | None:
     """Load the newest checkpoint's weights into ``networks`` and return the rest of it.
+
+    Returns:
+        What :func:`save_checkpoint` got as ``state``; None where there is no checkpoint.
 
     Raises:
         ConfigError: the checkpoint belongs to another recipe or to other networks.
@@ -63,7 +74,9 @@ def load_newest_checkpoint(
     if not found:
         return None
     folder = found[-1]
-    state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
+    state: dict[str, Any] = torch.load(
+        folder / "training_state.pt", map_location="cpu", weights_only=True
+    )
     if state["recipe"] != recipe:
         raise ConfigError(
             f"{folder} was made by the recipe '{state['recipe']}', not '{recipe}'; "
@@ -71,7 +84,7 @@ def load_newest_checkpoint(
         )
     for name, network in networks.items():
         saved = json.loads((folder / name / "config.json").read_text())
-        wanted = json.loads(network.to_json_string())
+        wanted = json.loads(unwrap(network, ModelMixin).to_json_string())
         keys = sorted({k for k in (*wanted, *saved) if k[0] != "_"})
         differing = [k for k in keys if wanted.get(k) != saved.get(k)]
         if differing:
@@ -84,7 +97,7 @@ def load_newest_checkpoint(
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Load moments; rates, betas and the like stay as the configuration has them."""
+    """Load an optimizer's moments; rates, betas and the like stay as the configuration has them."""
     settings = [{k: v for k, v in g.items() if k != "params"} for g in optimizer.param_groups]
     optimizer.load_state_dict(state)
     for group, given in zip(optimizer.param_groups, settings, strict=True):
@@ -108,6 +121,37 @@ def warn_of_changes(config: TrainConfig, images_per_step: int, state: dict[str, 
     changed = [k for k in now if k not in free and now[k] != before.get(k)]
     if changed:
         logger.warning(
-            "resuming with another %s: this will not repeat an undisturbed run",
+            "resuming with another %s: the result will differ from that of a run without a stop",
             ", ".join(changed),
         )
+
+
+def load_matching_weights(
+    network: ModelMixin, folder: str | Path, *, without: str | None = None
+) -> None:
+    """Copy the weights of a native folder into ``network``.
+
+    Args:
+        network: of the same class and with the same settings.
+        folder: config.json and safetensors.
+        without: a part of the network that stays as it is; settings whose names begin with the
+            part's name may differ.
+
+    Raises:
+        CheckpointError: no such folder, or a network of another class.
+        ConfigError: a network with other settings.
+    """
+    check_class(folder, type(network))
+    found = type(network).from_pretrained(folder)
+    ignored = ("_",) if without is None else ("_", f"{without}_")
+    differing = [
+        f"{key}={found.config.get(key)} instead of {value}"
+        for key, value in network.config.items()
+        if not key.startswith(ignored) and found.config.get(key) != value
+    ]
+    if differing:
+        raise ConfigError(f"{folder} does not fit: {', '.join(differing)}")
+    weights = found.state_dict()
+    if without is not None:
+        weights = {k: v for k, v in weights.items() if not k.startswith(f"{without}.")}
+    network.load_state_dict(weights, strict=without is None)

@@ -1,25 +1,26 @@
-"""What adversarial recipes share: multi-scale discriminators (pix2pixHD, SPARNetHD), noise."""
+"""What adversarial recipes share: multi-scale discriminators, and a step of a discriminator."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils.parametrizations import spectral_norm
 
-from dr2pipe.core.config import stable_seed
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.losses.adversarial import logistic_discriminator_loss, r1_penalty
+from dr2pipe.training.recipe import Loss
 
 
 class MultiScaleDiscriminator(ModelMixin, ConfigMixin):
     """``scales`` equal discriminators; each sees the picture at half the size of the one before.
 
+    Wang et al., "pix2pixHD", CVPR 2018, §3.2; SPARNetHD (Chen et al. 2020) trains with it.
+
     Args:
+        scales: number of discriminators.
         width: channels of the first convolution; doubled by every halving up to eight times.
         halvings: stride-2 convolutions of each discriminator.
     """
@@ -32,11 +33,14 @@ class MultiScaleDiscriminator(ModelMixin, ConfigMixin):
         )
 
     def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
-        """(B,3,H,W) in [-1,1] to the scores (B,1,h,w) and the feature maps of every scale."""
-        scores, features = [], []
+        """(B,3,H,W) RGB in [-1,1] to the scores (B,1,h,w) and the feature maps of every scale."""
+        scores: list[torch.Tensor] = []
+        features: list[list[torch.Tensor]] = []
         for i, discriminator in enumerate(self.discriminators):
             if i > 0:
-                x = F.interpolate(x, scale_factor=0.5, mode="bicubic", align_corners=False)
+                x = F.interpolate(  # (B,3,H/2,W/2)
+                    x, scale_factor=0.5, mode="bicubic", align_corners=False
+                )
             score, maps = discriminator(x)
             scores.append(score)
             features.append(maps)
@@ -58,7 +62,8 @@ class PatchDiscriminator(nn.Module):
         self.score = spectral_norm(nn.Conv2d(widths[-1], 1, 3))
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, list[torch.Tensor]]:
-        maps = [F.leaky_relu(self.first(_reflect(x)), 0.2)]
+        """(B,3,H,W) RGB in [-1,1] to scores (B,1,h,w) and the maps of every layer before them."""
+        maps = [F.leaky_relu(self.first(_reflect(x)), 0.2)]  # (B,width,H,W)
         for convolution, norm in zip(self.down, self.norms, strict=True):
             maps.append(F.leaky_relu(norm(convolution(_reflect(maps[-1]))), 0.2))
         return self.score(maps[-1]), maps
@@ -76,11 +81,19 @@ def discriminator_step(
     r1: float,
     r1_every_steps: int,
     step: int,
-) -> tuple[str, torch.Tensor, dict]:
+) -> Loss:
     """What a recipe yields for ``discriminator``: logistic loss, with the lazy R1 penalty.
 
-    Both (B,3,H,W) in [-1,1]; Karras et al. 2020, §3.1: a penalty in every ``r1_every_steps``-th
-    step alone weighs that many times as much.
+    Karras et al. 2020, §3.1: the penalty is computed in every ``r1_every_steps``-th step only,
+    and weighs that many times as much.
+
+    Args:
+        discriminator: (B,3,H,W) to scores (B,1); prepared or bare.
+        fake: (B,3,H,W) RGB in [-1,1], of the generator.
+        real: (B,3,H,W) RGB in [-1,1].
+        r1: weight of the penalty; 0 switches it off.
+        r1_every_steps: how rarely the penalty is computed.
+        step: the number of steps done.
     """
     discriminator.requires_grad_(True)
     penalised = r1 > 0 and step % r1_every_steps == 0
@@ -93,31 +106,3 @@ def discriminator_step(
         loss = loss + r1 / 2 * r1_every_steps * penalty
         scalars["discriminator/r1"] = penalty.detach()
     return "discriminator", loss, scalars
-
-
-def generator_of(seeds: Sequence[int], purpose: str) -> torch.Generator:
-    """A generator on the CPU for one use of the showings that ``seeds`` stand for."""
-    return torch.Generator().manual_seed(stable_seed(purpose, *seeds))
-
-
-def mean_over_processes(value: torch.Tensor) -> torch.Tensor:
-    """The mean of ``value`` over all processes of a run; the same on each."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return value
-    total = value.clone()
-    dist.all_reduce(total)
-    return total / dist.get_world_size()
-
-
-def draw_noises(
-    seeds: Sequence[int], sizes: Sequence[int], device: torch.device
-) -> list[torch.Tensor]:
-    """The noise of a StyleGAN2 for a batch, (B,1,R,R) for each of ``sizes``.
-
-    A picture's noise depends on its own seed, not on the batch or process it is in.
-    """
-    generators = [generator_of([seed], "noise") for seed in seeds]
-    return [
-        torch.stack([torch.randn(1, r, r, generator=g) for g in generators]).to(device)
-        for r in sizes
-    ]

@@ -2,66 +2,141 @@
 
 from __future__ import annotations
 
-import json
+import logging
 import time
+import uuid
 from collections import defaultdict
+from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from torch.utils.tensorboard import SummaryWriter
+from accelerate import Accelerator
 
 from dr2pipe.core import files, images
 from dr2pipe.core.config import to_dict, to_yaml
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.records import append_jsonl, read_jsonl, to_jsonl
 from dr2pipe.training.recipe import TrainConfig
+
+logger = logging.getLogger(__name__)
+
+# name: what pip installs
+_TRACKERS = {"tensorboard": "'dr2pipe[train]'", "wandb": "wandb"}
+_PROJECT = "dr2pipe"
+
+
+def chosen_trackers(names: list[str] | None) -> list[str]:
+    """The names of accelerate's trackers that a run logs to.
+
+    Args:
+        names: ``tensorboard`` and ``wandb``, or none; None: tensorboard if it is installed.
+
+    Raises:
+        ConfigError: an unknown name, or one whose package is not installed.
+    """
+    if names is None:
+        if find_spec("tensorboard") is not None:
+            return ["tensorboard"]
+        logger.info(
+            "tensorboard is not installed; scalars go to log.jsonl alone (pip install %s adds it)",
+            _TRACKERS["tensorboard"],
+        )
+        return []
+    for name in names:
+        if name not in _TRACKERS:
+            raise ConfigError(f"trackers: unknown '{name}'; choose from {', '.join(_TRACKERS)}")
+        if find_spec(name) is None:
+            raise ConfigError(
+                f"trackers: {name} is not installed; run: pip install {_TRACKERS[name]}"
+            )
+    return list(dict.fromkeys(names))
+
+
+def tracker_folder(output: Path) -> Path:
+    """Where trackers that write files write them."""
+    return output / "tensorboard"
 
 
 class TrainingLog:
-    """``run.yaml``, ``log.jsonl``, ``previews/`` and tensorboard files below ``folder``."""
+    """``run.yaml``, ``log.jsonl``, ``previews/`` and the trackers of one run.
 
-    def __init__(self, folder: Path, config: TrainConfig, first_step: int):
+    Args:
+        folder: the output folder of the run.
+        config: the resolved configuration.
+        first_step: steps done so far. Steps after it were lost with a stopped run and are done
+            again: their old lines are removed.
+        accelerator: made with ``log_with`` and ``tracker_folder``; its trackers are started.
+    """
+
+    def __init__(
+        self, folder: Path, config: TrainConfig, first_step: int, accelerator: Accelerator
+    ):
         folder.mkdir(parents=True, exist_ok=True)
         self.previews, self.path = folder / "previews", folder / "log.jsonl"
         files.write_bytes(folder / "run.yaml", to_yaml(to_dict(config)).encode())
         # Steps after the checkpoint are done again; their lines would stand there twice.
-        self.board = SummaryWriter(folder / "tensorboard", purge_step=first_step + 1)
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        kept = [line for line in lines if _step_of(line) <= first_step]
-        files.write_bytes(self.path, "".join(line + "\n" for line in kept).encode())
+        lines = read_jsonl(self.path).records
+        kept = [line for line in lines if line.get("step", first_step + 1) <= first_step]
+        files.write_bytes(self.path, to_jsonl(kept))
+        self.accelerator = accelerator
+        options: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": first_step + 1}}
+        if "wandb" in map(str, accelerator.log_with):
+            options["wandb"] = _wandb_options(folder, config, first_step)
+        accelerator.init_trackers(_PROJECT, init_kwargs=options)
 
     def add_scalars(self, step: int, scalars: dict[str, float]) -> None:
-        for name, value in scalars.items():
-            self.board.add_scalar(name, value, step)
-        with self.path.open("a") as log:
-            log.write(json.dumps({"step": step, **scalars}) + "\n")
+        """Write one line of ``log.jsonl`` and the trackers' values at ``step``."""
+        self.accelerator.log(scalars, step=step)
+        append_jsonl(self.path, [{"step": step, **scalars}])
 
-    def add_picture(self, step: int, pixels: np.ndarray) -> None:
-        """``pixels``: (H,W,3) uint8 RGB."""
+    def add_picture(self, step: int, pixels: npt.NDArray[np.uint8]) -> None:
+        """Write a preview as PNG and to the trackers; ``pixels``: (H,W,3) RGB."""
         images.write_png(self.previews / f"step_{step:08d}.png", pixels)
-        self.board.add_image("preview", pixels, step, dataformats="HWC")
+        for tracker in self.accelerator.trackers:
+            options = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+            tracker.log_images({"preview": pixels[None]}, step=step, **options)
 
-    def close(self) -> None:
-        self.board.close()
+
+def _wandb_options(folder: Path, config: TrainConfig, first_step: int) -> dict[str, Any]:
+    """Options of ``wandb.init``, with which a resumed run goes on in the same wandb run."""
+    id_file = folder / "wandb_id"
+    if first_step == 0 or not id_file.exists():
+        files.write_bytes(id_file, uuid.uuid4().hex.encode())
+    return {
+        "name": folder.name,
+        "dir": str(folder),
+        "config": to_dict(config),
+        "id": id_file.read_text(),
+        "resume": "allow",
+    }
 
 
 class LogWindow:
-    """What was measured since the last log line; part of a checkpoint, so that lines stay whole."""
+    """What was measured since the last log line.
 
-    def __init__(self):
+    It is saved with a checkpoint, so that the line a run was stopped in is complete.
+    """
+
+    def __init__(self) -> None:
         self.totals: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.pictures, self.seconds, self.waited = 0, 0.0, 0.0
         self._clock = time.perf_counter()
 
     def add(self, name: str, value: float | torch.Tensor) -> None:
-        """A value that only some steps have is averaged over those."""
+        """Add a value to the mean of ``name``; steps that have no such value do not count."""
         self.totals[name] += float(value)
         self.counts[name] += 1
 
     def means(self) -> dict[str, float]:
+        """Means by name, sorted by name."""
         return {name: self.totals[name] / self.counts[name] for name in sorted(self.totals)}
 
     def speed(self) -> dict[str, float]:
+        """Pictures seen, pictures per second, and the share 0..1 of time spent waiting for data."""
         self._count_time()
         return {
             "pictures": self.pictures,
@@ -69,13 +144,15 @@ class LogWindow:
             "data_wait_share": self.waited / self.seconds,
         }
 
-    def state_dict(self) -> dict:
+    def state_dict(self) -> dict[str, Any]:
+        """The window's content, for a checkpoint."""
         self._count_time()
         names = ("pictures", "seconds", "waited")
         state = {name: getattr(self, name) for name in names}
         return state | {"totals": dict(self.totals), "counts": dict(self.counts)}
 
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` returned."""
         self.totals.update(state["totals"])
         self.counts.update(state["counts"])
         for name in ("pictures", "seconds", "waited"):
@@ -84,11 +161,3 @@ class LogWindow:
     def _count_time(self) -> None:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
-
-
-def _step_of(line: str) -> float:
-    """The step of a log line; infinite for one that was cut off."""
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")

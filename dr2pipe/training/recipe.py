@@ -1,14 +1,15 @@
-"""What a recipe is: the settings all share, the networks it trains, and its four methods."""
+"""What a recipe is: the settings that all share, the networks it trains, and its four methods."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
+from accelerate.utils import extract_model_from_parallel
 from omegaconf import MISSING
 
 from dr2pipe.core.errors import ConfigError
@@ -22,6 +23,20 @@ class DataConfig:
     size: int = MISSING
     sources: list[int] | None = None
     flip: bool = True
+
+
+@dataclass
+class PairsConfig:
+    """The inputs of an enhancer under training; see :class:`dr2pipe.data.pairs.PairDataset`."""
+
+    input_size: int = 64
+    # No default: entries of a YAML file would be added to it.
+    degradations: dict[str, float] = field(default_factory=dict)
+    coarse: str | None = None
+    coarse_share: float = 0.0
+    coarse_sigma_px: list[float] = field(default_factory=lambda: [0.0, 1.0])
+    recolour: float = 0.0
+    jitter: float = 0.0
 
 
 @dataclass
@@ -46,13 +61,28 @@ class TrainConfig:
     preview_every_steps: int = 1000
     save_every_steps: int = 500
     keep_checkpoints: int = 2
+    trackers: list[str] | None = None  # tensorboard, wandb; null: tensorboard if it is installed
+
+
+# Networks by name. While a recipe's step runs, they are what accelerate made of them: see unwrap.
+Networks = dict[str, torch.nn.Module]
+# The items of a data set put together, and "step": the number of steps done.
+Batch = dict[str, Any]
+# Of one optimizer step: the network's name, its loss, and scalars to log.
+Loss = tuple[str, torch.Tensor, dict[str, torch.Tensor]]
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 @dataclass
-class Trained:
-    """A network under training with its optimizer; ``ema``: keep a moving average of it.
+class TrainedNetwork:
+    """A network under training with its optimizer.
 
-    Without an optimizer it holds what the recipe wants saved with every checkpoint.
+    Attributes:
+        network: a diffusers ``ModelMixin`` with ``ConfigMixin``.
+        optimizer: None for a network that has no gradients and is only saved with every
+            checkpoint.
+        ema: keep an exponential moving average of the weights; previews and the exported
+            model use it.
     """
 
     network: torch.nn.Module
@@ -61,22 +91,47 @@ class Trained:
 
 
 class Recipe(Protocol):
-    def build(self) -> dict[str, Trained]:
-        """The networks under training, by name; each a diffusers ModelMixin."""
+    """What the trainer needs to know about one kind of training."""
 
-    def step(
-        self, networks: dict[str, torch.nn.Module], batch: dict
-    ) -> Iterator[tuple[str, torch.Tensor, dict[str, torch.Tensor]]]:
-        """Yield (network name, its loss, scalars to log), one per optimizer step to take.
+    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+        """Build the networks under training, by name.
 
-        ``batch``: the data set's items, and ``step``, the number of steps done.
+        Args:
+            generator: on the CPU; initial weights are drawn from it, see
+                :func:`dr2pipe.training.seeding.random_stream`.
+
+        Raises:
+            ConfigError: settings that do not fit together, or weights that do not fit them.
         """
+        ...
 
-    def preview(self, networks: dict[str, torch.nn.Module], batch: dict) -> torch.Tensor:
-        """Sample pictures (3,H,W) in [-1,1] of the EMA networks."""
+    def step(self, networks: Networks, batch: Batch) -> Iterator[Loss]:
+        """Yield one loss for each optimizer step to take, in their order."""
+        ...
 
-    def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
-        """Write the EMA networks as a native folder that inference loads."""
+    def preview(self, networks: Networks, batch: Batch) -> torch.Tensor:
+        """Draw a sample picture (3,H,W) RGB in [-1,1] with the averaged (EMA) networks."""
+        ...
+
+    def export(self, networks: Networks, folder: Path) -> None:
+        """Write the averaged (EMA) networks as a native folder that inference loads."""
+        ...
+
+
+def unwrap(network: torch.nn.Module, kind: type[Network]) -> Network:
+    """The bare network of one that accelerate prepared for several processes or for compilation.
+
+    Args:
+        network: prepared or bare.
+        kind: the class of the bare network.
+
+    Raises:
+        TypeError: the bare network is of another class.
+    """
+    bare = extract_model_from_parallel(network)
+    if not isinstance(bare, kind):
+        raise TypeError(f"{type(bare).__name__} instead of {kind.__name__}")
+    return bare
 
 
 _AT_LEAST_ONE = (
@@ -91,7 +146,11 @@ _AT_LEAST_ONE = (
 
 
 def check_config(config: TrainConfig) -> None:
-    """Raise ConfigError where a setting that all recipes share is not valid."""
+    """Check the settings that all recipes share.
+
+    Raises:
+        ConfigError: an invalid one; the message names the valid choices.
+    """
     if config.schedule not in ("constant", "cosine", "halving"):
         raise ConfigError(f"schedule '{config.schedule}': choose constant, cosine or halving")
     for name in _AT_LEAST_ONE:
@@ -101,8 +160,19 @@ def check_config(config: TrainConfig) -> None:
         raise ConfigError(f"precision '{config.precision}': choose no, bf16 or fp16")
 
 
+def pair_of(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """The two numbers of the setting ``name``.
+
+    Raises:
+        ConfigError: more or fewer numbers.
+    """
+    if len(values) != 2:
+        raise ConfigError(f"{name}={list(values)} must have two numbers")
+    return values[0], values[1]
+
+
 def learning_rate_factor(config: TrainConfig, step: int) -> float:
-    """What ``warmup_steps`` and ``schedule`` make of the learning rates at ``step``."""
+    """The factor of all learning rates at ``step``, by ``warmup_steps`` and ``schedule``."""
     factor = 1.0
     if config.schedule == "cosine":
         factor = 0.5 * (1 + math.cos(math.pi * step / config.total_steps))

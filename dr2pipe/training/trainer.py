@@ -1,47 +1,66 @@
 """The training loop: one for every recipe.
 
-A recipe says what is trained and how a loss is made of a batch; the loop does the rest:
-processes and precision (accelerate), accumulation, EMA, logging, previews, checkpoints,
-resuming. Everything random follows from (seed, number of pictures seen), so a checkpoint
-needs no generator state and a resumed run repeats an undisturbed one bit for bit on CPU.
+A recipe says which networks are trained and how a batch becomes a loss. The loop does the rest:
+processes and precision (accelerate), accumulation, EMA, logging, previews, checkpoints, resuming.
+Everything random follows from the seed and the number of pictures seen. So a checkpoint needs no
+generator state, and a resumed run repeats an undisturbed one bit for bit on the CPU.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
 
 import torch
 from accelerate import Accelerator
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict
 from dr2pipe.core.diffusers_types import EMAModel
+from dr2pipe.core.errors import NotFiniteError
 from dr2pipe.core.processes import ignore_stop_signals, stop_signals_caught, use_cpu
-from dr2pipe.data.folders import ShuffledBatches
+from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED
+from dr2pipe.data.showings import Item, ShowingDataset, ShuffledBatches
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
     load_optimizer,
     save_checkpoint,
     warn_of_changes,
 )
-from dr2pipe.training.log import LogWindow, TrainingLog
-from dr2pipe.training.recipe import Recipe, TrainConfig, check_config, learning_rate_factor
+from dr2pipe.training.log import LogWindow, TrainingLog, chosen_trackers, tracker_folder
+from dr2pipe.training.recipe import (
+    Batch,
+    Networks,
+    Recipe,
+    TrainConfig,
+    check_config,
+    learning_rate_factor,
+)
+from dr2pipe.training.seeding import random_stream
+
+if TYPE_CHECKING:
+    Progress = tqdm[NoReturn]
 
 logger = logging.getLogger(__name__)
 
-EXIT_INTERRUPTED = 130
-
 
 class Trainer:
-    """Train ``recipe`` on ``dataset`` until ``config.total_steps``; resumes by itself."""
+    """Train ``recipe`` on ``dataset`` until ``config.total_steps``.
 
-    def __init__(self, config: TrainConfig, recipe: Recipe, dataset: Dataset):
+    A run whose output folder has a checkpoint goes on from the newest one.
+
+    Raises:
+        ConfigError: an invalid setting, or a checkpoint of another recipe or other networks.
+    """
+
+    def __init__(self, config: TrainConfig, recipe: Recipe, dataset: ShowingDataset):
         check_config(config)
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.output = Path(config.output)
@@ -49,82 +68,108 @@ class Trainer:
             cpu=use_cpu(),
             mixed_precision=config.precision,
             gradient_accumulation_steps=config.accumulation_steps,
+            log_with=chosen_trackers(config.trackers) or None,
+            project_dir=tracker_folder(self.output),
         )
-        self.trained = recipe.build()
-        self.bare = {
-            name: t.network.to(self.accelerator.device) for name, t in self.trained.items()
-        }
-        self.networks, self.optimizers, self.emas = {}, {}, {}
-        for name, t in self.trained.items():
-            if t.optimizer is None:
-                self.networks[name] = t.network
+        self.bare: Networks = {}
+        self.networks: Networks = {}  # as accelerate prepared them
+        self.optimizers: dict[str, torch.optim.Optimizer] = {}
+        self.emas: dict[str, EMAModel] = {}
+        for name, built in recipe.build(torch.Generator().manual_seed(config.seed)).items():
+            network, optimizer = built.network.to(self.accelerator.device), built.optimizer
+            self.bare[name] = self.networks[name] = network
+            if optimizer is None:
                 continue
-            if t.ema:
-                self.emas[name] = EMAModel(t.network.parameters(), decay=config.ema_decay)
-            for group in t.optimizer.param_groups:
+            if built.ema:
+                self.emas[name] = EMAModel(network.parameters(), decay=config.ema_decay)
+            for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
-            prepared = self.accelerator.prepare(t.network, t.optimizer)
+            prepared = self.accelerator.prepare(network, optimizer)
             self.networks[name], self.optimizers[name] = prepared
+        self.log: TrainingLog | None = None  # of the main process
         self.window = LogWindow()
         self.step = self._resume()
         self.stop_requested = False
 
     def run(self) -> int:
-        """Train to the end; returns 0, or 130 when SIGINT or SIGTERM ended it (after saving)."""
+        """Train to the end.
+
+        Returns:
+            0, or 130 when SIGINT or SIGTERM stopped the run; a checkpoint is saved first.
+
+        Raises:
+            FolderInUseError: another run is writing into the output folder.
+            NotFiniteError: a loss or a gradient is not finite.
+        """
         main = self.accelerator.is_main_process
         with files.locked(self.output, wanted=main), stop_signals_caught(self._request_stop):
-            return self._train()
+            if main:
+                self.log = TrainingLog(self.output, self.config, self.step, self.accelerator)
+            finished = self._train()
+            if finished and main:
+                with self._ema_weights():
+                    self.recipe.export(self.bare, self.output / "final")
+            self.accelerator.wait_for_everyone()
+            self.accelerator.end_training()
+        if finished:
+            return EXIT_DONE
+        logger.warning("stopped at step %d; the same command goes on from here", self.step)
+        return EXIT_INTERRUPTED
 
-    def _train(self) -> int:
+    def _train(self) -> bool:
+        """Take all steps that are left; False where a signal stopped them."""
         config = self.config
-        main = self.accelerator.is_main_process
-        self.log = TrainingLog(self.output, config, self.step) if main else None
         batches = iter(self._loader())
-        progress = tqdm(
-            total=config.total_steps * self._images_per_step,
-            initial=self.step * self._images_per_step,
-            unit="img",
-            disable=not main,
-        )
-        while self.step < config.total_steps:
-            self._set_learning_rates()
-            torch.manual_seed(stable_seed(config.seed, self.step, self.accelerator.process_index))
-            for _ in range(config.accumulation_steps):
+        with self._progress() as progress:
+            while self.step < config.total_steps:
+                batch = self._optimizer_step(batches)
+                progress.update(self._images_per_step)
+                if self.step % config.log_every_steps == 0 or self.step == config.total_steps:
+                    self._log(progress)
+                if self.step % config.preview_every_steps == 0 and self.log is not None:
+                    self._preview(batch, self.log)
+                stop = self._any_process_stops()
+                if stop or self.step % config.save_every_steps == 0:
+                    self._save()
+                if stop:
+                    return False
+        self._save()
+        return True
+
+    def _optimizer_step(self, batches: Iterator[Item]) -> Item:
+        """Take one step of every optimizer; returns the last batch."""
+        self._set_learning_rates()
+        with random_stream(self._step_generator(), self.accelerator.device):
+            for _ in range(self.config.accumulation_steps):
                 wait_start = time.perf_counter()
                 batch = next(batches)
                 self.window.waited += time.perf_counter() - wait_start
                 self._micro_step(batch)
-            for name, ema in self.emas.items():
-                ema.step(self.bare[name].parameters())
-            self.step += 1
-            self.window.pictures += self._images_per_step
-            progress.update(self._images_per_step)
-            if self.step % config.log_every_steps == 0 or self.step == config.total_steps:
-                self._log(progress)
-            if self.step % config.preview_every_steps == 0 and main:
-                self._preview(batch)
-            stop = self._any_process_stops()
-            if stop or self.step % config.save_every_steps == 0:
-                self._save()
-            if stop:
-                progress.close()
-                logger.warning("stopped at step %d; the same command goes on from here", self.step)
-                return EXIT_INTERRUPTED
-        self._save()
-        if self.log is not None:
-            self.log.close()
-            with self._ema_weights():
-                self.recipe.export(self.bare, self.output / "final")
-        progress.close()
-        self.accelerator.wait_for_everyone()
-        return 0
+        for name, ema in self.emas.items():
+            ema.step(self.bare[name].parameters())
+        self.step += 1
+        self.window.pictures += self._images_per_step
+        return batch
+
+    def _step_generator(self) -> torch.Generator:
+        """What dropout and the like draw from in the coming step."""
+        seed = stable_seed(self.config.seed, self.step, self.accelerator.process_index)
+        return torch.Generator().manual_seed(seed)
+
+    def _progress(self) -> Progress:
+        return tqdm(
+            total=self.config.total_steps * self._images_per_step,
+            initial=self.step * self._images_per_step,
+            unit="img",
+            disable=not self.accelerator.is_main_process,
+        )
 
     @property
     def _images_per_step(self) -> int:
         c = self.config
-        return c.batch_size * c.accumulation_steps * self.accelerator.num_processes
+        return c.batch_size * c.accumulation_steps * int(self.accelerator.num_processes)
 
-    def _loader(self) -> DataLoader:
+    def _loader(self) -> DataLoader[Item]:
         batches = ShuffledBatches(
             len(self.dataset),
             seed=self.config.seed,
@@ -141,12 +186,14 @@ class Trainer:
             batch_sampler=batches,
             num_workers=workers,
             worker_init_fn=ignore_stop_signals,
+            # Data sets seed themselves; without this the loader would draw from a global stream.
+            generator=torch.Generator().manual_seed(self.config.seed),
         )
 
-    def _micro_step(self, batch: dict) -> None:
-        batch = {
-            k: v.to(self.accelerator.device) if torch.is_tensor(v) else v for k, v in batch.items()
-        } | {"step": self.step}
+    def _micro_step(self, item: Item) -> None:
+        device = self.accelerator.device
+        batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in item.items()}
+        batch["step"] = self.step
         with self.accelerator.accumulate(*self.networks.values()):
             for name, loss, scalars in self.recipe.step(self.networks, batch):
                 self._check_finite(f"the loss of '{name}'", loss, batch)
@@ -162,10 +209,11 @@ class Trainer:
                 for key, value in {f"{name}/loss": loss.detach(), **scalars}.items():
                     self.window.add(key, value)
 
-    def _check_finite(self, what: str, value: torch.Tensor, batch: dict) -> None:
-        if not torch.isfinite(torch.as_tensor(value)):
-            raise FloatingPointError(
-                f"{what} is {float(torch.as_tensor(value).detach())} at step {self.step}; pictures of this batch: "
+    def _check_finite(self, what: str, value: torch.Tensor, batch: Batch) -> None:
+        number = float(torch.as_tensor(value).detach())
+        if not math.isfinite(number):
+            raise NotFiniteError(
+                f"{what} is {number} at step {self.step}; pictures of this batch: "
                 f"{', '.join(batch['name'])}"
             )
 
@@ -217,11 +265,11 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         warn_of_changes(self.config, self._images_per_step, state)
-        return state["step"]
+        return int(state["step"])
 
-    # -- logs ----------------------------------------------------------------------------
+    # -- logs and previews ---------------------------------------------------------------
 
-    def _log(self, progress: tqdm) -> None:
+    def _log(self, progress: Progress) -> None:
         means, speed = self.window.means(), self.window.speed()
         self.window = LogWindow()
         values = torch.tensor(list(means.values()), device=self.accelerator.device)
@@ -231,16 +279,16 @@ class Trainer:
         scalars = dict(zip(means, values, strict=True))
         self.log.add_scalars(self.step, scalars | speed)
         losses = {n: f"{v:.4f}" for n, v in scalars.items() if n.endswith("/loss")}
-        progress.set_postfix(step=self.step, **losses)
+        progress.set_postfix({"step": self.step, **losses})
 
-    def _preview(self, batch: dict) -> None:
+    def _preview(self, batch: Batch, log: TrainingLog) -> None:
         with self._ema_weights():
             picture = self.recipe.preview(self.bare, batch)
-        self.log.add_picture(self.step, images.to_uint8(picture[None])[0])
+        log.add_picture(self.step, images.to_uint8(picture[None])[0])
 
     @contextmanager
     def _ema_weights(self) -> Iterator[None]:
-        """The networks carry their averaged weights, in evaluation mode."""
+        """Inside the block the networks have their averaged weights and are in evaluation mode."""
         for name, network in self.bare.items():
             network.eval()
             if name in self.emas:

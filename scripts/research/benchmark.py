@@ -1,6 +1,6 @@
-"""How fast a restore configuration runs here: network calls, whole pictures, memory.
+"""Time a restore configuration on this machine: network calls, whole pictures, memory.
 
-Time a restore configuration: ``python scripts/research/benchmark.py CONFIG input=FILE [key=value ...]``.
+Usage: ``python scripts/research/benchmark.py CONFIG input=FILE [key=value ...]``
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from dr2pipe.cli import report_errors
 from dr2pipe.cli.commands import quiet_libraries
 from dr2pipe.core import images
-from dr2pipe.core.config import stable_seed
+from dr2pipe.core.config import load_config, stable_seed
 from dr2pipe.core.processes import process_state
 from dr2pipe.restoration.restorer import Restorer, build_restorer
 from dr2pipe.runs.restore import RestoreConfig
@@ -29,7 +31,7 @@ _REPEATS = 3
 def benchmark(
     config: RestoreConfig, *, precisions: Sequence[str], batch_sizes: Sequence[int], full: bool
 ) -> str:
-    """A table of seconds per network call; with ``full``, whole restorations too.
+    """Return a table of seconds per network call; with ``full``, of whole restorations too.
 
     Pictures are those of ``config.input``, repeated where a batch needs more. Timings are
     medians of three after one call to warm up; memory is the peak of the whole process.
@@ -37,7 +39,8 @@ def benchmark(
     device = process_state().device
     lines = [f"device {device}, {torch.get_num_threads()} threads, torch {torch.__version__}"]
     lines.append(f"{'precision':9} {'batch':>5} {'network call s':>15} {'enhancer call s':>16}")
-    whole, results = [], {}
+    whole: list[str] = []
+    results: dict[tuple[str, int], npt.NDArray[np.int_]] = {}
     for precision in precisions:
         restorer, _ = build_restorer(
             config.dr2,
@@ -48,7 +51,7 @@ def benchmark(
             channels_last=config.channels_last,
             compile=config.compile,
         )
-        # Peaks only grow, so a lower precision measured later shows the larger one's peak.
+        # The peak of a process only grows: it is that of the precision that needs most.
         for size in batch_sizes:
             pictures = _pictures(config.input, restorer.input_size, size)
             unet_s, enhancer_s = _call_seconds(restorer, pictures)
@@ -97,8 +100,8 @@ def _median_seconds(call: Callable[[], object], device: torch.device) -> float:
     return statistics.median(seconds[1:])
 
 
-def _differences(results: dict) -> list[str]:
-    """Mean absolute difference of each lower precision from fp32, in 8-bit levels."""
+def _differences(results: dict[tuple[str, int], npt.NDArray[np.int_]]) -> list[str]:
+    """Compare each lower precision with fp32: mean absolute difference in 8-bit levels."""
     lines = []
     for (precision, size), pixels in results.items():
         if precision != "fp32" and ("fp32", size) in results:
@@ -110,6 +113,7 @@ def _differences(results: dict) -> list[str]:
 
 
 def main() -> int:
+    """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("config", help="YAML file of configs/restore")
     parser.add_argument("overrides", nargs="*", metavar="key=value")
@@ -117,9 +121,6 @@ def main() -> int:
     parser.add_argument("--batch-sizes", nargs="+", type=int, default=[1, 4])
     parser.add_argument("--full", action="store_true", help="whole restorations too")
     options = parser.parse_args()
-    from dr2pipe.core.config import load_config
-    from dr2pipe.runs.restore import RestoreConfig
-
     quiet_libraries()
     config = load_config(RestoreConfig, options.config, ["output=unused", *options.overrides])
     sizes, precisions = options.batch_sizes, options.precisions

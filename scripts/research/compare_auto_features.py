@@ -1,6 +1,6 @@
-"""Would ``dr2.mode=auto`` choose better by an encoder's vectors than by features of formula?
+"""Compare what ``dr2.mode=auto`` may choose by: computed features, an encoder's vectors, or both.
 
-What dr2.mode=auto should choose by: python scripts/research/compare_auto_features.py SWEEP ENCODER
+Usage: ``python scripts/research/compare_auto_features.py SWEEP ENCODER``
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ from omegaconf import OmegaConf
 from dr2pipe.cli import report_errors
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config
-from dr2pipe.diffusion.auto import fit_auto, read_sweep
+from dr2pipe.evaluation.fit_auto import fit_auto, read_sweep
 from dr2pipe.evaluation.protocol import Protocol
 from dr2pipe.evaluation.study import Study
 from dr2pipe.runs.embed import embed, load_encoder
 
 
 def compare_features(sweep: str | Path, encoder: str) -> dict[str, dict[str, float]]:
-    """Cross-validated means of psnr, ssim and network_calls by what is chosen by.
+    """Return cross-validated means of psnr, ssim and network_calls for each choice of features.
 
-    ``formula``, ``encoder``, ``both``, and ``fixed``, the best fixed setting.
+    The keys are ``formula``, ``encoder``, ``both``, and ``fixed`` for the best fixed setting.
 
     Raises:
-        ConfigError, ValueError: no finished sweep, or no degradation encoder.
+        ConfigError: no finished sweep, or no degradation encoder.
     """
     table, network = read_sweep(sweep), load_encoder(encoder)
     vectors = {}
@@ -52,10 +52,11 @@ def compare_features(sweep: str | Path, encoder: str) -> dict[str, dict[str, flo
 def degraded_pictures(
     sweep: str | Path,
 ) -> Iterator[tuple[list[tuple[str, str]], torch.Tensor]]:
-    """(degradation, picture) of each row, and (B,3,S,S) in [-1,1], made again as the sweep did.
+    """Make the degraded pictures of a sweep again.
 
-    They have the size at which the first stage sees them, as those had whose features the sweep
-    noted.
+    Yields:
+        (degradation, picture) of each row, and (B,3,S,S) in [-1,1] at the size at which the
+        first stage sees them. The features of the sweep were computed at this size.
     """
     stored = OmegaConf.load(Path(sweep) / "run.yaml").config
     first_stages = [method.dr2 for method in stored.methods.values() if method.dr2 is not None]
@@ -70,13 +71,14 @@ def degraded_pictures(
 
 
 def main() -> int:
+    """Parse the command line and print a line per choice of features."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("sweep", help="folder that scripts/sweep.py left, with_off=true")
     parser.add_argument("encoder", help="folder of a degradation encoder")
     options = parser.parse_args()
     for name, means in compare_features(options.sweep, options.encoder).items():
-        stated = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
-        print(f"{name:8} {stated}")
+        text = ", ".join(f"{key} {value:.4f}" for key, value in means.items())
+        print(f"{name:8} {text}")
     return 0
 
 

@@ -1,8 +1,6 @@
-"""How far fillings of holes are from the truth: EXE-GAN's against simple ones.
+"""Measure the mean absolute error inside holes: EXE-GAN against simple fillings.
 
-Mean absolute error inside holes: EXE-GAN against simple fillings.
-
-python scripts/research/measure_inpainting.py exegan_64 FACES.npz
+Usage: ``python scripts/research/measure_inpainting.py exegan_64 FACES.npz``
 """
 
 from __future__ import annotations
@@ -27,10 +25,12 @@ _RADIUS_PX = 3  # of OpenCV's methods
 def measure_inpainting(
     inpainter: Inpainter, faces: np.ndarray, *, seed: int = 0
 ) -> dict[str, dict[str, float]]:
-    """Mean absolute error inside holes, in levels of 255, by kind of mask and by method.
+    """Return the mean absolute error inside holes, in levels of 255, by kind of mask and method.
 
     Args:
-        faces: (N,S,S,3) uint8, two or more; each has another one as its exemplar.
+        inpainter: the EXE-GAN.
+        faces: (N,S,S,3) uint8 RGB, two or more; each has another one as its exemplar.
+        seed: of the masks and of the fillings.
 
     Raises:
         ValueError: fewer than two faces.
@@ -43,10 +43,10 @@ def measure_inpainting(
 
         def fill(face: np.ndarray, hole: np.ndarray, i: int) -> np.ndarray:
             holes = torch.from_numpy(hole).float()[None, None]
-            made = inpainter(
+            filled = inpainter(
                 images.to_tensor(face), holes, styles[i : i + 1], [stable_seed(seed, i)]
             )
-            return images.to_uint8(made)[0]
+            return images.to_uint8(filled)[0]
 
         return fill
 
@@ -59,19 +59,19 @@ def measure_inpainting(
     }
     table = {}
     for kind in MASKS:
-        errors = {name: [] for name in methods}
+        errors: dict[str, list[float]] = {name: [] for name in methods}
         for i, face in enumerate(faces):
             hole = draw_mask(kind, len(face), np.random.default_rng(stable_seed(seed, kind, i)))
             given = np.where(hole[..., None], 0, face).astype(np.uint8)
             for name, fill in methods.items():
-                made = fill(given, hole, i)
-                errors[name].append(np.abs(made[hole].astype(float) - face[hole]).mean())
+                filled = fill(given, hole, i)
+                errors[name].append(np.abs(filled[hole].astype(float) - face[hole]).mean())
         table[kind] = {name: float(np.mean(values)) for name, values in errors.items()}
     return table
 
 
 def as_markdown(table: dict[str, dict[str, float]]) -> str:
-    """Rows are kinds of masks, and their mean."""
+    """Return a table whose rows are kinds of masks, and their mean."""
     methods = list(next(iter(table.values())))
     mean = {name: float(np.mean([row[name] for row in table.values()])) for name in methods}
     lines = [f"| mask | {' | '.join(methods)} |", "|---" * (len(methods) + 1) + "|"]
@@ -88,7 +88,7 @@ def _fill_with_mean(face: np.ndarray, hole: np.ndarray, _: int) -> np.ndarray:
 
 def _opencv(method: int) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
     def fill(face: np.ndarray, hole: np.ndarray, _: int) -> np.ndarray:
-        # OpenCV leaves the outermost pixels of a picture unfilled: a margin takes their place.
+        # OpenCV does not fill the outermost pixels of a picture, so it gets a margin.
         margin = [(1, 1), (1, 1)]
         wide = np.pad(face, [*margin, (0, 0)], mode="edge")
         holes = np.pad(hole, margin, mode="edge").astype(np.uint8)
@@ -98,7 +98,8 @@ def _opencv(method: int) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="L1 inside holes, in levels of 255.")
+    """Parse the command line and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder of an EXE-GAN, or a name in checkpoints/")
     parser.add_argument("faces", help=".npz with images (N,S,S,3) uint8 that no training saw")
     options = parser.parse_args()

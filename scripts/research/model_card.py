@@ -1,12 +1,12 @@
-"""Numbers and pictures for a model card: what training cost, its loss curve, free samples.
+"""Make the pictures and numbers of a model card.
 
-Pictures and numbers for a model card.
+Usage: ``python scripts/research/model_card.py WHAT PNG ...``
 
-python scripts/research/model_card.py losses PNG RUN [RUN ...]    loss curves; prints steps, speed, time
-python scripts/research/model_card.py terms PNG RUN               every term of a recipe's loss
-python scripts/research/model_card.py samples PNG MODEL           16 faces of a DDPM, out of noise alone
-python scripts/research/model_card.py restorations PNG NPZ        16 faces through the default preset
-python scripts/research/model_card.py inpaintings PNG MODEL NPZ   8 faces with holes, filled by an EXE-GAN
+    losses PNG RUN [RUN ...]    loss curves; prints steps, speed and time
+    terms PNG RUN               every term of a recipe's loss
+    samples PNG MODEL           16 faces that a DDPM makes from noise alone
+    restorations PNG NPZ        16 faces through the default preset
+    inpaintings PNG MODEL NPZ   8 faces with holes, filled by an EXE-GAN
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from matplotlib import colormaps
+from matplotlib.figure import Figure
 
 from dr2pipe.cli import report_errors
 from dr2pipe.core import files, images
@@ -36,7 +38,7 @@ _SAMPLING_STEPS = 50
 
 
 def read_log(run: str | Path) -> list[dict[str, float]]:
-    """The lines of a training run's ``log.jsonl``.
+    """Read the lines of a training run's ``log.jsonl``.
 
     Raises:
         ValueError: there is none, or it is empty or of an older version.
@@ -51,7 +53,7 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
 
 
 def summarise(log: list[dict[str, float]]) -> str:
-    """Steps, pictures, speed and time of a run, a line each."""
+    """Return steps, pictures, speed, time and losses of a run, a line each."""
     steps = np.array([line["step"] for line in log])
     speeds = np.array([line["images_per_second"] for line in log])
     pictures = np.array([int(line["pictures"]) for line in log])  # of all processes
@@ -69,15 +71,11 @@ def summarise(log: list[dict[str, float]]) -> str:
 
 
 def plot_losses(logs: dict[str, list[dict[str, float]]], *, terms: bool = False) -> bytes:
-    """The losses of one or more runs over their steps, as a PNG file; or the terms of them."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    figure, axes = pyplot.subplots(figsize=(9, 5) if terms else (7, 3.5), layout="constrained")
+    """Plot the losses of runs over their steps, or with ``terms`` their terms, as a PNG file."""
+    figure = Figure(figsize=(9, 5) if terms else (7, 3.5), layout="constrained")
+    axes = figure.subplots()
     if terms:  # more lines than the usual ten colours
-        axes.set_prop_cycle(color=pyplot.get_cmap("tab20").colors)
+        axes.set_prop_cycle(color=colormaps["tab20"].colors)
     for title, log in logs.items():
         for name in _terms(log) if terms else _losses(log):
             lines = [x for x in log if x.get(name, 0) > 0]  # terms may end, the axis has no zero
@@ -94,21 +92,20 @@ def plot_losses(logs: dict[str, list[dict[str, float]]], *, terms: bool = False)
         axes.legend()
     buffer = io.BytesIO()
     figure.savefig(buffer, dpi=110)
-    pyplot.close(figure)
     return buffer.getvalue()
 
 
 def sample_faces(model: str, count: int = 16, *, seed: int = 0) -> np.ndarray:
-    """Faces that a DDPM makes of noise alone, (count,S,S,3) uint8.
+    """Return faces that a DDPM makes from noise alone, (count,S,S,3) uint8 RGB.
 
     DR2 with a filter that keeps nothing is ordinary sampling. It starts at the highest
-    timestep the model was trained on: above that it knows nothing.
+    timestep that the model was trained on.
     """
     config = DR2Config(
         model=model, scheduler="ddim", low_pass="none", omega=1, tau=0, num_steps=1000
     )
     remover, _ = load_remover(config)
-    trained_up_to = int(remover.unet.config.get("num_train_timesteps") or 1000) - 1
+    trained_up_to = 999 if remover.max_timestep is None else remover.max_timestep
     noiseless = torch.zeros(count, 3, remover.size, remover.size)
     generators = [
         torch.Generator().manual_seed(stable_seed(seed, "sample", i)) for i in range(count)
@@ -128,7 +125,7 @@ def sample_faces(model: str, count: int = 16, *, seed: int = 0) -> np.ndarray:
 
 
 def write_samples(model: str, path: str | Path) -> None:
-    """Sixteen samples in four rows, each face at twice its size."""
+    """Write sixteen samples in four rows, each face at twice its size."""
     faces = sample_faces(model)
     side = 2 * faces.shape[1]
     faces = [images.resize_pixels(face, (side, side)) for face in faces]
@@ -139,11 +136,14 @@ def write_samples(model: str, path: str | Path) -> None:
 def write_restorations(
     preset: str, faces: str | Path, path: str | Path, *, count: int = 16, seed: int = 0
 ) -> None:
-    """Faces degraded, coarse, restored and clean, two faces a row; every other one severely.
+    """Write faces degraded, coarse, restored and clean, two a row; every other one is severe.
 
     Args:
         preset: name in configs/restore.
-        faces: ``.npz`` with ``images`` (N,S,S,3) uint8; ``count`` are taken evenly spaced.
+        faces: ``.npz`` with ``images`` (N,S,S,3) uint8.
+        path: picture to write.
+        count: number of faces, taken evenly spaced.
+        seed: of degradations and restorations.
     """
     config = load_config(
         RestoreConfig,
@@ -161,8 +161,8 @@ def write_restorations(
         small = images.resize_pixels(face, given)
         degraded.append(degrade(small, ("medium", "severe")[i % 2], rng)[0])
     seeds = [stable_seed(seed, i) for i in range(len(clean))]
-    made = restorer(images.to_tensor(np.stack(degraded)), seeds)
-    stages = (degraded, images.to_uint8(made.coarse), images.to_uint8(made.restored), clean)
+    result = restorer(images.to_tensor(np.stack(degraded)), seeds)
+    stages = (degraded, images.to_uint8(result.coarse), images.to_uint8(result.restored), clean)
     shown = (restorer.output_size, restorer.output_size)
     blocks = [
         [images.resize_pixels(picture, shown) for picture in row]
@@ -175,10 +175,14 @@ def write_restorations(
 def write_inpaintings(
     model: str, faces: str | Path, path: str | Path, *, count: int = 8, seed: int = 0
 ) -> None:
-    """What is known of a face, its exemplar (the next face), the filling, the face; two a row.
+    """Write faces with a hole, their exemplar (the next face), the filling, the face; two a row.
 
     Args:
-        faces: ``.npz`` with ``images`` (N,S,S,3) uint8; ``count`` are taken evenly spaced.
+        model: folder of an EXE-GAN, or its name in checkpoints/.
+        faces: ``.npz`` with ``images`` (N,S,S,3) uint8.
+        path: picture to write.
+        count: number of faces, taken evenly spaced.
+        seed: of masks and fillings.
     """
     inpainter, _ = load_inpainter(InpainterConfig(model))
     with np.load(faces, allow_pickle=False) as archive:
@@ -206,14 +210,14 @@ def write_inpaintings(
 
 
 def write_losses(runs: list[str], path: str | Path, *, terms: bool = False) -> str:
-    """Plot the logs of training runs into ``path``; returns their summaries."""
+    """Plot the logs of training runs into ``path``; return their summaries."""
     logs = {_title(run, runs): read_log(run) for run in runs}
     files.write_bytes(path, plot_losses(logs, terms=terms))
     return "\n\n".join(f"{title}\n{summarise(log)}" for title, log in logs.items())
 
 
 def _title(run: str, runs: list[str]) -> str:
-    """The folder's name, or the whole path where names repeat."""
+    """Return the folder's name, or the whole path where names repeat."""
     names = [Path(other).name for other in runs]
     return run if names.count(Path(run).name) > 1 else Path(run).name
 
@@ -223,7 +227,7 @@ def _losses(log: list[dict[str, float]]) -> list[str]:
 
 
 def _terms(log: list[dict[str, float]]) -> list[str]:
-    """Every loss, or what it is the weighted sum of where the log tells that."""
+    """Return the terms of every loss, or the loss itself where the log has no terms of it."""
     names = dict.fromkeys(name for line in log for name in line if "/" in name)
     losses, parts = _losses(log), [n for n in names if not n.endswith(("/loss", "/grad_norm"))]
     split = {name.split("/")[0] for name in parts}
@@ -231,7 +235,10 @@ def _terms(log: list[dict[str, float]]) -> list[str]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Pictures and numbers for a model card.")
+    """Parse the command line and write the picture."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     kinds = ["losses", "terms", "samples", "restorations", "inpaintings"]
     parser.add_argument("what", choices=kinds)
     parser.add_argument("png", help="picture to write")

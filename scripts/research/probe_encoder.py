@@ -1,7 +1,8 @@
-"""What a linear classifier can read from vectors of degraded faces: how they are degraded (it
-should), and whose face it is (it should not).
+"""Probe a degradation encoder: what can a linear classifier read from its vectors?
 
-What a degradation encoder knows: python scripts/research/probe_encoder.py MODEL FACES.npz
+It should read how a face is degraded, and not whose face it is.
+
+Usage: ``python scripts/research/probe_encoder.py MODEL FACES.npz``
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ Describe = Callable[[torch.Tensor], np.ndarray]
 
 @dataclass
 class Probe:
-    """Shares of right answers on faces that the classifier has not seen, and by chance."""
+    """Shares of right answers on faces that the classifier has not seen, and those by chance."""
 
     family: float
     severity: float  # mean over families of a classifier for each
@@ -54,8 +55,14 @@ class Probe:
 def probe(
     descriptions: Mapping[str, Describe], faces: np.ndarray, *, seed: int = 0
 ) -> dict[str, Probe]:
-    """Degrade (N,S,S,3) uint8 faces in 8 families at 5 severities, and classify what each of
-    ``descriptions`` makes of them; half of the faces are for fitting.
+    """Classify degraded faces by the vectors of several descriptions.
+
+    Faces are degraded in 8 families at 5 severities; half of the faces are for fitting.
+
+    Args:
+        descriptions: functions from (M,3,S,S) in [-1,1] to vectors (M,C), by name.
+        faces: (N,S,S,3) uint8 RGB.
+        seed: of the degradations.
 
     Raises:
         ValueError: fewer than four faces.
@@ -80,7 +87,7 @@ def probe(
 
 
 def as_table(probes: Mapping[str, Probe]) -> str:
-    """A row for each name, and one of what chance would give."""
+    """Return a table with a row for each name, and one for chance."""
     first = next(iter(probes.values()))
     rows = {name: (p.family, p.severity, p.content) for name, p in probes.items()}
     rows["chance"] = (first.family_chance, first.severity_chance, first.content_chance)
@@ -111,7 +118,7 @@ def _classify(
 
 
 def _accuracy(vectors: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> float:
-    """Of a ridge classifier (one column per class) on standardised vectors."""
+    """Return the accuracy of a ridge classifier (one column per class) on standardised vectors."""
     mean, scale = vectors[seen].mean(axis=0), vectors[seen].std(axis=0) + 1e-9
     x = np.c_[(vectors - mean) / scale, np.ones(len(vectors))]
     wanted = np.eye(labels.max() + 1)[labels]
@@ -121,6 +128,7 @@ def _accuracy(vectors: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> floa
 
 
 def main() -> int:
+    """Parse the command line and print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("model", help="folder of the encoder")
     parser.add_argument("faces", help=".npz, or a folder of aligned faces, not seen in training")

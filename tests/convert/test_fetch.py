@@ -1,13 +1,13 @@
 import hashlib
 import http.server
 import threading
+from pathlib import Path
 
 import pytest
 
 from dr2pipe.cli import main
 from dr2pipe.convert import fetch as fetching
 from dr2pipe.convert.fetch import FILES, fetch
-from dr2pipe.core.config import resource
 from dr2pipe.core.errors import FetchError
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 2000
@@ -187,8 +187,16 @@ def test_the_command(server, tmp_path, capsys):
     assert "commercial use: no" in capsys.readouterr().out
 
 
+def test_without_a_folder_it_goes_into_the_user_folder(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("DR2PIPE_HOME", str(tmp_path / "home"))
+    path = fetch("gfpgan14", mirror=server.mirror)
+    assert path == tmp_path / "home" / "downloads" / "GFPGANv1.4.pth"
+    assert path.read_bytes() == CONTENT
+
+
 def test_the_table_lists_every_file():
-    table = (resource("checkpoints") / "README.md").read_text()
+    models = Path(__file__).resolve().parents[2] / "docs" / "models.md"
+    table = models.read_text(encoding="utf-8")
     for name, file in FILES.items():
         row = next(line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
         assert file.address in row

@@ -1,3 +1,4 @@
+import ast
 import inspect
 
 import numpy as np
@@ -58,7 +59,46 @@ def test_equals_the_reference_sampler_with_its_noises(run, monkeypatch):
 
 
 def test_the_page_is_one_page():
-    assert len(inspect.getsource(remove_degradation).splitlines()) <= 46  # one is the decorator
+    source = inspect.getsource(remove_degradation)
+    function = ast.parse(source).body[0]
+    body = source.splitlines()[function.body[1].lineno - 1 :]  # after the docstring
+    assert ast.get_docstring(function)
+    assert len([line for line in body if not line.strip().startswith("#")]) <= 25
+
+
+class Predicting:
+    """An ε-network that says the same as x0 or as v (Salimans and Ho 2022, §4)."""
+
+    def __init__(self, unet, prediction_type):
+        self.unet, self.prediction_type = unet, prediction_type
+        self.config, self.dtype = unet.config, unet.dtype
+        self.alpha_bar = build_scheduler("ddpm").alphas_cumprod
+
+    def __call__(self, x, t):
+        output = self.unet(x, t)
+        alpha, sigma = self.alpha_bar[t].sqrt(), (1 - self.alpha_bar[t]).sqrt()
+        epsilon, variance = output.sample[:, :3], output.sample[:, 3:]
+        x0 = (x - sigma * epsilon) / alpha
+        said = x0 if self.prediction_type == "sample" else alpha * epsilon - sigma * x0
+        output.sample = torch.cat([said, variance], dim=1)
+        return output
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "v_prediction"])
+@pytest.mark.parametrize("name", ["ddpm", "ddim", "dpmsolver++"])
+def test_networks_may_predict_x0_or_v(unet6, name, prediction_type):
+    def run(network, prediction_type):
+        return remove_degradation(
+            network, build_scheduler(name, prediction_type=prediction_type),
+            build_low_pass("bicubic", factor=4), degraded(),
+            omega=40, tau=20, num_evaluations=5, generator=generators(1, 2),
+        )  # fmt: skip
+
+    by_epsilon = run(unet6, "epsilon")
+    again = run(Predicting(unet6, prediction_type), prediction_type)
+    assert (by_epsilon - again).abs().max() < 1e-4
+    # The prediction is not taken for ε.
+    assert (by_epsilon - run(Predicting(unet6, prediction_type), "epsilon")).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("evaluations", [None, 3])

@@ -8,6 +8,7 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 
@@ -92,6 +93,20 @@ def test_save_and_load_give_the_same_picture(pipeline, tmp_path):
     after = loaded(make_pixels(0, 16, 16), generator=seeded(), output_type="pt", **SETTINGS)
     # Loaded weights may lie at other addresses, which changes the last bit of a convolution.
     assert torch.allclose(before.images, after.images, atol=1e-4)
+
+
+def test_max_timestep_is_saved_and_checked(unet, tmp_path, caplog):
+    DR2Pipeline(unet, build_scheduler("ddim"), max_timestep=89).save_pretrained(tmp_path / "model")
+    loaded = DR2Pipeline.from_pretrained(tmp_path / "model")
+    assert loaded.max_timestep == 89
+    assert loaded(make_pixels(0), **SETTINGS).images[0].size == (16, 16)  # omega is timestep 89
+    with pytest.raises(ConfigError, match="omega is timestep 99"):
+        loaded(make_pixels(0), **SETTINGS | {"omega": 9})
+    assert "not expected" not in caplog.text  # diffusers warns of keys that it does not know
+    index = tmp_path / "model" / "model_index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"unknown_key": 1}))
+    DR2Pipeline.from_pretrained(tmp_path / "model")
+    assert "not expected" in caplog.text
 
 
 @pytest.mark.parametrize("channels", [3, 6])

@@ -55,10 +55,20 @@ def test_schedulers_that_lose_the_guidance_are_refused_by_name(kind):
         start_chain(kind(), omega=20, tau=10)
 
 
-def test_v_prediction_is_refused():
+def test_the_copy_steps_with_x0_and_the_given_scheduler_is_not_changed():
+    for name in ("ddpm", "ddim", "dpmsolver++"):
+        scheduler = build_scheduler(name, prediction_type="v_prediction")
+        prepared, _ = start_chain(scheduler, omega=20, tau=10)
+        assert prepared.config.prediction_type == "sample"
+        assert scheduler.config.prediction_type == "v_prediction"
+
+
+def test_other_predictions_are_refused():
+    with pytest.raises(ValueError, match="choose one of epsilon, sample, v_prediction"):
+        build_scheduler("ddim", prediction_type="flow_prediction")
     scheduler = build_scheduler("ddim")
-    scheduler.register_to_config(prediction_type="v_prediction")
-    with pytest.raises(ValueError, match="v_prediction"):
+    scheduler.register_to_config(prediction_type="flow_prediction")
+    with pytest.raises(ValueError, match="flow_prediction"):
         start_chain(scheduler, omega=20, tau=10)
 
 

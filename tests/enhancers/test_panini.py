@@ -206,7 +206,7 @@ def test_bf16_as_the_restorer_runs_it():
 
 def test_what_cannot_be():
     for changes, says in (
-        ({"size": 48}, "size=48 is no power of two"),
+        ({"size": 48}, "size=48 must be a power of two"),
         ({"fused_size": 32}, "at most the input's 16 pixels and half"),
         ({"degradation": "none"}, "choose encoder, learned"),
     ):
@@ -216,6 +216,14 @@ def test_what_cannot_be():
         small()(pictures(size=32))
     with pytest.raises(ValueError, match="without interpolation has no shares"):
         small(interpolate=False).prior_shares(pictures())
+
+
+def test_notes():
+    network = small()
+    notes = network.notes(pictures())
+    for note, shares in zip(notes, network.prior_shares(pictures()), strict=True):
+        assert list(note["prior_share"].values()) == pytest.approx(shares.tolist(), abs=1e-4)
+    assert small(interpolate=False).notes(pictures()) == [{}, {}]
 
 
 def tiny_runner_file(path, generator):
@@ -270,10 +278,10 @@ def test_shares_stand_in_the_manifest(tmp_path, model_folder):
         f"enhancer.weights={tmp_path / 'panini'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    assert "share of the prior, median" in done.stdout
+    assert "prior share, median" in done.stdout
     assert "8 px 0." in done.stdout
     for line in (tmp_path / "o/manifest.jsonl").read_text().splitlines():
-        shares = json.loads(line)["drawn"]["prior_share"]
+        shares = json.loads(line)["notes"]["prior_share"]
         assert list(shares) == ["4 px", "8 px"]
         assert all(0 < share < 1 for share in shares.values())
     alone = run_command(

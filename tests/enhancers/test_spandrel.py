@@ -94,7 +94,7 @@ def test_clear_errors(library, weights, tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="takes weights alone"):
         build_enhancer("spandrel")
     library["descriptor"] = Descriptor(channels=1)
-    with pytest.raises(ValueError, match="no network from one RGB picture"):
+    with pytest.raises(ValueError, match="is not a network from one RGB picture"):
         build_enhancer("spandrel", weights)
     library["descriptor"] = KeyError("unknown architecture")
     with pytest.raises(ValueError, match=r"spandrel cannot load .*spandrel_extra_arches"):

@@ -310,7 +310,7 @@ def test_a_preset_as_a_method(protocol, tmp_path):
     given = ["methods={preset: {preset: portrait64}, input: {}}", "baseline=input"]
     run(protocol, tmp_path / "o", *given, "clean.limit=1", "degradations=[mild]")
     assert [r["method"] for r in rows_of(tmp_path / "o")] == ["preset", "input"]
-    with pytest.raises(ConfigError, match=r"no configuration file at .*nothing\.yaml"):
+    with pytest.raises(ConfigError, match=r"no preset .nothing.; there are .*portrait64"):
         run(protocol, tmp_path / "p", "methods={a: {preset: nothing}}")
     with pytest.raises(ConfigError, match="leaves nothing else to set"):
         run(protocol, tmp_path / "p", "methods={a: {preset: portrait64, folder: x}}")

@@ -11,7 +11,7 @@ from conftest import study_rows as rows_of
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.evaluation.protocol import partner
+from dr2pipe.evaluation.protocol import read_partner
 from dr2pipe.metrics import psnr, sets
 
 
@@ -33,7 +33,7 @@ def test_pictures_made_elsewhere(protocol, clean, tmp_path):
     ]
     assert found == pytest.approx([psnr(*pair).item() for pair in pairs], abs=1e-4)
     (degraded / "face_003.png").unlink()
-    with pytest.raises(ConfigError, match=r"face_003\.png has no partner"):
+    with pytest.raises(ConfigError, match=r"face_003\.png has no picture of its own"):
         run(protocol, tmp_path / "p", *given)
     make_pictures(degraded, 5, height=20, width=16)
     with pytest.raises(ConfigError, match="has 16x20 pixels"):
@@ -110,7 +110,7 @@ def test_partners_by_name(tmp_path):
         images.write_png(
             tmp_path / name, images.to_uint8(torch.full((1, 3, 8, 8), len(name) / 20))[0]
         )
-    level = {n: partner(tmp_path, n, 8)[0, 0, 0] for n in ("a.png", "a.jpg", "b.jpg")}
+    level = {n: read_partner(tmp_path, n, 8)[0, 0, 0] for n in ("a.png", "a.jpg", "b.jpg")}
     assert level["a.jpg"] != level["a.png"] == level["b.jpg"]
 
 

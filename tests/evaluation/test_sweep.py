@@ -165,4 +165,4 @@ def test_a_shared_network_computes_once():
         assert torch.equal(shared(x.clone(), 7).sample, first)
         assert not torch.equal(shared(x, 8).sample, first)
         assert not torch.equal(shared(x + 1, 7).sample, first)
-    assert (shared.asked, shared.made) == (8, 6)
+    assert (shared.requested, shared.computed) == (8, 6)

@@ -1,14 +1,18 @@
+import runpy
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 import torchmetrics
 
+from dr2pipe import metrics
 from dr2pipe.core import images
 from dr2pipe.degradations import degrade
 from dr2pipe.features.lpips import load_lpips
-from dr2pipe.metrics import METRICS, measure, sets, ssim
+from dr2pipe.metrics import METRICS, Meter, available, measure, sets, ssim
 from dr2pipe.metrics.faces import identity_angle, landmark_error
-from dr2pipe.metrics.meter import Meter, available
 
 BY_FORMULA = ("psnr", "psnr_luma", "ssim", "ms_ssim")
 
@@ -23,6 +27,15 @@ def pictures(count=3, size=128, noise=0.2):
 def levels(image):
     """(H,W,3) float64, 0..255."""
     return np.clip(np.round((image.double().numpy() + 1) * 127.5), 0, 255).transpose(1, 2, 0)
+
+
+def test_psnr_and_ssim_need_no_further_package(monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchmetrics", None)  # as if it were not installed
+    for path in sorted(Path(metrics.__file__).parent.glob("*.py")):
+        runpy.run_path(str(path))
+    restored, original = pictures()
+    found = measure(restored, original, ["psnr", "psnr_luma", "ssim"])
+    assert all(np.isfinite(values).all() for values in found.values())
 
 
 def test_psnr_by_its_formula():
@@ -258,7 +271,7 @@ def test_landmarks_of_a_csv(tmp_path):
     found = meter.measure(restored, original)["listed_landmark_error"]
     assert found[:2] == [0, pytest.approx(5 / 8 * 100)]
     assert np.isnan(found[2])
-    with pytest.raises(ValueError, match="lists other pictures"):
+    with pytest.raises(ValueError, match="does not list one of the pictures"):
         meter.measure(restored / 2, original)
     for text, says in (
         ("file,eyeL_x,eyeL_y\n0.png,1,1", "no column eyeR_x, eyeR_y"),
@@ -293,7 +306,7 @@ def test_fid_and_kid_by_their_formulas():
 
     kid = mean_kernel(a, a, True) + mean_kernel(b, b, True) - 2 * mean_kernel(a, b, False)
     assert sets.kernel_distance(*tensors) == pytest.approx(kid, abs=1e-4)
-    with pytest.raises(ValueError, match="sets of one size"):
+    with pytest.raises(ValueError, match="sets of the same size"):
         sets.kernel_distance(tensors[0], tensors[1][:5])
     with pytest.raises(ValueError, match="two pictures or more"):
         sets.frechet_distance(tensors[0][:1], tensors[1])
@@ -381,8 +394,11 @@ def test_lpips_by_its_formula(weight_files):
     masked = meter.measure(restored, original, torch.ones(3, 1, 32, 32))["lpips"]
     assert masked == pytest.approx(found, abs=1e-6)
     assert set(meter.versions()["lpips"]) == {"vgg16", "lpips"}
-    of_formulas = Meter(["psnr", "ssim"], {}, 32).versions()
-    assert of_formulas == {"psnr": {}, "ssim": {"torchmetrics": torchmetrics.__version__}}
+    of_formulas = Meter(["psnr", "ms_ssim"], {}, 128).versions()
+    assert of_formulas == {
+        "psnr": {},
+        "ms_ssim": {"torchmetrics": torchmetrics.__version__},
+    }
 
 
 def test_lpips_can_be_trained_with(weight_files):

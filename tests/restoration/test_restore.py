@@ -6,8 +6,8 @@ from diffusers import DDIMScheduler, DDPMPipeline, PNDMScheduler, UNet2DModel
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config, resource
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.low_pass import build_low_pass
+from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.stage1 import DR2Config, Remover
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer
@@ -167,7 +167,6 @@ def test_invalid_settings(model_folder, dr2, enhancer, options, says):
         ({}, PNDMScheduler(), "PNDMScheduler cannot be used"),
         ({"num_class_embeds": 3}, DDIMScheduler(), "class-conditional"),
         ({"out_channels": 1}, DDIMScheduler(), "1 output channels"),
-        ({"num_train_timesteps": 90}, DDIMScheduler(), "trained on timesteps below 90"),
     ],
 )
 def test_models_that_cannot_be_used_are_refused_before_work_starts(
@@ -178,6 +177,13 @@ def test_models_that_cannot_be_used_are_refused_before_work_starts(
     DDPMPipeline(unet, scheduler).save_pretrained(tmp_path / "model")
     with pytest.raises(ValueError, match=says):
         build_restorer(settings(tmp_path / "model", omega=9), EnhancerConfig())
+
+
+def test_omega_must_be_a_timestep_of_training(tmp_path):
+    DR2Pipeline(make_unet(), build_scheduler("ddim"), max_timestep=89).save_pretrained(tmp_path)
+    with pytest.raises(ConfigError, match=r"omega is timestep 99.*trained on timesteps 0\.\.89"):
+        build_restorer(settings(tmp_path, omega=9), EnhancerConfig())
+    build_restorer(settings(tmp_path, omega=8), EnhancerConfig())
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
@@ -207,10 +213,6 @@ def test_every_preset_can_switch_to_a_baseline(model_folder, preset, name):
     assert restorer(faces(1), [0]).restored.shape[-1] == (16 if name == "none" else 512)
 
 
-def test_find_model(model_folder, tmp_path, monkeypatch):
-    assert find_model(str(model_folder)) == model_folder
+def test_a_folder_without_a_model(tmp_path):
     with pytest.raises(ConfigError, match="no diffusers model"):
         build_restorer(settings(tmp_path), EnhancerConfig())
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(ConfigError, match="from the hub failed"):
-        find_model("nobody/no-such-model")

@@ -10,7 +10,7 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.stage1 import DR2Config, load_remover
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.restoration.restorer import Restorer
-from dr2pipe.restoration.samples import rank_correlation, sample_restorer
+from dr2pipe.restoration.samples import sample_restorer
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 
 
@@ -53,16 +53,6 @@ def test_one_sample_has_no_spread(restorer):
         sample_restorer(restorer, faces(), [1, 2, 3], 1)
 
 
-def test_rank_correlation_equals_scipys():
-    stats = pytest.importorskip("scipy.stats")
-    generator = torch.Generator().manual_seed(0)
-    a = torch.randint(0, 9, (200,), generator=generator)
-    b = a + torch.randint(0, 9, (200,), generator=generator)
-    assert rank_correlation(a, b) == pytest.approx(stats.spearmanr(a, b).statistic, abs=1e-9)
-    assert rank_correlation(torch.arange(9), -(torch.arange(9) ** 3)) == pytest.approx(-1)
-    assert rank_correlation(torch.ones(5), torch.arange(5)) == 0
-
-
 def run(pictures, output, model_folder, *more):
     given = [f"input={pictures}", f"output={output}", f"dr2.model={model_folder}", *TINY, *more]
     return restore_folder(load_config(RestoreConfig, None, given))
@@ -76,8 +66,8 @@ def test_a_folder_in_samples(pictures, tmp_path, model_folder, combine):
     for line in lines:
         spread = Image.open(tmp_path / "o/spread" / line["output"].split("/", 1)[1])
         mean = torch.tensor(list(spread.convert("L").getdata())).double().mean() / 4
-        assert line["drawn"]["spread"] == pytest.approx(float(mean), abs=0.2)
-        assert line["drawn"]["spread"] > 0.1
+        assert line["notes"]["spread"] == pytest.approx(float(mean), abs=0.2)
+        assert line["notes"]["spread"] > 0.1
     before = (tmp_path / "o/restored/face_000.png").read_bytes()
     (tmp_path / "o/spread/face_000.png").unlink()
     summary = run(pictures, tmp_path / "o", model_folder, *more)
@@ -97,9 +87,9 @@ def test_a_picture_without_stage_1_has_no_spread(
     assert run(tmp_path / "in", tmp_path / "o", model_folder, *more).warned == 1
     lines = [json.loads(s) for s in (tmp_path / "o/manifest.jsonl").read_text().splitlines()]
     found = {line["path"]: line for line in lines}
-    assert found["bright.png"]["drawn"]["spread"] > 0
+    assert found["bright.png"]["notes"]["spread"] > 0
     assert found["bright.png"]["warnings"] == []
-    assert found["dark.png"]["drawn"]["spread"] is None
+    assert found["dark.png"]["notes"]["spread"] is None
     assert "left stage 1 out" in found["dark.png"]["warnings"][0]
 
 

@@ -97,7 +97,7 @@ def test_resizing_is_warned_of(encoder, tmp_path, caplog):
     assert not caplog.records
     Image.fromarray(make_pixels(0, 32, 48)).save(faces / "wide.png")
     embed_folder(str(faces), str(tmp_path / "o"), str(encoder))
-    assert "of 2 sizes: 1 of 3 were brought to 32x32 pixels" in caplog.text
+    assert "of 2 sizes: 1 of 3 were resized to 32x32 pixels" in caplog.text
     caplog.clear()
     Image.fromarray(make_pixels(0, 600, 600)).save(tmp_path / "large.png")
     embed_folder(str(tmp_path / "large.png"), str(tmp_path / "o"), str(encoder))
@@ -123,7 +123,7 @@ def test_errors(encoder, tmp_path):
     with pytest.raises(ValueError, match="no file or folder at"):
         embed_folder(str(tmp_path / "nowhere"), str(tmp_path / "o"), str(encoder))
     faces = make_pictures(tmp_path / "in", 1)
-    with pytest.raises(ValueError, match="holds no degradation encoder"):
+    with pytest.raises(ValueError, match="no DegradationEncoder at"):
         embed_folder(str(faces), str(tmp_path / "o"), str(faces))
     with pytest.raises(ValueError, match="size=-5 must be at least 1"):
         embed_folder(str(faces), str(tmp_path / "o"), str(encoder), size=-5)

@@ -10,21 +10,22 @@ import torch
 from conftest import ROOT, TINY, make_pixels, run_command
 from measure_inpainting import measure_inpainting
 from PIL import Image
-from test_exegan import TINY_EXEGAN
 
 from dr2pipe.cli import main
 from dr2pipe.core import images
-from dr2pipe.core.errors import PictureError
 from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import PictureError
 from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder
-from dr2pipe.restoration.inpainter import InpainterConfig, cover, load_inpainter, read_hole
+from dr2pipe.restoration.inpainter import InpainterConfig, load_inpainter, read_mask, resize_mask
 from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.training.recipes.exegan import random_style_encoder
 
 TINY_STYLES = {"rows": 8, "channels": 16, "size": 32, "width": 4, "blocks": [1, 1, 1, 1]}
+
+TINY_EXEGAN = {"style_channels": 16, "mapping_layers": 2, "narrow": 1 / 64}
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +37,9 @@ def model(tmp_path_factory):
     for conv in network.synthesis.convs:
         conv.noise_strength.data.fill_(0.3)
     network.save_pretrained(folder)
-    random_style_encoder(TINY_STYLES, 0).save_pretrained(folder / "style_encoder")
+    random_style_encoder(TINY_STYLES, torch.Generator().manual_seed(0)).save_pretrained(
+        folder / "style_encoder"
+    )
     return folder
 
 
@@ -91,8 +94,8 @@ def test_holes_are_filled_and_the_rest_is_untouched(faces, model):
         assert np.array_equal(made[~hole], given[~hole])
         assert (made[hole] != given[hole]).mean() > 0.9
     records = lines(faces / "out/manifest.jsonl")
-    assert all(set(r["partners"]) == {"mask", "exemplar"} for r in records)
-    assert records[0]["drawn"]["hole_share"] == pytest.approx(180 / 1600, abs=1e-3)
+    assert all(set(r["paired_sha256"]) == {"mask", "exemplar"} for r in records)
+    assert records[0]["notes"]["hole_share"] == pytest.approx(180 / 1600, abs=1e-3)
     assert run(faces, model).skipped == 3
 
 
@@ -142,7 +145,7 @@ def test_two_exemplars_are_mixed_at_every_row(faces, model):
     assert (mixed != other).any()
 
 
-def test_bad_partners_are_failures_with_reasons(faces, model):
+def test_bad_masks_and_exemplars_are_failures_with_reasons(faces, model):
     (faces / "masks/sub/face_0.png").unlink()
     write(faces / "masks/sub/face_1.png", mask_of(height=20))
     (faces / "exemplars/sub/face_2.jpg").write_bytes(b"no picture")
@@ -158,9 +161,9 @@ def test_bad_partners_are_failures_with_reasons(faces, model):
     assert (summary.failed, summary.exit_code) == (6, 4)
     reasons = {r["path"]: r["message"] for r in lines(faces / "out/failures.jsonl")}
     for i, says in enumerate(
-        ("its mask: one of its name is needed", "its mask: 40x20 pixels, and the picture has 40x40",
+        ("its mask: exactly one file of its name must be", "its mask: 40x20 pixels, and the picture has 40x40",
          "its exemplar: not an image", "its mask: covers nothing", "its mask: covers everything",
-         "there is face_5.jpg, face_5.png")
+         "found face_5.jpg, face_5.png")
     ):  # fmt: skip
         name = f"sub/face_{i}.{'bmp' if i == 5 else 'png'}"
         assert says in reasons[name], reasons[name]
@@ -186,14 +189,14 @@ def test_transparency_as_a_mask(faces, model):
     assert (made[alpha == 0][:, 3] == 255).all()
     plain, own = (images.Picture(make_pixels(1, 8, 8), sha256=s) for s in ("a", "a"))
     with pytest.raises(PictureError, match="has no transparency"):
-        read_hole(plain, own)
+        read_mask(plain, own)
 
 
 def test_a_thin_scratch_is_not_lost_when_it_shrinks():
     hole = torch.zeros(1, 1, 64, 64)
     hole[..., 31] = 1
-    assert cover(hole, 16)[0, 0].sum(dim=1).tolist() == [1.0] * 16
-    assert cover(hole, 128).sum() == 2 * 128
+    assert resize_mask(hole, 16)[0, 0].sum(dim=1).tolist() == [1.0] * 16
+    assert resize_mask(hole, 128).sum() == 2 * 128
 
 
 @pytest.mark.parametrize(
@@ -215,9 +218,9 @@ def test_wrong_settings_write_nothing(faces, model, changes, says):
 
 
 def test_wrong_models_are_named(model, model_folder, tmp_path):
-    with pytest.raises(ValueError, match="no enhancer folder at"):
+    with pytest.raises(ValueError, match="no ExeGAN at"):
         load_inpainter(InpainterConfig(str(model_folder)))
-    with pytest.raises(ValueError, match="no style encoder at"):
+    with pytest.raises(ValueError, match="no StyleEncoder at"):
         load_inpainter(InpainterConfig(str(model), style_encoder=str(tmp_path)))
     narrow = StyleEncoder(rows=8, channels=8, size=32, width=4, blocks=(1, 1, 1, 1))
     narrow.save_pretrained(tmp_path / "narrow")
@@ -311,7 +314,7 @@ def test_restoring_with_a_repair_first(faces, model, model_folder):
     name = "sub/face_0.png"
     given = images.read_image(faces / "in" / name).resized(16)
     repaired = images.to_tensor(pixels_of(faces / "repaired/repaired" / name))
-    hole = cover(torch.from_numpy(mask_of() > 0).float()[None, None], 16) > 0
+    hole = resize_mask(torch.from_numpy(mask_of() > 0).float()[None, None], 16) > 0
     hole = hole.expand_as(given)
     assert ((repaired - given).abs()[~hole] < 1 / 127).all()
     assert ((repaired - given).abs()[hole] > 1 / 127).any()

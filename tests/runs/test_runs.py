@@ -19,9 +19,8 @@ from conftest import ROOT, TINY, make_pictures, make_pixels, run_command
 from PIL import ExifTags, Image
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.config import load_config
-from dr2pipe.core.errors import FolderInUseError
+from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs import folder_run as runs
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, find_jobs

@@ -23,8 +23,8 @@ from dr2pipe.training.recipes import run_recipe
 from dr2pipe.training.recipes.degradation_encoder import (
     DegradationEncoderConfig,
     DegradationEncoderRecipe,
-    Memory,
-    deal,
+    KeyQueue,
+    shuffled_across_groups,
 )
 
 SMALL = [
@@ -89,7 +89,7 @@ def test_a_step_equals_the_reference():
     of_keys = {
         k.replace("encoder_k.", "encoder_q."): v for k, v in weights.items() if "encoder_k" in k
     }
-    memory = Memory(64, 64).train()
+    memory = KeyQueue(64, 64).train()
     memory.encoder.load_state_dict(
         convert_checkpoint(of_keys, "moco_degradation_encoder").state_dict()
     )
@@ -97,7 +97,7 @@ def test_a_step_equals_the_reference():
     queries = F.normalize(encoder(parity.tensor(arrays["in_im_q"]), projected=True), dim=1)
     assert_close(memory.encoder.projection[1].weight[:16, :64],
                  arrays["out_encoder_k.mlp.2.weight_before"])  # fmt: skip
-    memory.follow(encoder, 0.999)
+    memory.update_encoder(encoder, 0.999)
     assert_close(memory.encoder.projection[1].weight[:16, :64],
                  arrays["out_encoder_k.mlp.2.weight_after_momentum"])  # fmt: skip
     with torch.no_grad():
@@ -111,15 +111,15 @@ def test_a_step_equals_the_reference():
     found = encoder.projection[1].bias.grad
     assert_close(found, arrays["out_grad_loss_wrt_encoder_q.mlp.2.bias"])
     memory.place.fill_(record["scalars"]["queue_ptr_start"])
-    memory.remember(keys)
+    memory.enqueue(keys)
     assert_close(memory.queue, arrays["out_queue_after"])
     assert int(memory.place) == record["scalars"]["queue_ptr_end"]
 
 
 def test_the_queue_turns():
-    memory = Memory(1, 6)
+    memory = KeyQueue(1, 6)
     for value in (1.0, 2.0, 3.0, 4.0):
-        memory.remember(torch.full((2, 4), value))
+        memory.enqueue(torch.full((2, 4), value))
     assert memory.queue[0].tolist() == [4, 4, 2, 2, 3, 3]
 
 
@@ -168,19 +168,21 @@ def test_one_face_is_no_pair(tmp_path):
         DegradationPairs(FaceDataset(tmp_path / "one.npz", size=16), {"mild": 1.0})
 
 
-def test_keys_are_dealt_to_other_groups():
+def test_keys_are_shuffled_into_other_groups():
     for seed in range(20):
-        order = deal([seed, 1, 2, 3, 4, 5, 6, 7], 4)
+        order = shuffled_across_groups([seed, 1, 2, 3, 4, 5, 6, 7], 4)
         assert sorted(order.tolist()) == list(range(8))
         assert all(len((part // 4).unique()) == 2 for part in order.split(4))
-    assert torch.equal(deal([1, 2, 3, 4], 2), deal([1, 2, 3, 4], 2))
+    assert torch.equal(
+        shuffled_across_groups([1, 2, 3, 4], 2), shuffled_across_groups([1, 2, 3, 4], 2)
+    )
 
 
 def recipe_at_toy_size(*overrides):
     """A recipe, its networks, and the optimizer of the encoder."""
     given = [*SMALL, "data.path=x", "output=y", *overrides]
     recipe = DegradationEncoderRecipe(load_config(DegradationEncoderConfig, None, given))
-    built = recipe.build()
+    built = recipe.build(torch.Generator())
     networks = {name: trained.network for name, trained in built.items()}
     return recipe, networks, built["encoder"].optimizer
 
@@ -196,7 +198,7 @@ def test_each_query_meets_its_own_key():
     for network in (networks["encoder"], memory.encoder):  # vectors of one picture alone
         network.norms = torch.nn.ModuleList(torch.nn.Identity() for _ in network.norms)
     batch = batch_of(0, torch.randn(8, 3, 16, 16), torch.randn(8, 3, 16, 16))
-    assert not torch.equal(deal(batch["seed"].tolist(), 2), torch.arange(8))
+    assert not torch.equal(shuffled_across_groups(batch["seed"].tolist(), 2), torch.arange(8))
     queue = memory.queue.clone()
     ((_, loss, _),) = recipe.step(networks, batch)
     queries, keys = (
@@ -231,7 +233,7 @@ def test_a_step_normalises_keys_in_other_groups_than_their_queries():
 
 
 @pytest.mark.slow
-def test_only_dealing_keeps_the_statistics_of_a_group_from_telling(monkeypatch):
+def test_only_shuffling_keeps_the_statistics_of_a_group_from_telling(monkeypatch):
     """Pairs share nothing here: a key is noisy as the *other* query of its group is.
 
     All pictures show one pattern beside their noise, and how strong it comes out of a batch
@@ -262,15 +264,18 @@ def test_only_dealing_keeps_the_statistics_of_a_group_from_telling(monkeypatch):
             losses.append(loss.item())
         return np.mean(losses[-50:])
 
-    chance, dealt = math.log(1 + 32), trained_loss()
+    chance, shuffled = math.log(1 + 32), trained_loss()
     monkeypatch.setattr(
-        "dr2pipe.training.recipes.degradation_encoder.deal",
+        "dr2pipe.training.recipes.degradation_encoder.shuffled_across_groups",
         lambda seeds, _: torch.arange(len(seeds)),
     )
     kept = trained_loss()
-    print(f"loss by chance {chance:.2f}, dealt {dealt:.2f}, not dealt {kept:.2f}", file=sys.stderr)
-    assert dealt > chance - 0.6
-    assert kept < dealt - 0.5
+    print(
+        f"loss by chance {chance:.2f}, shuffled {shuffled:.2f}, not shuffled {kept:.2f}",
+        file=sys.stderr,
+    )
+    assert shuffled > chance - 0.6
+    assert kept < shuffled - 0.5
 
 
 def test_pictures_are_normalised_in_groups():
@@ -289,7 +294,7 @@ def test_pictures_are_normalised_in_groups():
     [
         ("queue=30", "queue=30 must be a multiple of the 8 pictures"),
         ("norm_group=3", "multiple of norm_group=3"),
-        ("norm_group=8", "two groups of norm_group"),
+        ("norm_group=8", "twice norm_group or more"),
         ("momentum=1.0", r"momentum must lie in \[0, 1\)"),
     ],
 )

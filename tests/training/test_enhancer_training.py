@@ -185,8 +185,8 @@ def test_pairs_mix_coarse_and_degraded_and_flip_together(clean, model_folder, tm
         ({"recolour": -0.1}, "recolour=-0.1 must lie in"),
         ({"degradations": {"rain": 1.0}}, "kept for evaluation"),
         ({"coarse_share": 0.5}, "needs pairs.coarse"),
-        ({"degradations": {}}, "make no mix"),
-        ({"degradations": {"mild": -1.0}}, "make no mix"),
+        ({"degradations": {}}, "must be 0 or more, not all 0"),
+        ({"degradations": {"mild": -1.0}}, "must be 0 or more, not all 0"),
     ],
 )
 def test_bad_shares(clean, options, says):

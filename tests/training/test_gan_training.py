@@ -11,7 +11,7 @@ from conftest import make_pixels, run_command
 from safetensors.torch import load_file
 
 from dr2pipe.core.config import load_config
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.data.landmarks import read_parts
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.arcface import ArcFaceResNet
@@ -120,7 +120,7 @@ def test_stylegan2_learns_resumes_and_becomes_a_prior(faces, tmp_path):
     network = build_enhancer("gfpgan", run / "final")
     assert torch.equal(network.prior.convs[1].conv.weight, exported.convs[1].conv.weight)
     other = whole / "final" / "discriminator"
-    with pytest.raises(ConfigError, match="holds a StyleGAN2Discriminator, not a StyleGAN2Gen"):
+    with pytest.raises(CheckpointError, match="holds a StyleGAN2Discriminator, not a StyleGAN2Gen"):
         gfpgan(tmp_path, faces, "x", f"prior={other}")
     with pytest.raises(ConfigError, match="does not fit: mapping_layers=2 instead of 3"):
         gfpgan(tmp_path, faces, "x", f"prior={prior}", "gfpgan.mapping_layers=3")
@@ -200,7 +200,7 @@ def test_two_processes(faces, tmp_path, recipe):
         (["landmarks=null"], "face parts need landmarks"),
         (["landmarks_size=16"], "outside a face of 16 pixels"),
         (["landmarks=nowhere.csv"], "no landmarks at nowhere.csv"),
-        (["prior=nowhere"], "no StyleGAN2Generator folder at nowhere"),
+        (["prior=nowhere"], "no StyleGAN2Generator at nowhere"),
         (["loss.identity=1"], r"arcface_resnet18\.pth \(no path given\)"),
         (["loss.style=1"], r"vgg19-dcbb9e9d\.pth \(no path given\)"),
         (["loss.component=0"], "features that loss.component trains"),

@@ -89,27 +89,29 @@ def test_given_parts_are_used(data, tmp_path):
     ("more", "says"),
     [
         (["train_prior=false"], "name the folder of a StyleGAN2"),
-        (["batch_size=1"], "batch_size must be 2 or more"),
+        (["batch_size=1"], "set batch_size to 2 or more"),
         (["panini.degradation=learned", "encoder_weights=x"], "has no encoder"),
         (["loss.perceptual=1"], "vgg16-397923af.pth"),
         (["panini.fused_size=16"], "fused_size=16 must be at most"),
-        (["prior=nowhere"], "no StyleGAN2Generator folder at nowhere"),
-        (["encoder_weights=nowhere"], "no DegradationEncoder folder at nowhere"),
-        (["panini.size=16"], r"panini\.size is told by data\.size; leave it out"),
-        (["panini.input_size=16"], r"panini\.input_size is told by pairs\.input_size"),
+        (["prior=nowhere"], "no StyleGAN2Generator at nowhere"),
+        (["encoder_weights=nowhere"], "no DegradationEncoder at nowhere"),
+        (["panini.size=16"], r"panini\.size is set by data\.size; leave it out"),
+        (["panini.input_size=16"], r"panini\.input_size is set by pairs\.input_size"),
     ],
 )
 def test_what_cannot_be(tmp_path, more, says):
     given = [*SMALL, "data.path=x", f"output={tmp_path}", *more]
     with pytest.raises(ValueError, match=says):
-        PaniniRecipe(load_config(PaniniTrainConfig, None, given)).build()
+        PaniniRecipe(load_config(PaniniTrainConfig, None, given)).build(torch.Generator())
 
 
 def built(*more):
     recipe = PaniniRecipe(
         load_config(PaniniTrainConfig, None, [*SMALL, "data.path=x", "output=y", *more])
     )
-    return recipe, {name: trained.network for name, trained in recipe.build().items()}
+    return recipe, {
+        name: trained.network for name, trained in recipe.build(torch.Generator()).items()
+    }
 
 
 def test_priors_that_do_not_fit(tmp_path):

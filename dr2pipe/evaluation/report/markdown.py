@@ -1,4 +1,4 @@
-"""The tables of an evaluation as markdown: means, and what the main method gains over others."""
+"""Tables of a study as markdown: means, and differences of the main method from the others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dr2pipe.evaluation.report.tables import interval, number
 
 
 def markdown_tables(summary: dict[str, Any]) -> str:
-    """Two tables for each metric."""
+    """Return two tables for each metric: means, and differences."""
     lines = [f"protocol {summary['protocol']['name']} {summary['protocol']['hash']}"]
     for metric, about in summary["metrics"].items():
         unit = f" in {about['unit']}" if about["unit"] else ""

@@ -1,7 +1,7 @@
-"""Reports of evaluations and sweeps: one HTML file each, to be looked at anywhere without a network.
+"""Reports of studies and sweeps: one HTML file each, which needs no network.
 
-Styles, script, plots and pictures lie inside the file; the plots lie beside it as PNG files too.
-The numbers come from the summaries that an evaluation and a sweep leave as ``summary.json``.
+The file contains its styles, script, plots and pictures; the plots are also PNG files beside it.
+The numbers come from ``summary.json``.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import numpy.typing as npt
 from PIL import Image
 
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.evaluation.report import plots, tables
+
+with needs_extra("evaluate"):
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
 ROLES = ("best", "median", "worst")
 # Examples are lossless as long as all of them take less than this many bytes.
@@ -30,7 +34,7 @@ _PAGE_PX_PER_INCH = 70  # of plots, in CSS pixels; they are drawn finer than tha
 
 @dataclass(frozen=True)
 class Example:
-    """One picture to look at.
+    """One face of the examples, as every method restored it.
 
     Attributes:
         degradation: label of one of the summary's degradations.
@@ -45,11 +49,13 @@ class Example:
     role: str
     picture: str
     value: float
-    versions: dict[str, np.ndarray]
+    versions: dict[str, npt.NDArray[np.uint8]]
 
 
-def write_evaluation_report(folder: str | Path, summary: dict, examples: list[Example]) -> Path:
-    """Write ``report.html`` and ``plots/`` of an evaluation; returns the path of the report.
+def write_evaluation_report(
+    folder: str | Path, summary: dict[str, Any], examples: list[Example]
+) -> Path:
+    """Write ``report.html`` and ``plots/`` of a study; return the path of the report.
 
     Raises:
         ValueError: a method, role, degradation or picture that does not fit the summary.
@@ -57,19 +63,19 @@ def write_evaluation_report(folder: str | Path, summary: dict, examples: list[Ex
     _check_evaluation(summary, examples)
     measured = {cell["metric"] for cell in summary["cells"]}
     metrics = [name for name in summary["metrics"] if name in measured]
-    drawn: dict[str, bytes | None] = {}
+    drawings: dict[str, bytes | None] = {}
     for metric in metrics:
-        drawn[f"difference_{metric}"] = plots.plot_differences(summary, metric)
-        drawn[f"severity_{metric}"] = plots.plot_severities(summary, metric)
+        drawings[f"difference_{metric}"] = plots.plot_differences(summary, metric)
+        drawings[f"severity_{metric}"] = plots.plot_severities(summary, metric)
     if summary["uncertainty"] and any(b["count"] for b in summary["uncertainty"]["bins"]):
-        drawn["calibration"] = plots.plot_calibration(summary["uncertainty"])
+        drawings["calibration"] = plots.plot_calibration(summary["uncertainty"])
     protocol = summary["protocol"]
     versions = list(dict.fromkeys(name for example in examples for name in example.versions))
     content = {
         "title": protocol["name"],
         "summary": summary,
         "settings": _settings_of(summary, protocol),
-        "plots": _write_plots(Path(folder), drawn),
+        "plots": _write_plots(Path(folder), drawings),
         "tables": [tables.metric_table(summary, metric) for metric in metrics],
         "sets": tables.set_tables(summary),
         "groups": {
@@ -84,19 +90,19 @@ def write_evaluation_report(folder: str | Path, summary: dict, examples: list[Ex
     return _write(folder, "evaluation.html", content)
 
 
-def write_sweep_report(folder: str | Path, summary: dict) -> Path:
-    """Write ``report.html`` and ``plots/`` of a sweep; returns the path of the report.
+def write_sweep_report(folder: str | Path, summary: dict[str, Any]) -> Path:
+    """Write ``report.html`` and ``plots/`` of a sweep; return the path of the report.
 
     Raises:
-        ValueError: the chosen metric or a best point is none of the summary.
+        ValueError: the chosen metric or a best point is not in the summary.
     """
     _check_sweep(summary)
-    drawn = {
+    drawings = {
         "heatmap_tau_omega": plots.plot_heat_maps(summary, plots.TAU, plots.OMEGA),
         "heatmap_filter_tau": plots.plot_heat_maps(summary, plots.TAU, plots.FILTER),
         "pareto": plots.plot_pareto(summary),
     }
-    naive, made = summary["calls"]["naive"], summary["calls"]["made"]
+    naive, computed = summary["calls"]["naive"], summary["calls"]["made"]
     lines = {point["id"]: _point_line(summary, point) for point in summary["points"]}
     chosen = summary["metrics"][summary["chosen_metric"]]
     sign = -1 if chosen["better"] == "higher" else 1
@@ -109,8 +115,8 @@ def write_sweep_report(folder: str | Path, summary: dict) -> Path:
         "other_metrics": [
             plots.metric_title(m) for m in summary["metrics"] if m != summary["chosen_metric"]
         ],
-        "plots": _write_plots(Path(folder), drawn),
-        "saved": f"{1 - made / naive:.0%}" if naive else None,
+        "plots": _write_plots(Path(folder), drawings),
+        "saved": f"{1 - computed / naive:.0%}" if naive else None,
         "best": {label: lines[name] for label, name in summary["best"].items()},
         "points": [
             lines[name] for name in sorted(lines, key=lambda name: _rank(sign, values[name]))
@@ -123,7 +129,7 @@ def write_sweep_report(folder: str | Path, summary: dict) -> Path:
 
 
 def _write(folder: str | Path, template: str, content: dict[str, Any]) -> Path:
-    # Names of pictures, methods and degradations are anybody's: everything is escaped.
+    # Names of pictures, methods and degradations come from users: everything is escaped.
     environment = Environment(
         loader=PackageLoader("dr2pipe.evaluation.report"),
         autoescape=True,
@@ -137,18 +143,18 @@ def _write(folder: str | Path, template: str, content: dict[str, Any]) -> Path:
     return path
 
 
-def _write_plots(folder: Path, drawn: dict[str, bytes | None]) -> dict[str, dict[str, Any]]:
-    """Data URI and width on the page by name, of plots there are; they lie in ``plots/`` too."""
-    made = {name: data for name, data in drawn.items() if data is not None}
-    for name, data in made.items():
+def _write_plots(folder: Path, drawings: dict[str, bytes | None]) -> dict[str, dict[str, Any]]:
+    """Write plots to ``plots/``; return the data URI and the width on the page of each."""
+    present = {name: data for name, data in drawings.items() if data is not None}
+    for name, data in present.items():
         files.write_bytes(folder / "plots" / f"{name}.png", data)
-    widths = {name: Image.open(io.BytesIO(data)).width for name, data in made.items()}
+    widths = {name: Image.open(io.BytesIO(data)).width for name, data in present.items()}
     return {
         name: {
             "uri": _uri(data, "png"),
             "width": round(widths[name] * _PAGE_PX_PER_INCH / plots.DPI),
         }
-        for name, data in made.items()
+        for name, data in present.items()
     }
 
 
@@ -159,7 +165,7 @@ def _uri(data: bytes, kind: str) -> str:
 # -- evaluations -----------------------------------------------------------------------------
 
 
-def _check_evaluation(summary: dict, examples: list[Example]) -> None:
+def _check_evaluation(summary: dict[str, Any], examples: list[Example]) -> None:
     for role in ("main_method", "baseline_method"):
         if summary[role] not in summary["methods"]:
             known = ", ".join(summary["methods"])
@@ -180,14 +186,14 @@ def _check_evaluation(summary: dict, examples: list[Example]) -> None:
                 )
 
 
-def _settings_of(summary: dict, protocol: dict) -> str:
-    """What decides the values, as YAML."""
+def _settings_of(summary: dict[str, Any], protocol: dict[str, Any]) -> str:
+    """Return all that decides the values, as YAML."""
     settings = {k: v for k, v in protocol.items() if k not in ("name", "hash")}
     return to_yaml(settings | {"versions": summary["versions"]})
 
 
-def _method_line(summary: dict, method: str) -> dict[str, Any]:
-    """What is said about a method: its part in the study, what it does, what it costs."""
+def _method_line(summary: dict[str, Any], method: str) -> dict[str, Any]:
+    """Return what the report says of a method: its part in the study, what it does, its cost."""
     parts = {"main_method": "main", "baseline_method": "baseline"}
     stages = summary["protocol"].get("methods", {}).get(method)
     calls = summary["calls"].get(method)
@@ -200,7 +206,7 @@ def _method_line(summary: dict, method: str) -> dict[str, Any]:
 
 
 def _describe_stages(stages: dict[str, Any]) -> str:
-    """A method as :meth:`dr2pipe.evaluation.methods.Methods.describe` has it, in words."""
+    """Put an entry of :meth:`dr2pipe.evaluation.methods.Methods.describe` into words."""
     texts = ["pictures made elsewhere"] if stages.get("made_elsewhere") else []
     if "dr2" in stages:
         texts.append(f"DR2 ({_describe_dr2(stages['dr2'])})")
@@ -218,20 +224,23 @@ def _describe_dr2(dr2: dict[str, Any]) -> str:
     return ", ".join(texts)
 
 
-def _correlation(summary: dict) -> str | None:
+def _correlation(summary: dict[str, Any]) -> str | None:
     uncertainty = summary["uncertainty"]
     return tables.number(uncertainty["correlation"], 2) if uncertainty else None
 
 
-def _compared(summary: dict, versions: list[str]) -> dict[str, str]:
-    """The versions that are shown first, left and right."""
+def _compared(summary: dict[str, Any], versions: list[str]) -> dict[str, str]:
+    """Return the versions that are shown first, left and right."""
     wanted = {"left": "input", "right": summary["main_method"]}
     return {side: name if name in versions else versions[0] for side, name in wanted.items()}
 
 
-def _example_sections(summary: dict, examples: list[Example], metrics: list[str]) -> list[dict]:
-    """Examples by degradation, in the order of the summary, from the best to the worst."""
-    about = summary["metrics"][metrics[0]] if metrics else {"unit": "", "decimals": 3}
+def _example_sections(
+    summary: dict[str, Any], examples: list[Example], metrics: list[str]
+) -> list[dict[str, Any]]:
+    """Return examples by degradation, in the order of the summary, from best to worst."""
+    no_metric: dict[str, Any] = {"unit": "", "decimals": 3}
+    about = summary["metrics"][metrics[0]] if metrics else no_metric
     title = plots.metric_title(metrics[0]) if metrics else ""
     encoded = iter(_encode(examples))
     uris = [{name: next(encoded) for name in example.versions} for example in examples]
@@ -253,7 +262,7 @@ def _example_sections(summary: dict, examples: list[Example], metrics: list[str]
 
 
 def _encode(examples: list[Example]) -> list[str]:
-    """Data URIs of all versions: lossless, unless that would make the report heavy."""
+    """Return data URIs of all versions, lossless unless that would make the report too large."""
     pictures = [pixels for example in examples for pixels in example.versions.values()]
     lossless, total = [], 0
     for pixels in pictures:
@@ -268,15 +277,15 @@ def _encode(examples: list[Example]) -> list[str]:
 # -- sweeps ----------------------------------------------------------------------------------
 
 
-def _check_sweep(summary: dict) -> None:
+def _check_sweep(summary: dict[str, Any]) -> None:
     if summary["chosen_metric"] not in summary["metrics"]:
         known = ", ".join(summary["metrics"])
         raise ValueError(f"no metric '{summary['chosen_metric']}'; there are {known}")
-    known = [point["id"] for point in summary["points"]]
+    names = [point["id"] for point in summary["points"]]
     for label, name in summary["best"].items():
-        if name not in known:
+        if name not in names:
             raise ValueError(
-                f"no point '{name}', the best of {label}; there are {', '.join(known)}"
+                f"no point '{name}', the best of {label}; there are {', '.join(names)}"
             )
 
 
@@ -284,16 +293,17 @@ def _rank(sign: int, value: float | None) -> float:
     return math.inf if value is None or math.isnan(value) else sign * value
 
 
-def _value_of(summary: dict, point: dict, label: str) -> float | None:
-    return point["values"][label][summary["chosen_metric"]]
+def _value_of(summary: dict[str, Any], point: dict[str, Any], label: str) -> float | None:
+    value: float | None = point["values"][label][summary["chosen_metric"]]
+    return value
 
 
-def _point_line(summary: dict, point: dict) -> dict[str, Any]:
-    """A point of a sweep as a line of its table."""
+def _point_line(summary: dict[str, Any], point: dict[str, Any]) -> dict[str, Any]:
+    """Return a point of a sweep as a line of the table."""
     settings = point["settings"]
     chosen, labels = summary["chosen_metric"], summary["degradations"]
     decimals = {name: about["decimals"] for name, about in summary["metrics"].items()}
-    line = {"id": point["id"], "settings": ["off", "", "", "", ""]}
+    line: dict[str, Any] = {"id": point["id"], "settings": ["off", "", "", "", ""]}
     if settings.get("enabled", True):
         omega, evaluations = settings["omega"], settings["num_evaluations"]
         line["settings"] = [
@@ -318,12 +328,12 @@ def _point_line(summary: dict, point: dict) -> dict[str, Any]:
     }
 
 
-def _encode_webp(pixels: np.ndarray, *, quality: int | None = None) -> bytes:
-    """(H,W,3) uint8 RGB as the bytes of a WebP file of ``quality`` 1..100; None is lossless.
+def _encode_webp(pixels: npt.NDArray[np.uint8], *, quality: int | None = None) -> bytes:
+    """Encode (H,W,3) uint8 RGB as WebP of ``quality`` 1..100; None is lossless.
 
-    For pictures inside of pages: a lossless one takes a quarter less than PNG.
+    Lossless WebP takes a quarter less than PNG.
     """
     buffer = io.BytesIO()
-    how = {"lossless": True} if quality is None else {"quality": quality}
+    how: dict[str, Any] = {"lossless": True} if quality is None else {"quality": quality}
     Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "WEBP", **how)
     return buffer.getvalue()

@@ -1,7 +1,7 @@
-"""Plots of evaluations and sweeps, each as the bytes of a PNG file.
+"""Plots of studies and sweeps, each as the bytes of a PNG file.
 
-They take the summaries that :mod:`dr2pipe.evaluation.report.pages` describes. Figures are made without
-pyplot: no window, no global state, safe in threads.
+They take the content of ``summary.json``. Figures are made without pyplot: there is no window and
+no global state, so threads may draw at the same time.
 """
 
 from __future__ import annotations
@@ -9,11 +9,19 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
-from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
+import numpy.typing as npt
+
+from dr2pipe.core.extras import needs_extra
+
+with needs_extra("evaluate"):
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.lines import Line2D
+
+FloatArray = npt.NDArray[np.float64]
 
 DPI = 120
 _GREY, _BETTER, _WORSE = "#777777", "#1b7f4d", "#b3362b"
@@ -35,17 +43,17 @@ _FILTERS = {
     "gaussian": ("sigma_px", "σ = {} px"),
     "fft": ("cutoff", "cutoff {}"),
 }
-# A heat map's axis: its title, and a setting's place on it and label from a point's settings.
+# An axis of a heat map: its title, and a function from a point's settings to (place, label).
 Axis = tuple[str, Callable[[dict[str, Any]], tuple[Any, str]]]
 
 
 def metric_title(name: str) -> str:
-    """A metric as people write it."""
+    """Return the name of a metric as people write it."""
     return _TITLES.get(name, name.replace("_", " "))
 
 
 def filter_label(settings: dict[str, Any]) -> str:
-    """The low-pass filter of a sweep's point with its strength."""
+    """Return the low-pass filter of some settings and its strength, as text."""
     key, pattern = _FILTERS.get(settings["low_pass"], (None, settings["low_pass"]))
     return pattern.format(f"{settings[key]:g}") if key else pattern
 
@@ -72,8 +80,8 @@ FILTER: Axis = ("low-pass filter", _filter_place)
 
 
 def plot_severities(summary: dict[str, Any], metric: str) -> bytes | None:
-    """A metric over severity, a panel for each family that has several; None without such."""
-    families: dict[str, list[dict]] = {}
+    """Plot a metric over severity, a panel for each family; None if no family has two severities."""
+    families: dict[str, list[dict[str, Any]]] = {}
     for degradation in summary["degradations"]:
         if degradation["severity"] is not None:
             families.setdefault(degradation["family"], []).append(degradation)
@@ -110,7 +118,7 @@ def plot_severities(summary: dict[str, Any], metric: str) -> bytes | None:
 
 
 def plot_differences(summary: dict[str, Any], metric: str) -> bytes | None:
-    """Main method minus baseline for each degradation, with intervals; None without differences."""
+    """Plot main method minus baseline by degradation, with intervals; None without differences."""
     method, baseline = summary["main_method"], summary["baseline_method"]
     found = [
         (label, cell["difference"])
@@ -143,7 +151,7 @@ def plot_differences(summary: dict[str, Any], metric: str) -> bytes | None:
 
 
 def plot_calibration(uncertainty: dict[str, Any]) -> bytes:
-    """The mean error of pixels over the spread of their samples; marks grow with their count."""
+    """Plot the mean error of pixels over the spread of samples; marks grow with their number."""
     bins = [b for b in uncertainty["bins"] if b["count"]]
     spread, error, count = (_numbers(bins, key) for key in ("spread", "error", "count"))
     figure = Figure(figsize=(5, 4), layout="constrained")
@@ -158,8 +166,8 @@ def plot_calibration(uncertainty: dict[str, Any]) -> bytes:
     return _png(figure)
 
 
-def is_known(estimate: dict[str, Any] | None) -> bool:
-    """Whether there is such a value at all; NaN and null are none."""
+def is_known(estimate: dict[str, Any] | None) -> TypeGuard[dict[str, Any]]:
+    """Whether an estimate has a value and an interval; NaN and null are none."""
     return estimate is not None and all(
         estimate[key] is not None and math.isfinite(estimate[key])
         for key in ("mean", "low", "high")
@@ -167,13 +175,13 @@ def is_known(estimate: dict[str, Any] | None) -> bool:
 
 
 def verdict(difference: dict[str, float], better: str) -> str:
-    """``better`` or ``worse`` where the interval of a difference excludes 0, else ``unclear``."""
+    """Return ``better`` or ``worse`` if the interval of a difference excludes 0, else ``unclear``."""
     if difference["low"] <= 0 <= difference["high"]:
         return "unclear"
     return "better" if (difference["low"] > 0) == (better == "higher") else "worse"
 
 
-def _cells_of(summary: dict[str, Any], metric: str) -> dict[tuple[str, str], dict]:
+def _cells_of(summary: dict[str, Any], metric: str) -> dict[tuple[str, str], dict[str, Any]]:
     found = [cell for cell in summary["cells"] if cell["metric"] == metric]
     return {(cell["degradation"], cell["method"]): cell for cell in found}
 
@@ -197,9 +205,9 @@ def _styles(summary: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def plot_heat_maps(summary: dict[str, Any], horizontal: Axis, vertical: Axis) -> bytes | None:
-    """The chosen metric over two settings, a map for each degradation and the mean.
+    """Plot the chosen metric over two settings, a map for each degradation and for the mean.
 
-    A cell shows its best point, a frame the best cell. None where a map had only one cell.
+    A cell shows its best point; a frame marks the best cell. None if there is only one cell.
     """
     points = [point for point in summary["points"] if point["settings"].get("enabled", True)]
     across, along = (_places(points, axis) for axis in (horizontal, vertical))
@@ -226,7 +234,7 @@ def plot_heat_maps(summary: dict[str, Any], horizontal: Axis, vertical: Axis) ->
 
 
 def plot_pareto(summary: dict[str, Any]) -> bytes | None:
-    """Fidelity against removal; the front drawn and labelled. None without such points."""
+    """Plot fidelity against removal, with the Pareto front; None if no point has both."""
     points = [
         p for p in summary["points"] if p["fidelity"] is not None and p["removal"] is not None
     ]
@@ -255,8 +263,16 @@ def plot_pareto(summary: dict[str, Any]) -> bytes | None:
                 fontsize=9.5,
             )
     best = next(point for point in summary["points"] if point["id"] == summary["best"]["mean"])
-    ring = {"facecolors": "none", "edgecolors": "black", "lw": 1.5, "zorder": 3}
-    axes.scatter([best["fidelity"]], [best["removal"]], 110, **ring, label="best mean")
+    axes.scatter(
+        [best["fidelity"]],
+        [best["removal"]],
+        110,
+        facecolors="none",
+        edgecolors="black",
+        lw=1.5,
+        zorder=3,
+        label="best mean",
+    )
     axes.plot([], [], color=_MAIN, label="front, with (N, τ, ω)")
     axes.legend(loc="lower left", frameon=False)
     axes.set_xlabel("fidelity, dB: how much of a clean face is kept")
@@ -265,14 +281,18 @@ def plot_pareto(summary: dict[str, Any]) -> bytes | None:
     return _png(figure)
 
 
-def _places(points: list[dict], axis: Axis) -> dict[Any, str]:
+def _places(points: list[dict[str, Any]], axis: Axis) -> dict[Any, str]:
     """Labels of the cells along an axis, by what orders them."""
     return dict(sorted({axis[1](point["settings"]) for point in points}))
 
 
 def _best_values(
-    summary: dict[str, Any], points: list[dict], label: str, horizontal: Axis, vertical: Axis
-) -> np.ndarray:
+    summary: dict[str, Any],
+    points: list[dict[str, Any]],
+    label: str,
+    horizontal: Axis,
+    vertical: Axis,
+) -> FloatArray:
     """(rows, columns) of the chosen metric, NaN where no point is."""
     metric = summary["chosen_metric"]
     best = np.fmax if summary["metrics"][metric]["better"] == "higher" else np.fmin
@@ -286,7 +306,7 @@ def _best_values(
     return grid
 
 
-def _draw_heat_map(panel, grid: np.ndarray, metric: dict[str, Any]) -> None:
+def _draw_heat_map(panel: Axes, grid: FloatArray, metric: dict[str, Any]) -> None:
     is_higher = metric["better"] == "higher"
     panel.imshow(grid, cmap="viridis" if is_higher else "viridis_r", aspect="auto", origin="lower")
     panel.set_facecolor("#eeeeee")
@@ -306,8 +326,8 @@ def _draw_heat_map(panel, grid: np.ndarray, metric: dict[str, Any]) -> None:
     panel.plot(x, y, color=_MAIN, lw=3, clip_on=False)
 
 
-def _with_room(front: list[dict], axes) -> list[bool]:
-    """Which points can be labelled: labels of closer ones would lie on each other."""
+def _with_room(front: list[dict[str, Any]], axes: Axes) -> list[bool]:
+    """Return which points get a label; labels of close ones would overlap."""
     (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
     labelled: list[tuple[float, float]] = []
     chosen = []
@@ -339,7 +359,7 @@ def _metric_label(summary: dict[str, Any], metric: str) -> str:
     return f"{metric_title(metric)}{f' in {unit}' if unit else ''} ({better} is better)"
 
 
-def _numbers(rows: list[dict], key: str) -> np.ndarray:
+def _numbers(rows: list[dict[str, Any]], key: str) -> FloatArray:
     """A column as floats; null becomes NaN, which is not drawn."""
     return np.array([row[key] for row in rows], dtype=float)
 
@@ -349,7 +369,7 @@ def _plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _tidy(axes) -> None:
+def _tidy(axes: Axes) -> None:
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

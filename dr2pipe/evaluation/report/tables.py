@@ -1,7 +1,4 @@
-"""Tables of a report, as texts that its templates lay out.
-
-A cell's mean, interval and difference become text here, so that templates need no numbers.
-"""
+"""Tables of a report. All numbers become text here, so that templates only lay them out."""
 
 from __future__ import annotations
 
@@ -12,7 +9,7 @@ from dr2pipe.evaluation.report import plots
 
 
 def number(value: float | None, decimals: int, *, signed: bool = False) -> str:
-    """A number as text, with a true minus; a dash for what there is not."""
+    """Return a number as text, with a true minus sign; a dash for None and NaN."""
     if value is None or math.isnan(value):
         return "–"
     text = "∞" if math.isinf(value) else f"{abs(value):.{decimals}f}"
@@ -22,18 +19,20 @@ def number(value: float | None, decimals: int, *, signed: bool = False) -> str:
 
 
 def interval(estimate: dict[str, Any], decimals: int) -> str:
+    """Return the interval of an estimate as text."""
     return f"{number(estimate['low'], decimals)}…{number(estimate['high'], decimals)}"
 
 
-def describe_metric(summary: dict, metric: str) -> dict[str, Any]:
+def describe_metric(summary: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return name, title, and unit and direction of a metric."""
     about = summary["metrics"][metric]
     facts = [about["unit"], f"{about['better']} is better", about.get("range")]
     title = plots.metric_title(metric)
     return {"name": metric, "title": title, "about": ", ".join(fact for fact in facts if fact)}
 
 
-def metric_table(summary: dict, metric: str) -> dict[str, Any]:
-    """A metric with its rows: a degradation, or a mean of several, with a cell for each method."""
+def metric_table(summary: dict[str, Any], metric: str) -> dict[str, Any]:
+    """Return a metric with its rows (a degradation or a mean of several) and cells by method."""
     cells = [cell for cell in summary["cells"] if cell["metric"] == metric]
     known = {degradation["label"]: degradation for degradation in summary["degradations"]}
     rows = []
@@ -51,8 +50,8 @@ def metric_table(summary: dict, metric: str) -> dict[str, Any]:
     return describe_metric(summary, metric) | {"rows": rows}
 
 
-def set_tables(summary: dict) -> list[dict[str, Any]]:
-    """Tables of metrics of whole sets, which have one value and no interval."""
+def set_tables(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return tables of the metrics of whole sets, which have one value and no interval."""
     tables = []
     for metric in dict.fromkeys(cell["metric"] for cell in summary["sets"]):
         cells = [cell for cell in summary["sets"] if cell["metric"] == metric]
@@ -66,8 +65,8 @@ def set_tables(summary: dict) -> list[dict[str, Any]]:
     return tables
 
 
-def group_tables(summary: dict, groups: dict) -> list[dict[str, Any]]:
-    """Tables of a column of groups, one for each metric: means by group, and the gaps."""
+def group_tables(summary: dict[str, Any], groups: dict[str, Any]) -> list[dict[str, Any]]:
+    """Return a table per metric for a column of groups: means by group, and the gaps."""
     tables = []
     for metric in dict.fromkeys(cell["metric"] for cell in groups["cells"]):
         cells = [cell for cell in groups["cells"] if cell["metric"] == metric]
@@ -94,8 +93,10 @@ def group_tables(summary: dict, groups: dict) -> list[dict[str, Any]]:
     return tables
 
 
-def _row_cells(summary: dict, metric: str, found: dict[str, dict]) -> list[dict[str, Any] | None]:
-    """Texts of a row by method, None where there is no value; the best ones are marked."""
+def _row_cells(
+    summary: dict[str, Any], metric: str, found: dict[str, dict[str, Any]]
+) -> list[dict[str, Any] | None]:
+    """Return the texts of a row by method, None if there is no value; the best are marked."""
     about = summary["metrics"][metric]
     decimals = about["decimals"]
     means = {m: found[m]["mean"] for m in summary["methods"] if m in found}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from dr2pipe.core.config import load_config, peek
 from dr2pipe.core.errors import ConfigError
@@ -13,7 +14,8 @@ from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.landmarks import read_parts
 from dr2pipe.data.masked import MaskedFaces
 from dr2pipe.data.pairs import PairDataset
-from dr2pipe.training.recipe import TrainConfig
+from dr2pipe.data.showings import ShowingDataset
+from dr2pipe.training.recipe import PairsConfig, Recipe, TrainConfig, pair_of
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.recipes.degradation_encoder import (
     DegradationEncoderConfig,
@@ -27,7 +29,7 @@ from dr2pipe.training.recipes.stylegan2 import StyleGAN2Recipe, StyleGAN2TrainCo
 from dr2pipe.training.trainer import Trainer
 
 
-def faces_of(config: TrainConfig) -> FaceDataset:
+def clean_faces(config: TrainConfig) -> FaceDataset:
     """Clean faces."""
     data = config.data
     return FaceDataset(
@@ -35,61 +37,71 @@ def faces_of(config: TrainConfig) -> FaceDataset:
     )
 
 
-def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig | PaniniTrainConfig) -> PairDataset:
-    """Clean faces with coarse or degraded versions of them, and landmarks where they are given."""
-    pairs, parts = config.pairs, None
-    if getattr(config, "landmarks", None) is not None:
+def face_pairs(config: EnhancerTrainConfig | PaniniTrainConfig) -> PairDataset:
+    """Clean faces, each with a coarse or degraded version of it."""
+    return PairDataset(clean_faces(config), **_pair_options(config.pairs))
+
+
+def face_pairs_with_parts(config: GFPGANTrainConfig) -> PairDataset:
+    """As :func:`face_pairs`, with the places of eyes and mouth where ``landmarks`` are given."""
+    parts = None
+    if config.landmarks is not None:
         parts = read_parts(config.landmarks, config.landmarks_size)
-    return PairDataset(
-        faces_of(config),
-        input_size=pairs.input_size,
-        degradations=pairs.degradations,
-        coarse=None if pairs.coarse is None else CoarseCache(pairs.coarse),
-        coarse_share=pairs.coarse_share,
-        coarse_sigma_px=tuple(pairs.coarse_sigma_px),
-        recolour=pairs.recolour,
-        jitter=pairs.jitter,
-        parts=parts,
-    )
+    return PairDataset(clean_faces(config), parts=parts, **_pair_options(config.pairs))
 
 
-def degradation_pairs_of(config: DegradationEncoderConfig) -> DegradationPairs:
-    """Two faces with one degradation."""
+def degradation_pairs(config: DegradationEncoderConfig) -> DegradationPairs:
+    """Pairs of faces with the same degradation."""
     return DegradationPairs(
-        faces_of(config), config.degradations, recolour=config.recolour, jitter=config.jitter
+        clean_faces(config), config.degradations, recolour=config.recolour, jitter=config.jitter
     )
 
 
-def masked_faces_of(config: ExeGANTrainConfig) -> MaskedFaces:
+def masked_faces(config: ExeGANTrainConfig) -> MaskedFaces:
     """Clean faces and masks."""
-    return MaskedFaces(faces_of(config), config.masks)
+    return MaskedFaces(clean_faces(config), config.masks)
 
 
-# name: (schema, recipe, its data set)
-RECIPES = {
-    "ddpm": (DDPMConfig, DDPMRecipe, faces_of),
-    "enhancer": (EnhancerTrainConfig, EnhancerRecipe, pairs_of),
-    "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, faces_of),
-    "degradation_encoder": (
-        DegradationEncoderConfig,
-        DegradationEncoderRecipe,
-        degradation_pairs_of,
-    ),
-    "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, pairs_of),
-    "exegan": (ExeGANTrainConfig, ExeGANRecipe, masked_faces_of),
-    "panini": (PaniniTrainConfig, PaniniRecipe, pairs_of),
+def _pair_options(pairs: PairsConfig) -> dict[str, Any]:
+    return {
+        "input_size": pairs.input_size,
+        "degradations": pairs.degradations,
+        "coarse": None if pairs.coarse is None else CoarseCache(pairs.coarse),
+        "coarse_share": pairs.coarse_share,
+        "coarse_sigma_px": pair_of("pairs.coarse_sigma_px", pairs.coarse_sigma_px),
+        "recolour": pairs.recolour,
+        "jitter": pairs.jitter,
+    }
+
+
+# name: (class of its configuration, recipe, function that makes its data set). The recipe and the
+# function take the configuration; each takes its own class, which a type of one dict cannot say.
+RECIPES: dict[
+    str,
+    tuple[type[TrainConfig], Callable[[Any], Recipe], Callable[[Any], ShowingDataset]],
+] = {
+    "ddpm": (DDPMConfig, DDPMRecipe, clean_faces),
+    "enhancer": (EnhancerTrainConfig, EnhancerRecipe, face_pairs),
+    "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, clean_faces),
+    "degradation_encoder": (DegradationEncoderConfig, DegradationEncoderRecipe, degradation_pairs),
+    "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, face_pairs_with_parts),
+    "exegan": (ExeGANTrainConfig, ExeGANRecipe, masked_faces),
+    "panini": (PaniniTrainConfig, PaniniRecipe, face_pairs),
 }
 
 
 def run_recipe(config_path: str | Path, overrides: Sequence[str]) -> int:
-    """Train what ``config_path`` describes; returns 0, or 130 when it was interrupted.
+    """Train what ``config_path`` describes.
+
+    Returns:
+        0, or 130 when SIGINT or SIGTERM stopped the run.
 
     Raises:
-        ConfigError, ValueError: an invalid setting or unusable data, before the first step.
+        Dr2pipeError: an invalid setting or unusable data, before the first step.
     """
     name = peek(config_path, overrides, "recipe")
     if name not in RECIPES:
         raise ConfigError(f"unknown recipe '{name}'; choose one of {', '.join(RECIPES)}")
-    schema, recipe, dataset_of = RECIPES[name]
+    schema, recipe, make_dataset = RECIPES[name]
     config = load_config(schema, config_path, overrides)
-    return Trainer(config, recipe(config), dataset_of(config)).run()
+    return Trainer(config, recipe(config), make_dataset(config)).run()

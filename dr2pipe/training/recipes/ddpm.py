@@ -23,7 +23,8 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.losses.diffusion import p2_weights, variational_bound
-from dr2pipe.training.recipe import TrainConfig, Trained
+from dr2pipe.training.recipe import TrainConfig, TrainedNetwork
+from dr2pipe.training.seeding import random_stream
 
 
 @dataclass
@@ -69,14 +70,15 @@ class DDPMRecipe:
         )
         self.weights = p2_weights(self.scheduler.alphas_cumprod, config.p2_k, config.p2_gamma)
 
-    def build(self) -> dict[str, Trained]:
-        torch.manual_seed(self.config.seed)
+    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+        """Build ``unet``."""
         channels = 6 if self.learns_variance else 3
-        unet = build_unet(self.config.unet, self.config.data.size, out_channels=channels)
+        with random_stream(generator):
+            unet = build_unet(self.config.unet, self.config.data.size, out_channels=channels)
         optimizer = torch.optim.AdamW(
             unet.parameters(), lr=self.config.learning_rate, weight_decay=0.0
         )
-        return {"unet": Trained(unet, optimizer)}
+        return {"unet": TrainedNetwork(unet, optimizer)}
 
     def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
         clean = batch["image"]
@@ -123,11 +125,10 @@ class DDPMRecipe:
         if not self.learns_variance:
             scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
         unet = copy.deepcopy(networks["unet"])
-        # UNet2DModel has no use for this number; restoring checks omega against it.
-        unet.register_to_config(num_train_timesteps=self.config.max_timestep + 1)
         if self.config.export_precision == "fp16":
             unet.half()
-        files.write_folder(folder, DR2Pipeline(unet, scheduler).save_pretrained)
+        pipeline = DR2Pipeline(unet, scheduler, max_timestep=self.config.max_timestep)
+        files.write_folder(folder, pipeline.save_pretrained)
 
     def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         noises, timesteps = [], []

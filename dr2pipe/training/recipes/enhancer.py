@@ -13,6 +13,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import spectral_norm
 
 from dr2pipe.core import files, images
+from dr2pipe.core.diffusers_types import ConfigMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.enhancers import ENHANCERS, build_enhancer
 from dr2pipe.features.vgg import load_vgg
@@ -23,8 +24,19 @@ from dr2pipe.losses.adversarial import (
 )
 from dr2pipe.losses.perceptual import perceptual_loss
 from dr2pipe.losses.reconstruction import pixel_loss
+from dr2pipe.losses.total import weighted_sum
 from dr2pipe.training.gan import MultiScaleDiscriminator
-from dr2pipe.training.recipe import TrainConfig, Trained
+from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
+from dr2pipe.training.recipe import (
+    Batch,
+    Loss,
+    Networks,
+    PairsConfig,
+    TrainConfig,
+    TrainedNetwork,
+    pair_of,
+)
+from dr2pipe.training.seeding import random_stream
 
 # SPARNet's; the reference stores the first four after their ReLU.
 _PERCEPTUAL_LAYERS = {
@@ -37,21 +49,9 @@ _PERCEPTUAL_LAYERS = {
 
 
 @dataclass
-class PairsConfig:
-    """What the enhancer gets to see; see :class:`dr2pipe.data.pairs.PairDataset`."""
-
-    input_size: int = 64
-    # No default: entries of a YAML file would be added to it.
-    degradations: dict[str, float] = field(default_factory=dict)
-    coarse: str | None = None
-    coarse_share: float = 0.0
-    coarse_sigma_px: list[float] = field(default_factory=lambda: [0.0, 1.0])
-    recolour: float = 0.0
-    jitter: float = 0.0
-
-
-@dataclass
 class NetworkConfig:
+    """The enhancer: its name in ``ENHANCERS`` and its options."""
+
     name: str = "sparnet"
     options: dict[str, Any] = field(default_factory=dict)
     spectral_norm: bool = False  # of every convolution while training; exported weights are plain
@@ -72,6 +72,8 @@ class LossConfig:
 
 @dataclass
 class DiscriminatorConfig:
+    """See :class:`dr2pipe.training.gan.MultiScaleDiscriminator`."""
+
     scales: int = 3
     width: int = 64
     halvings: int = 4
@@ -79,6 +81,8 @@ class DiscriminatorConfig:
 
 @dataclass
 class EnhancerTrainConfig(TrainConfig):
+    """Settings of the recipe."""
+
     pairs: PairsConfig = field(default_factory=PairsConfig)
     enhancer: NetworkConfig = field(default_factory=NetworkConfig)
     loss: LossConfig = field(default_factory=LossConfig)
@@ -102,9 +106,13 @@ class EnhancerRecipe:
             self.perceptual_layers = config.loss.perceptual_layers or _PERCEPTUAL_LAYERS
             self.vgg = load_vgg(config.loss.vgg19, "vgg19", list(self.perceptual_layers))
 
-    def build(self) -> dict[str, Trained]:
+    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+        """Build ``enhancer``, and ``discriminator`` where a loss needs it."""
+        with random_stream(generator):
+            return self._build()
+
+    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
-        torch.manual_seed(config.seed)
         if config.enhancer.options.get("add_input") and (
             config.enhancer.spectral_norm or config.enhancer.initial_std is not None
         ):
@@ -119,28 +127,29 @@ class EnhancerRecipe:
                 f"the enhancer makes {enhancer.output_size}-pixel faces, data.size is "
                 f"{config.data.size}; set enhancer.options.size"
             )
-        betas = tuple(config.betas)
+        betas = pair_of("betas", config.betas)
         parameters = [p for p in enhancer.parameters() if p.requires_grad]
         if not parameters:
             raise ConfigError(f"the enhancer '{config.enhancer.name}' has nothing to train")
         trained = {
-            "enhancer": Trained(
+            "enhancer": TrainedNetwork(
                 enhancer, torch.optim.Adam(parameters, lr=config.learning_rate, betas=betas)
             )
         }
-        self.input_size = enhancer.input_size
+        self.input_size: int | None = enhancer.input_size
         if self.adversarial:
             d = config.discriminator
             network = MultiScaleDiscriminator(d.scales, d.width, d.halvings)
             optimizer = torch.optim.Adam(
                 network.parameters(), lr=config.discriminator_learning_rate, betas=betas
             )
-            trained["discriminator"] = Trained(network, optimizer, ema=False)
+            trained["discriminator"] = TrainedNetwork(network, optimizer, ema=False)
         return trained
 
-    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
-        weights, target = self.config.loss, batch["image"]
-        restored = networks["enhancer"](self._grown(batch["input"])).float()
+    def step(self, networks: Networks, batch: Batch) -> Iterator[Loss]:
+        """Yield the enhancer's loss, then the discriminator's."""
+        target = batch["image"]
+        restored = networks["enhancer"](self._resized(batch["input"])).float()
         terms = {"pixel": pixel_loss(restored, target)}
         if self.vgg is not None:
             vgg = self.vgg.to(target.device)
@@ -153,7 +162,7 @@ class EnhancerRecipe:
             _, real_maps = discriminator(target)
             terms["gan"] = hinge_generator_loss(fake_scores)
             terms["feature_matching"] = feature_matching_loss(real_maps, fake_maps)
-        loss = sum(getattr(weights, name) * value for name, value in terms.items())
+        loss = weighted_sum(terms, vars(self.config.loss))
         yield "enhancer", loss, {f"enhancer/{n}": v.detach() for n, v in terms.items()}
         if self.adversarial:
             discriminator.requires_grad_(True)
@@ -162,15 +171,15 @@ class EnhancerRecipe:
             yield "discriminator", hinge_discriminator_loss(real_scores, fake_scores), {}
 
     @torch.no_grad()
-    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
+    def preview(self, networks: Networks, batch: Batch) -> torch.Tensor:
         """Three rows: inputs, results, targets."""
-        grown = self._grown(batch["input"][:8])
-        restored = networks["enhancer"](grown).float().clamp(-1, 1)
-        rows = (images.resize_tensor(grown, self.config.data.size), restored, batch["image"][:8])
-        return torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
+        inputs = self._resized(batch["input"][:PREVIEW_PICTURES])
+        restored = networks["enhancer"](inputs)
+        shown = images.resize_tensor(inputs, self.config.data.size)
+        return tile_rows(shown, restored, batch["image"][:PREVIEW_PICTURES])
 
-    def export(self, networks: dict, folder: Path) -> None:
-        """A folder that ``build_enhancer`` loads."""
+    def export(self, networks: Networks, folder: Path) -> None:
+        """Write a folder that ``build_enhancer`` loads."""
         trained = copy.deepcopy(networks["enhancer"]).eval()
         if self.config.enhancer.spectral_norm:
             for module in _convolutions(trained):
@@ -181,11 +190,11 @@ class EnhancerRecipe:
             network.half()
         files.write_folder(folder, network.save_pretrained)
 
-    def _grown(self, picture: torch.Tensor) -> torch.Tensor:
-        """As between the stages of a restorer."""
-        return (
-            picture if self.input_size is None else images.resize_tensor(picture, self.input_size)
-        )
+    def _resized(self, pictures: torch.Tensor) -> torch.Tensor:
+        """Pictures at the enhancer's input size, resized as a restorer does it."""
+        if self.input_size is None:
+            return pictures
+        return images.resize_tensor(pictures, self.input_size)
 
 
 def _prepare_convolutions(network: torch.nn.Module, config: NetworkConfig) -> None:
@@ -196,7 +205,8 @@ def _prepare_convolutions(network: torch.nn.Module, config: NetworkConfig) -> No
                 torch.nn.init.zeros_(module.bias)
         if config.spectral_norm:
             spectral_norm(module)
-    if config.spectral_norm:  # a checkpoint without it must not be taken for one of this network
+    if config.spectral_norm and isinstance(network, ConfigMixin):
+        # A checkpoint without it must not be taken for one of this network.
         network.register_to_config(spectral_norm=True)
 
 

@@ -1,8 +1,8 @@
 """Recipe: EXE-GAN, faces with holes filled in the style of an exemplar.
 
 Lu et al., "Do inpainting yourself: generative facial inpainting guided by exemplars",
-Neurocomputing 2025. What the published code does by accident is not repeated: whether a face is
-its own exemplar is decided for each face, and a batch of any size gives the others another one.
+Neurocomputing 2025. Two accidents of the published code are not repeated: whether a face is its own
+exemplar is decided for each face by itself, and batches may have any size.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files
+from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.enhancers import build_enhancer
+from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.features.lpips import load_lpips
-from dr2pipe.features.psp import StyleEncoder, load_style_encoder
+from dr2pipe.features.psp import StyleEncoder, StyleHead, load_style_encoder
 from dr2pipe.features.resnet101 import load_identity_resnet
 from dr2pipe.losses.adversarial import logistic_generator_loss, path_length_penalty, path_lengths
 from dr2pipe.losses.identity import identity_angle_loss
@@ -31,17 +33,30 @@ from dr2pipe.losses.inpainting import (
     inner_weights,
     weigh_gradient,
 )
+from dr2pipe.losses.total import weighted_sum
 from dr2pipe.stylegan2 import StyleGAN2Discriminator
-from dr2pipe.training.gan import discriminator_step, draw_noises, generator_of, mean_over_processes
-from dr2pipe.training.recipe import TrainConfig, Trained
-from dr2pipe.training.recipes.stylegan2 import RunningStatistics, lazy_adam, random_latents
-
-_MEAN_LENGTH_DECAY = 0.01
+from dr2pipe.training.gan import discriminator_step
+from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
+from dr2pipe.training.recipe import (
+    Batch,
+    Loss,
+    Networks,
+    TrainConfig,
+    TrainedNetwork,
+    unwrap,
+)
+from dr2pipe.training.seeding import generator_of, random_stream
+from dr2pipe.training.stylegan2 import (
+    RunningStatistics,
+    draw_noises,
+    lazy_adam,
+    random_latents,
+)
 
 
 @dataclass
 class BorderConfig:
-    """How the gradient of the losses falls from a hole's border inwards."""
+    """How the gradient of the losses becomes smaller from a hole's border inwards."""
 
     kernel: str = "flat"  # flat: the published one | gaussian
     size_px: int = 65
@@ -69,8 +84,10 @@ class ExeGANLosses:
 
 @dataclass
 class ExeGANTrainConfig(TrainConfig):
+    """Settings of the recipe; the defaults are the published ones."""
+
     masks: dict[str, float] = field(default_factory=dict)  # kind of mask: share
-    exegan: dict[str, Any] = field(default_factory=dict)  # without size, which data.size tells
+    exegan: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
     style_encoder: str | None = None  # folder; null: random features, see style_encoder_options
     style_encoder_options: dict[str, Any] = field(default_factory=dict)
     self_exemplar: float = 0.2  # share of faces that are their own exemplar
@@ -106,17 +123,23 @@ class ExeGANRecipe:
         if config.style_encoder is not None:
             self.style_encoder = load_style_encoder(config.style_encoder)
         else:
-            self.style_encoder = random_style_encoder(config.style_encoder_options, config.seed)
+            generator = torch.Generator().manual_seed(config.seed)
+            self.style_encoder = random_style_encoder(config.style_encoder_options, generator)
         self.lpips = self.identity = None
         if loss.perceptual > 0:
             self.lpips = load_lpips(loss.vgg16, loss.lpips)
         if loss.identity > 0:
             self.identity = load_identity_resnet(loss.identity_network)
 
-    def build(self) -> dict[str, Trained]:
+    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+        """Build ``exegan``, ``discriminator`` and the ``statistics`` of their losses."""
+        with random_stream(generator):
+            return self._build()
+
+    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
-        torch.manual_seed(config.seed)
-        network = build_enhancer("exegan", size=config.data.size, **config.exegan).train()
+        network = build_enhancer("exegan", size=config.data.size, **config.exegan)
+        network = unwrap(network, ExeGAN).train()
         rows, encoder = network.exemplar_rows, self.style_encoder.config
         if rows.stop > encoder.rows or network.config.style_channels != encoder.channels:
             raise ConfigError(
@@ -128,16 +151,17 @@ class ExeGANRecipe:
         lazy = loss.path_length_every_steps if loss.path_length > 0 else None
         lazy_d = loss.r1_every_steps if loss.r1 > 0 else None
         return {
-            "exegan": Trained(network, lazy_adam(network, rate, lazy)),
-            "discriminator": Trained(
+            "exegan": TrainedNetwork(network, lazy_adam(network, rate, lazy)),
+            "discriminator": TrainedNetwork(
                 discriminator, lazy_adam(discriminator, rate, lazy_d), ema=False
             ),
-            "statistics": Trained(RunningStatistics(), None, ema=False),
+            "statistics": TrainedNetwork(RunningStatistics(), None, ema=False),
         }
 
-    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
+    def step(self, networks: Networks, batch: Batch) -> Iterator[Loss]:
+        """Yield the generator's loss, then the discriminator's, each with its lazy regulariser."""
         weights, real, mask = self.config.loss, batch["image"], batch["mask"]
-        bare = getattr(networks["exegan"], "module", networks["exegan"])
+        bare = unwrap(networks["exegan"], ExeGAN)
         discriminator = networks["discriminator"].requires_grad_(False)
         seeds = batch["seed"].tolist()
         own = self._own_exemplars(seeds).to(real.device)
@@ -146,24 +170,22 @@ class ExeGANRecipe:
         w = random_latents(bare.synthesis, seeds, self.config.mixing_probability)
         latents = bare.latents(w, exemplar)
         noise = draw_noises(seeds, bare.synthesis.noise_sizes, real.device)
-        drawn = networks["exegan"](real, mask=mask, latents=latents, noise=noise, whole=True)
-        drawn = drawn.float()
-        completed = drawn * mask + real * (1 - mask)
+        generated = networks["exegan"](real, mask=mask, latents=latents, noise=noise, whole=True)
+        generated = generated.float()
+        completed = generated * mask + real * (1 - mask)
 
         terms = {"gan": logistic_generator_loss(discriminator(completed))}
         terms |= self._terms(completed, real, mask, own, exemplar, bare.exemplar_rows)
-        factors = {"gan": 1.0, "path_length": weights.path_length * weights.path_length_every_steps}
         scalars = {f"exegan/{name}": value.detach() for name, value in terms.items()}
         if weights.path_length > 0 and batch["step"] % weights.path_length_every_steps == 0:
-            lengths = path_lengths(drawn, latents, generator_of(seeds, "path"))
-            mean = networks["statistics"].mean_path_length
-            mean.lerp_(mean_over_processes(lengths.detach().mean()), _MEAN_LENGTH_DECAY)
-            terms["path_length"] = path_length_penalty(lengths, mean.clone())
+            lengths = path_lengths(generated, latents, generator_of(seeds, "path"))
+            statistics = unwrap(networks["statistics"], RunningStatistics)
+            mean_length = statistics.updated_mean_path_length(lengths.detach())
+            terms["path_length"] = path_length_penalty(lengths, mean_length)
             scalars["exegan/path_length"] = lengths.detach().mean()
-        loss = sum(
-            (factors[name] if name in factors else getattr(weights, name)) * value
-            for name, value in terms.items()
-        )
+        lazy_weight = weights.path_length * weights.path_length_every_steps
+        factors = vars(weights) | {"gan": 1.0, "path_length": lazy_weight}
+        loss = weighted_sum(terms, factors)
         yield "exegan", loss, scalars
         yield discriminator_step(
             discriminator,
@@ -184,7 +206,8 @@ class ExeGANRecipe:
         rows: range,
     ) -> dict[str, torch.Tensor]:
         """All but the adversarial loss. Only faces that are their own exemplars have a target."""
-        weights, terms = self.config.loss, {}
+        weights = self.config.loss
+        terms: dict[str, torch.Tensor] = {}
         border = border_weights(mask, self.kernel, self.config.border.passes)
         if weights.attribute > 0:
             shown = weigh_gradient(completed, inner_weights(mask, border))
@@ -202,48 +225,51 @@ class ExeGANRecipe:
         return terms
 
     @torch.no_grad()
-    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
+    def preview(self, networks: Networks, batch: Batch) -> torch.Tensor:
         """Four rows: faces with holes, exemplars (the next face), results, the faces."""
-        real, mask = batch["image"][:8], batch["mask"][:8]
-        network = networks["exegan"]
+        real, mask, seeds = (batch[name][:PREVIEW_PICTURES] for name in ("image", "mask", "seed"))
+        network = unwrap(networks["exegan"], ExeGAN)
         others = real.roll(-1, dims=0)
-        w = random_latents(network.synthesis, batch["seed"][:8].tolist(), 0.0)
+        w = random_latents(network.synthesis, seeds.tolist(), 0.0)
         latents = network.latents(w, self._styles(others, network.exemplar_rows))
-        filled = network(real, mask=mask, latents=latents).float()
-        rows = (real * (1 - mask), others, filled, real)
-        return torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
+        filled = network(real, mask=mask, latents=latents)
+        return tile_rows(real * (1 - mask), others, filled, real)
 
-    def export(self, networks: dict, folder: Path) -> None:
-        """A folder that ``dr2pipe inpaint`` loads; the style encoder lies inside."""
+    def export(self, networks: Networks, folder: Path) -> None:
+        """Write a folder that ``dr2pipe inpaint`` loads, with the style encoder inside."""
 
         def save(target: Path) -> None:
-            networks["exegan"].save_pretrained(target)
+            unwrap(networks["exegan"], ModelMixin).save_pretrained(target)
             self.style_encoder.save_pretrained(target / "style_encoder")
 
         files.write_folder(folder, save)
 
     def _own_exemplars(self, seeds: list[int]) -> torch.Tensor:
-        """(B,) bool: which faces are their own exemplars; all where there is no other face."""
+        """(B,) bool: which faces are their own exemplars; a face alone in its batch always is."""
         coins = torch.stack([torch.rand((), generator=generator_of([s], "own")) for s in seeds])
         return (coins < self.config.self_exemplar) | (len(seeds) == 1)
 
     def _styles(self, pictures: torch.Tensor, rows: range) -> torch.Tensor:
-        return self.style_encoder.to(pictures.device)(pictures, rows).float()
+        styles: torch.Tensor = self.style_encoder.to(pictures.device)(pictures, rows)
+        return styles.float()
 
 
-def random_style_encoder(options: dict[str, Any], seed: int) -> StyleEncoder:
+def random_style_encoder(options: dict[str, Any], generator: torch.Generator) -> StyleEncoder:
     """A frozen encoder of random features, for machines without the official file.
 
     Random convolutions see colours and textures, not identities. Their statistics are set on
-    smooth random pictures, so that styles have mean 0 and deviation 1 there.
+    smooth random pictures, so that the styles of these have mean 0 and deviation 1.
+
+    Args:
+        options: of :class:`StyleEncoder`.
+        generator: on the CPU; weights and pictures are drawn from it.
 
     Raises:
         ConfigError: unknown options.
     """
-    generator = generator_of([seed], "style encoder")
-    torch.manual_seed(seed)
     try:
-        encoder = StyleEncoder(**options)
+        with random_stream(generator):
+            encoder = StyleEncoder(**options)
     except TypeError as error:
         raise ConfigError(f"style_encoder_options: {error}") from None
     pictures = torch.randn(64, 3, 6, 6, generator=generator)
@@ -255,7 +281,8 @@ def random_style_encoder(options: dict[str, Any], seed: int) -> StyleEncoder:
         encoder.train()(pictures)
         styles = encoder.eval()(pictures)
         deviation, mean = torch.std_mean(styles, dim=0)  # (rows,C)
-        for head, row_deviation in zip(encoder.heads, deviation + 1e-8, strict=True):
+        heads = [head for head in encoder.heads if isinstance(head, StyleHead)]
+        for head, row_deviation in zip(heads, deviation + 1e-8, strict=True):
             head.linear.weight.div_(row_deviation[:, None])
             head.linear.bias.div_(row_deviation)
         encoder.mean_latent.copy_(-mean / (deviation + 1e-8))

@@ -1,13 +1,12 @@
 """Recipe: GFP-GAN with every loss of the paper (Wang et al. 2021, §3.4).
 
-What the published code does by accident is not repeated: crops of the face parts keep their
-values at every size, mirrored landmarks are mirrored about the picture's middle, and degradations
-follow the showing, not the worker process.
+Three accidents of the published code are not repeated: crops of the face parts have the same
+values at every size, landmarks are mirrored about the middle of the picture, and degradations
+follow from the seed of a showing, not from the worker process.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +15,10 @@ from typing import Any
 import torch
 
 from dr2pipe.core import files
+from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.enhancers import build_enhancer
+from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.features.arcface import load_arcface, to_grey
 from dr2pipe.features.vgg import load_vgg
 from dr2pipe.losses.adversarial import logistic_discriminator_loss, logistic_generator_loss
@@ -25,10 +26,23 @@ from dr2pipe.losses.face_parts import PARTS, component_style_loss, crop_parts
 from dr2pipe.losses.identity import identity_loss
 from dr2pipe.losses.perceptual import perceptual_loss, style_loss
 from dr2pipe.losses.reconstruction import pixel_loss, pyramid_loss
+from dr2pipe.losses.total import weighted_sum
 from dr2pipe.stylegan2 import FacePartDiscriminator, StyleGAN2Discriminator
-from dr2pipe.training.gan import discriminator_step, draw_noises
-from dr2pipe.training.recipe import TrainConfig, Trained
-from dr2pipe.training.recipes.enhancer import PairsConfig
+from dr2pipe.training.checkpoints import load_matching_weights
+from dr2pipe.training.gan import discriminator_step
+from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
+from dr2pipe.training.recipe import (
+    Batch,
+    Loss,
+    Networks,
+    PairsConfig,
+    TrainConfig,
+    TrainedNetwork,
+    pair_of,
+    unwrap,
+)
+from dr2pipe.training.seeding import random_stream
+from dr2pipe.training.stylegan2 import draw_noises, lazy_adam
 
 # VGG19 maps before their ReLU.
 _VGG_LAYERS = {"conv1_2": 0.1, "conv2_2": 0.1, "conv3_4": 1.0, "conv4_4": 1.0, "conv5_4": 1.0}
@@ -55,10 +69,12 @@ class GFPGANLosses:
 
 @dataclass
 class GFPGANTrainConfig(TrainConfig):
+    """Settings of the recipe; the defaults are the paper's."""
+
     pairs: PairsConfig = field(default_factory=PairsConfig)
     landmarks: str | None = None  # csv or .pth, see data/landmarks.py; for the face parts
-    landmarks_size: int = 512  # side in pixels of the faces that the csv speaks of
-    gfpgan: dict[str, Any] = field(default_factory=dict)  # without size, which data.size tells
+    landmarks_size: int = 512  # side in pixels of the faces in which the csv's points lie
+    gfpgan: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
     prior: str | None = None  # folder of a StyleGAN2 generator
     train_prior: bool = False
     discriminator: dict[str, Any] = field(default_factory=dict)
@@ -77,7 +93,7 @@ class GFPGANRecipe:
             raise ConfigError(f"loss.r1_every_steps={loss.r1_every_steps} must be at least 1")
         if config.pairs.input_size != config.data.size:
             raise ConfigError(
-                f"GFP-GAN takes faces of the size it makes: pairs.input_size="
+                f"GFP-GAN's input and output have the same size: pairs.input_size="
                 f"{config.pairs.input_size} must be data.size={config.data.size}"
             )
         if config.prior is None and not config.train_prior:
@@ -94,42 +110,45 @@ class GFPGANRecipe:
         if loss.identity > 0:
             self.arcface = load_arcface(loss.arcface)
 
-    def build(self) -> dict[str, Trained]:
+    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+        """Build ``gfpgan``, ``discriminator``, and one discriminator per face part."""
+        with random_stream(generator):
+            return self._build()
+
+    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
-        torch.manual_seed(config.seed)
         size, rate = config.data.size, config.learning_rate
-        network = build_enhancer("gfpgan", size=size, **config.gfpgan).train()
+        network = unwrap(build_enhancer("gfpgan", size=size, **config.gfpgan), GFPGAN).train()
         if config.prior is not None:
-            load_same(network.prior, config.prior)
+            load_matching_weights(network.prior, config.prior)
         network.prior.requires_grad_(config.train_prior)
         if network.config.latent_is_w:  # the mapping network is not used then
             network.prior.mapping.requires_grad_(False)
         learned = [p for p in network.parameters() if p.requires_grad]
-        trained = {"gfpgan": Trained(network, torch.optim.Adam(learned, rate, (0.0, 0.99)))}
+        trained = {"gfpgan": TrainedNetwork(network, torch.optim.Adam(learned, rate, (0.0, 0.99)))}
         if config.loss.gan > 0:
             discriminator = StyleGAN2Discriminator(size=size, **config.discriminator)
             if config.discriminator_weights is not None:
-                load_same(discriminator, config.discriminator_weights)
-            # For a penalty in every r1_every_steps-th step alone, as StyleGAN2 (§3.1).
-            share = config.loss.r1_every_steps / (config.loss.r1_every_steps + 1)
-            betas = (0.0, 0.99**share)
-            optimizer = torch.optim.Adam(discriminator.parameters(), rate * share, betas)
-            trained["discriminator"] = Trained(discriminator, optimizer, ema=False)
+                load_matching_weights(discriminator, config.discriminator_weights)
+            optimizer = lazy_adam(discriminator, rate, config.loss.r1_every_steps)
+            trained["discriminator"] = TrainedNetwork(discriminator, optimizer, ema=False)
         if self.uses_parts:
+            betas = pair_of("component_betas", config.component_betas)
             for name in PARTS:
                 part = FacePartDiscriminator()
-                betas = tuple(config.component_betas)
                 optimizer = torch.optim.Adam(part.parameters(), rate, betas)
-                trained[name] = Trained(part, optimizer, ema=False)
+                trained[name] = TrainedNetwork(part, optimizer, ema=False)
         return trained
 
-    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
+    def step(self, networks: Networks, batch: Batch) -> Iterator[Loss]:
+        """Yield the losses of the generator, the discriminator, and those of the face parts."""
         target = batch["image"]
-        sizes = getattr(networks["gfpgan"], "module", networks["gfpgan"]).prior.noise_sizes
+        sizes = unwrap(networks["gfpgan"], GFPGAN).prior.noise_sizes
         noise = draw_noises(batch["seed"].tolist(), sizes, target.device)
         restored, pyramid = networks["gfpgan"](batch["input"], noise=noise, return_pyramid=True)
         restored, pyramid = restored.float(), [p.float() for p in pyramid]
-        crops = real_crops = {}
+        crops: dict[str, torch.Tensor] = {}
+        real_crops: dict[str, torch.Tensor] = {}
         if self.uses_parts:
             crops = crop_parts(restored, batch["parts"])
             real_crops = crop_parts(target, batch["parts"])
@@ -137,9 +156,11 @@ class GFPGANRecipe:
         if batch["step"] < self.config.loss.pyramid_until_step:
             # The smallest pictures come first; each is compared with the face at its size.
             terms["pyramid"] = pyramid_loss(pyramid, target)
-        else:  # the U-Net's pictures lead nowhere then, which several processes may not do
-            terms["pyramid"] = 0 * sum(p.mean() for p in pyramid)
-        loss = sum(getattr(self.config.loss, name) * value for name, value in terms.items())
+        else:
+            # Several processes wait for the gradient of every parameter, so the U-Net's pictures
+            # must stay in the loss.
+            terms["pyramid"] = 0 * torch.stack([p.mean() for p in pyramid]).sum()
+        loss = weighted_sum(terms, vars(self.config.loss))
         yield "gfpgan", loss, {f"gfpgan/{n}": v.detach() for n, v in terms.items()}
         if "discriminator" in networks:
             yield discriminator_step(
@@ -159,7 +180,7 @@ class GFPGANRecipe:
 
     def _generator_terms(
         self,
-        networks: dict,
+        networks: Networks,
         restored: torch.Tensor,
         target: torch.Tensor,
         crops: dict[str, torch.Tensor],
@@ -168,68 +189,41 @@ class GFPGANRecipe:
         terms = {"pixel": pixel_loss(restored, target)}
         if self.vgg is not None:
             vgg = self.vgg.to(target.device)
-            made = {name: maps.float() for name, maps in vgg(restored).items()}
-            wanted = {name: maps.float() for name, maps in vgg(target).items()}
-            terms["perceptual"] = perceptual_loss(made, wanted, _VGG_LAYERS)
-            terms["style"] = style_loss(made, wanted, _VGG_LAYERS)
+            features, target_features = (
+                {name: maps.float() for name, maps in vgg(pictures).items()}
+                for pictures in (restored, target)
+            )
+            terms["perceptual"] = perceptual_loss(features, target_features, _VGG_LAYERS)
+            terms["style"] = style_loss(features, target_features, _VGG_LAYERS)
         if "discriminator" in networks:
             discriminator = networks["discriminator"].requires_grad_(False)
             terms["gan"] = logistic_generator_loss(discriminator(restored))
         if self.uses_parts:
-            terms["component"] = terms["component_style"] = 0.0
+            adversarial, style = [], []
             for name in PARTS:
                 discriminator = networks[name].requires_grad_(False)
-                score, made = discriminator(crops[name])
-                _, wanted = discriminator(real_crops[name])
-                terms["component"] = terms["component"] + logistic_generator_loss(score)
-                terms["component_style"] = terms["component_style"] + component_style_loss(
-                    [maps.float() for maps in made], [maps.float() for maps in wanted]
+                score, maps = discriminator(crops[name])
+                _, real_maps = discriminator(real_crops[name])
+                adversarial.append(logistic_generator_loss(score))
+                style.append(
+                    component_style_loss([m.float() for m in maps], [m.float() for m in real_maps])
                 )
+            terms["component"] = torch.stack(adversarial).sum()
+            terms["component_style"] = torch.stack(style).sum()
         if self.arcface is not None:
             arcface = self.arcface.to(target.device)
-            made, wanted = arcface(to_grey(restored)), arcface(to_grey(target))
-            terms["identity"] = identity_loss(made.float(), wanted.float())
+            embeddings, target_embeddings = (
+                arcface(to_grey(pictures)).float() for pictures in (restored, target)
+            )
+            terms["identity"] = identity_loss(embeddings, target_embeddings)
         return terms
 
     @torch.no_grad()
-    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
+    def preview(self, networks: Networks, batch: Batch) -> torch.Tensor:
         """Three rows: inputs, results, targets."""
-        given, target = batch["input"][:8], batch["image"][:8]
-        restored = networks["gfpgan"](given).float()
-        rows = (given, restored, target)
-        return torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
+        inputs, target = (batch[name][:PREVIEW_PICTURES] for name in ("input", "image"))
+        return tile_rows(inputs, networks["gfpgan"](inputs), target)
 
-    def export(self, networks: dict, folder: Path) -> None:
-        """A folder that ``build_enhancer`` loads."""
-        files.write_folder(folder, networks["gfpgan"].save_pretrained)
-
-
-def load_same(network: torch.nn.Module, folder: str | Path, *, without: str | None = None) -> None:
-    """Copy the weights of a native folder into ``network``.
-
-    Args:
-        without: a part that stays as it is; its settings, whose names begin with its own, may
-            differ.
-
-    Raises:
-        ConfigError: no such folder, or a network of another size or shape.
-    """
-    folder, kind = Path(folder), type(network)
-    if not (folder / "config.json").is_file():
-        raise ConfigError(f"no {kind.__name__} folder at {folder} (config.json is missing)")
-    made_by = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if made_by != kind.__name__:
-        raise ConfigError(f"{folder} holds a {made_by}, not a {kind.__name__}")
-    found = kind.from_pretrained(folder)
-    ignored = ("_",) if without is None else ("_", f"{without}_")
-    differing = [
-        f"{key}={found.config.get(key)} instead of {value}"
-        for key, value in network.config.items()
-        if not key.startswith(ignored) and found.config.get(key) != value
-    ]
-    if differing:
-        raise ConfigError(f"{folder} does not fit: {', '.join(differing)}")
-    weights = found.state_dict()
-    if without is not None:
-        weights = {k: v for k, v in weights.items() if not k.startswith(f"{without}.")}
-    network.load_state_dict(weights, strict=without is None)
+    def export(self, networks: Networks, folder: Path) -> None:
+        """Write a folder that ``build_enhancer`` loads."""
+        files.write_folder(folder, unwrap(networks["gfpgan"], ModelMixin).save_pretrained)

@@ -1,11 +1,11 @@
 """Recipe: Panini-Net (Wang et al., AAAI 2022, §3.4) with the published weights of its losses.
 
-What the published code does by accident is not repeated: VGG gets pictures normalised for it,
-a trained degradation encoder is normalised by what it learned rather than by a batch of one
-picture, and an average of the weights is kept (EMA). As published, the gate of the spatial
-attention is normalised by the batch, be it one picture: over all its places that is what
-instance normalisation does, and has a meaning from the first step on, which running statistics
-have not. Restoring uses the running ones.
+Some accidents of the published code are not repeated: VGG gets pictures normalised for it, a
+trained degradation encoder uses its running statistics and not those of a batch of one picture,
+and an average of the weights (EMA) is kept. As published, the gate of the spatial attention is
+normalised by the batch while training, even if that is one picture. Over all places of one picture
+this equals instance normalisation; it is meaningful from the first step on, and running statistics
+are not. Restoring uses the running statistics.
 """
 
 from __future__ import annotations
@@ -20,16 +20,28 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files
+from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.features.vgg import load_vgg
 from dr2pipe.losses.adversarial import logistic_discriminator_loss, logistic_generator_loss
 from dr2pipe.losses.reconstruction import pixel_loss
+from dr2pipe.losses.total import weighted_sum
 from dr2pipe.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
-from dr2pipe.training.recipe import TrainConfig, Trained
-from dr2pipe.training.recipes.enhancer import PairsConfig
-from dr2pipe.training.recipes.gfpgan import load_same
+from dr2pipe.training.checkpoints import load_matching_weights
+from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
+from dr2pipe.training.recipe import (
+    Batch,
+    Loss,
+    Networks,
+    PairsConfig,
+    TrainConfig,
+    TrainedNetwork,
+    pair_of,
+    unwrap,
+)
+from dr2pipe.training.seeding import random_stream
 
 _VGG_LAYER = "conv4_3"  # before its ReLU
 
@@ -46,11 +58,13 @@ class PaniniLosses:
 
 @dataclass
 class PaniniTrainConfig(TrainConfig):
+    """Settings of the recipe; the defaults are the published ones."""
+
     pairs: PairsConfig = field(default_factory=PairsConfig)
-    # Options without size and input_size, which data.size and pairs.input_size tell.
+    # Options of PaniniNet; data.size and pairs.input_size give its size and input_size.
     panini: dict[str, Any] = field(default_factory=dict)
     prior: str | None = None  # folder of a StyleGAN2 generator; null: trained along from noise
-    train_prior: bool = True  # as published, whatever its comments say
+    train_prior: bool = True  # as in the published code, against its comments
     encoder_weights: str | None = None  # folder of a degradation encoder
     discriminator: dict[str, Any] = field(default_factory=dict)
     discriminator_weights: str | None = None  # folder to begin from
@@ -67,58 +81,67 @@ class PaniniRecipe:
             raise ConfigError("prior: name the folder of a StyleGAN2, or set train_prior=true")
         for option, told_by in (("size", "data.size"), ("input_size", "pairs.input_size")):
             if option in config.panini:
-                raise ConfigError(f"panini.{option} is told by {told_by}; leave it out")
+                raise ConfigError(f"panini.{option} is set by {told_by}; leave it out")
         learned = config.panini.get("degradation", "encoder") == "learned"
         if learned and config.encoder_weights is not None:
             raise ConfigError("panini.degradation=learned has no encoder for encoder_weights")
         trains_encoder = not learned and config.panini.get("interpolate", True)
         if trains_encoder and config.encoder_weights is None and config.batch_size < 2:
             raise ConfigError(
-                "an encoder that is trained along is normalised by its batch: batch_size must be "
-                "2 or more, or encoder_weights name a trained one"
+                "an encoder under training is normalised by its batch: set batch_size to 2 or "
+                "more, or encoder_weights to the folder of a trained one"
             )
         self.config = config
         self.vgg = None
         if config.loss.perceptual > 0:
             self.vgg = load_vgg(config.loss.vgg16, "vgg16", [_VGG_LAYER])
 
-    def build(self) -> dict[str, Trained]:
+    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+        """Build ``panini``, and ``discriminator`` where a loss needs it."""
+        with random_stream(generator):
+            return self._build()
+
+    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
-        torch.manual_seed(config.seed)
-        sizes = {"size": config.data.size, "input_size": config.pairs.input_size}
-        network = build_enhancer("panini", **sizes, **config.panini).train()
+        options = config.panini | {
+            "size": config.data.size,
+            "input_size": config.pairs.input_size,
+        }
+        network = unwrap(build_enhancer("panini", **options), PaniniNet).train()
         if config.prior is not None:
             _load_prior(network.prior, config.prior)
         if config.encoder_weights is not None:
-            load_same(network.degradation_encoder, config.encoder_weights)
+            load_matching_weights(network.degradation_encoder, config.encoder_weights)
         network.prior.requires_grad_(config.train_prior)
         _freeze_unused(network)
-        rate, betas = config.learning_rate, tuple(config.betas)
+        rate, betas = config.learning_rate, pair_of("betas", config.betas)
         learned = [p for p in network.parameters() if p.requires_grad]
-        trained = {"panini": Trained(network, torch.optim.Adam(learned, rate, betas))}
+        trained = {"panini": TrainedNetwork(network, torch.optim.Adam(learned, rate, betas))}
         if config.loss.gan > 0:
             discriminator = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
             if config.discriminator_weights is not None:
-                load_same(discriminator, config.discriminator_weights)
+                load_matching_weights(discriminator, config.discriminator_weights)
             optimizer = torch.optim.Adam(discriminator.parameters(), rate, betas)
-            trained["discriminator"] = Trained(discriminator, optimizer, ema=False)
+            trained["discriminator"] = TrainedNetwork(discriminator, optimizer, ema=False)
         return trained
 
-    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
-        weights, target = self.config.loss, batch["image"]
-        network = getattr(networks["panini"], "module", networks["panini"])
+    def step(self, networks: Networks, batch: Batch) -> Iterator[Loss]:
+        """Yield the generator's loss, then the discriminator's."""
+        target = batch["image"]
         if self.config.encoder_weights is not None:
-            network.degradation_encoder.eval()
+            unwrap(networks["panini"], PaniniNet).degradation_encoder.eval()
         restored = networks["panini"](batch["input"]).float()
         terms = {"pixel": pixel_loss(restored, target)}
         if self.vgg is not None:
             vgg = self.vgg.to(target.device)
-            made, wanted = (vgg(x)[_VGG_LAYER].float() for x in (restored, target))
-            terms["perceptual"] = F.mse_loss(made, wanted)
+            features, target_features = (
+                vgg(pictures)[_VGG_LAYER].float() for pictures in (restored, target)
+            )
+            terms["perceptual"] = F.mse_loss(features, target_features)
         if "discriminator" in networks:
             discriminator = networks["discriminator"].requires_grad_(False)
             terms["gan"] = logistic_generator_loss(discriminator(restored))
-        loss = sum(getattr(weights, name) * value for name, value in terms.items())
+        loss = weighted_sum(terms, vars(self.config.loss))
         yield "panini", loss, {f"panini/{n}": v.detach() for n, v in terms.items()}
         if "discriminator" in networks:
             discriminator.requires_grad_(True)
@@ -126,32 +149,30 @@ class PaniniRecipe:
             yield "discriminator", logistic_discriminator_loss(real, fake), {}
 
     @torch.no_grad()
-    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
+    def preview(self, networks: Networks, batch: Batch) -> torch.Tensor:
         """Three rows: inputs, results, targets."""
-        given, target = batch["input"][:8], batch["image"][:8]
-        restored = networks["panini"](given).float()
-        shown = F.interpolate(given, target.shape[-2:])
-        rows = (shown, restored, target)
-        return torch.cat([torch.cat(list(row.clamp(-1, 1)), dim=-1) for row in rows], dim=-2)
+        inputs, target = (batch[name][:PREVIEW_PICTURES] for name in ("input", "image"))
+        restored = networks["panini"](inputs)
+        return tile_rows(F.interpolate(inputs, target.shape[-2:]), restored, target)
 
-    def export(self, networks: dict, folder: Path) -> None:
-        """A folder that ``build_enhancer`` loads."""
-        files.write_folder(folder, networks["panini"].save_pretrained)
+    def export(self, networks: Networks, folder: Path) -> None:
+        """Write a folder that ``build_enhancer`` loads."""
+        files.write_folder(folder, unwrap(networks["panini"], ModelMixin).save_pretrained)
 
 
 def _load_prior(prior: StyleGAN2Generator, folder: str) -> None:
-    """Copy all but the mapping network, which is not used: W+ comes from the encoder."""
+    """Copy all but the mapping network, which is not used: the encoder gives W+ itself."""
     config = Path(folder) / "config.json"
     if config.is_file() and json.loads(config.read_text()).get("resample") == "bilinear":
         raise ConfigError(
-            f"{folder}: a bilinear ('clean') network; Panini-Net's prior is a StyleGAN2 of the "
-            f"fir kind"
+            f"{folder} holds a bilinear ('clean') network; Panini-Net's prior is a StyleGAN2 of "
+            f"the fir kind"
         )
-    load_same(prior, folder, without="mapping")
+    load_matching_weights(prior, folder, without="mapping")
 
 
 def _freeze_unused(network: PaniniNet) -> None:
-    """What no gradient reaches must not be trained: several processes would wait for it."""
+    """Freeze the parameters that get no gradient: several processes would wait for it forever."""
     network.prior.mapping.requires_grad_(False)  # the encoder gives W+ itself
     if network.config.degradation == "encoder":
         network.degradation_encoder.projection.requires_grad_(False)  # for its pretraining
