@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
-from dr2pipe.runs.result_folders import RESTORED, is_result_folder
+from dr2pipe.core.pairing import Pairing
+from dr2pipe.runs.result_folders import RESTORED
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class PairedFiles:
 
     Args:
         path: a picture for all, or a folder that holds a file for each picture, at the same
-            relative path; only the extension may differ.
+            relative path; see :class:`dr2pipe.core.pairing.Pairing`.
         prepare: turns such a file and its picture into what the process needs. A PictureError
             that it raises is the picture's failure.
 
@@ -50,32 +50,26 @@ class PairedFiles:
         prepare: Callable[[images.Picture, images.Picture], torch.Tensor],
     ):
         self.path, self.prepare = Path(path), prepare
-        self._by_name: dict[str, list[Path]] | None = None
-        if self.path.is_dir():
-            self._by_name = defaultdict(list)
-            for found in images.find_images(self.path, with_results=True):
-                relative = found.relative_to(self.path)
-                self._by_name[relative.with_suffix("").as_posix()].append(found)
-        elif not os.path.lexists(self.path):
+        self._pairing: Pairing | None = None
+        if not os.path.lexists(self.path):
             raise ConfigError(f"no file or folder at {path}")
+
+    def pair_with(self, relatives: Iterable[str]) -> None:
+        """Look at what the folder holds for the pictures of a run (their relative paths)."""
+        if self.path.is_dir():
+            found = images.find_images(self.path, with_results=True).paths
+            offered = [path.relative_to(self.path).as_posix() for path in found]
+            self._pairing = Pairing(relatives, offered, self.path)
 
     def path_for(self, job: Job) -> Path:
         """The file that belongs to a picture.
 
         Raises:
-            PictureError: there is none, or there are several.
+            PictureError: there is none, or it is not certain which it is.
         """
-        if self._by_name is None:
+        if self._pairing is None:
             return self.path
-        found = self._by_name.get(Path(job.relative).with_suffix("").as_posix(), [])
-        same = [path for path in found if path.relative_to(self.path).as_posix() == job.relative]
-        found = same or found
-        if len(found) != 1:
-            names = ", ".join(path.name for path in found) or "none"
-            raise PictureError(
-                f"exactly one file of its name must be in {self.path}: found {names}"
-            )
-        return found[0]
+        return self.path / self._pairing.partner(job.relative)
 
 
 def find_jobs(
@@ -108,10 +102,12 @@ def find_jobs(
     else:
         raise ConfigError(f"no file or folder at {source}")
     if not paths:
-        kinds = ", ".join(images.EXTENSIONS)
+        kinds = ", ".join(ending.removeprefix(".") for ending in images.readable_endings())
         raise ConfigError(f"no pictures ({kinds}) in {source}")
     names = _result_names(relatives)
     jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
+    for files in paired:
+        files.pair_with(relatives)
     inputs = {os.path.realpath(path) for path in (*paths, *(files.path for files in paired))}
     for job in jobs:
         for name in outputs:
@@ -125,11 +121,12 @@ def find_jobs(
 
 def _pictures_in(source: Path, output: Path, paired: list[Path]) -> list[Path]:
     """The pictures below ``source``, without results and paired files that lie inside."""
-    # The output may be inside the input, or be the same folder.
-    exclude = [] if output.resolve() == source.resolve() else [output]
-    folders = [folder for folder in output.glob("*/") if is_result_folder(folder.name)]
-    exclude += [path for path in (*folders, *paired) if path.resolve() != source.resolve()]
-    return list(images.find_images(source, exclude=tuple(exclude)))
+    # The output may be inside the input, or be the same folder, whose marker tells the results.
+    exclude = [output] if output.resolve() != source.resolve() else []
+    exclude += [path for path in paired if path.resolve() != source.resolve()]
+    found = images.find_images(source, exclude=tuple(exclude))
+    found.say_what_was_left_out()
+    return found.paths
 
 
 def _result_names(relatives: list[str]) -> list[str]:
@@ -142,17 +139,6 @@ def _result_names(relatives: list[str]) -> list[str]:
         long_name if uses[short_name] > 1 or short_name in taken else short_name
         for short_name, long_name in zip(short, long, strict=True)
     ]
-
-
-def is_foreign(path: Path) -> bool:
-    """Whether a file is there that no run wrote. Results of runs carry a text of theirs."""
-    if not path.exists():
-        return False
-    try:
-        with Image.open(path) as picture:
-            return "dr2pipe" not in getattr(picture, "text", {})
-    except OSError:
-        return True
 
 
 # -- loaded pictures -------------------------------------------------------------------------
