@@ -5,6 +5,8 @@ The command line shows these in one line. Any other error is a bug and shows its
 
 from __future__ import annotations
 
+import os
+
 
 class Dr2pipeError(ValueError):
     """The base class: the message says what is wrong and what to do about it."""
@@ -24,6 +26,14 @@ class CheckpointError(Dr2pipeError):
 
 class FetchError(Dr2pipeError):
     """A download failed, or gave another file than it should."""
+
+
+class UnreadableFileError(Dr2pipeError):
+    """A file cannot be read: ``path`` is the file, ``reason`` says why."""
+
+    def __init__(self, path: str | os.PathLike[str], reason: str):
+        super().__init__(f"{os.fspath(path)}: {reason}")
+        self.path, self.reason = path, reason
 
 
 class FolderInUseError(Dr2pipeError):

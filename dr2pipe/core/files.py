@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import stat
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from dr2pipe.core.errors import FolderInUseError
+from dr2pipe.core.errors import FolderInUseError, UnreadableFileError
 
 LOCK_NAME = ".lock"
 _CHUNK_BYTES = 1 << 20
@@ -50,6 +51,39 @@ def locked(folder: str | Path, *, wanted: bool = True) -> Iterator[None]:
             lock.release()
 
 
+def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
+    """The bytes of a regular file. Pipes and devices are refused without waiting for them.
+
+    Raises:
+        UnreadableFileError: no such file, one that may not be read or has more than
+            ``max_bytes``, a broken link, a folder, a pipe or a device.
+    """
+    try:
+        # A pipe without a writer would be waited for.
+        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+    except FileNotFoundError:
+        reason = "the link points to nothing" if os.path.islink(path) else "no such file"
+        raise UnreadableFileError(path, reason) from None
+    except (OSError, ValueError) as error:  # a loop of links, no permission, a socket, a zero byte
+        said = error.strerror if isinstance(error, OSError) else str(error)
+        raise UnreadableFileError(path, f"cannot be opened: {said}") from None
+    try:
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
+            raise UnreadableFileError(path, "it is a folder")
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableFileError(path, "not a regular file")
+        if status.st_size > max_bytes:
+            reason = f"the file has {status.st_size} bytes, more than {max_bytes}"
+            raise UnreadableFileError(path, reason)
+        with open(handle, "rb", closefd=False) as file:
+            return file.read()
+    except OSError as error:
+        raise UnreadableFileError(path, f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(handle)
+
+
 def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
@@ -65,9 +99,24 @@ def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | N
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
+        sync_folder(path.parent)
     except BaseException:
         partial.unlink(missing_ok=True)
         raise
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Flush a folder's names to the disk, so that a renamed file survives a power cut."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError:  # some network disks refuse
+        return
+    finally:
+        os.close(handle)
 
 
 def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import stat
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from dr2pipe.core import files
+from dr2pipe.core.errors import UnreadableFileError
 
 MARKER = "run.yaml"
 FORMAT = 1
@@ -23,19 +24,10 @@ def marked(description: dict[str, Any], result_folders: Iterable[str]) -> dict[s
 
 def read_marker(folder: str | Path) -> dict[str, Any] | None:
     """The marker of a folder; None where there is none, or a file of another program."""
-    path = Path(folder) / MARKER
     try:
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except OSError:
+        text = files.read_regular(Path(folder) / MARKER, max_bytes=_MAX_BYTES)
+    except UnreadableFileError:
         return None
-    try:
-        if not stat.S_ISREG(os.fstat(handle).st_mode):
-            return None
-        text = os.read(handle, _MAX_BYTES)
-    except OSError:
-        return None
-    finally:
-        os.close(handle)
     if not text.startswith(_KEY.encode()):
         return None
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import io
 import json
+import logging
 import os
 import platform
 import shutil
@@ -17,6 +19,9 @@ from filelock import FileLock
 import dr2pipe
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.markers import MARKER, marked, read_marker
+from dr2pipe.core.markers import result_folders as result_folders_of
 
 EXIT_DONE = 0
 EXIT_BUG = 1  # Python's own exit code after a traceback
@@ -25,8 +30,12 @@ EXIT_SOME_FAILED = 3
 EXIT_NONE_SUCCEEDED = 4
 EXIT_INTERRUPTED = 130
 
-MANIFEST, FAILURES, RUN = "manifest.jsonl", "failures.jsonl", "run.yaml"
+MANIFEST, FAILURES, RUN = "manifest.jsonl", "failures.jsonl", MARKER
+MAX_BYTES = 1 << 32  # of a file of JSON lines
 _PARTIAL = ".partial"
+RECORD_NAMES = (RUN, MANIFEST, FAILURES, _PARTIAL)
+
+logger = logging.getLogger(__name__)
 # What decides results, and what measures them.
 _PACKAGES = (
     "torch",
@@ -75,13 +84,13 @@ def read_jsonl(path: str | Path) -> JsonLines:
     lines = JsonLines()
     if not os.path.lexists(path):
         return lines
-    with open(path, "rb") as file:
-        for number, line in enumerate(file, start=1):
-            record = _parse(line)
-            if record is not None:
-                lines.records.append(record)
-            elif line.strip():
-                lines.damaged.append((number, line))
+    content = files.read_regular(path, max_bytes=MAX_BYTES)
+    for number, line in enumerate(io.BytesIO(content), start=1):
+        record = _parse(line)
+        if record is not None:
+            lines.records.append(record)
+        elif line.strip():
+            lines.damaged.append((number, line))
     return lines
 
 
@@ -113,6 +122,73 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
+def set_damaged_aside(path: str | Path) -> None:
+    """Move the damaged lines of a file into ``*.damaged`` beside it, with a warning.
+
+    The last line of a process that was killed is among them.
+    """
+    lines = read_jsonl(path)
+    if not lines.damaged:
+        return
+    damaged = Path(f"{path}.damaged")
+    kept = b"".join(line.rstrip(b"\n") + b"\n" for _, line in lines.damaged)
+    earlier = files.read_regular(damaged, max_bytes=MAX_BYTES) if damaged.is_file() else b""
+    files.write_bytes(damaged, earlier + kept)
+    files.write_bytes(path, to_jsonl(lines.records))
+    numbers = ", ".join(str(number) for number, _ in lines.damaged[:5])
+    logger.warning(
+        "%s: %d damaged line(s) (line %s ...) were moved to %s",
+        path,
+        len(lines.damaged),
+        numbers,
+        damaged.name,
+    )
+
+
+def check_output(
+    folder: str | Path,
+    record_names: Iterable[str],
+    *,
+    source: str | Path | None = None,
+    merge: bool = False,
+) -> list[str]:
+    """Refuse to write records into a folder that holds those of another program or input.
+
+    Args:
+        folder: the output folder.
+        record_names: names of the files and folders that the run would replace.
+        source: the input of the run.
+        merge: allow further inputs.
+
+    Returns:
+        The inputs of the folder's runs with this one, as absolute paths.
+
+    Raises:
+        ConfigError: as said.
+    """
+    folder = Path(folder)
+    marker = read_marker(folder)
+    if marker is None:
+        foreign = [name for name in record_names if os.path.lexists(folder / name)]
+        if foreign:
+            raise ConfigError(
+                f"{folder} holds {', '.join(foreign)}, which no run of this command wrote; "
+                "choose another output"
+            )
+        known: list[str] = []
+    else:
+        known = [name for name in marker.get("inputs") or [] if isinstance(name, str)]
+    if source is None:
+        return known
+    own = os.path.realpath(source)
+    if known and own not in known and not merge:
+        raise ConfigError(
+            f"{folder} holds the results of another input, {known[0]}; choose another output, or "
+            "merge both (--merge)"
+        )
+    return list(dict.fromkeys([*known, own]))
+
+
 # -- folder runs -----------------------------------------------------------------------------
 
 
@@ -129,20 +205,40 @@ class RunRecords:
         self.partial_folder = self.folder / _PARTIAL
         self._lock: FileLock | None = None
 
-    def prepare(self, run_description: dict[str, Any]) -> None:
+    def prepare(
+        self,
+        run_description: dict[str, Any],
+        *,
+        result_folders: Iterable[str] = (),
+        source: str | Path | None = None,
+        merge: bool = False,
+    ) -> None:
         """Lock the folder, clean up, and write ``run.yaml``.
 
         Called by one process, before any of them works.
 
+        Args:
+            run_description: what ``run.yaml`` says of the run.
+            result_folders: folders below this one that hold results.
+            source: the run's input. Results of another input are refused, unless ``merge``.
+            merge: let the results of several inputs be in one folder.
+
         Raises:
             FolderInUseError: another run is writing into the folder.
+            ConfigError: the folder holds results of another input, or files of another program
+                or command under the names of the records; nothing was changed then.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         self._lock = files.lock_folder(self.folder)
+        inputs = check_output(self.folder, RECORD_NAMES, source=source, merge=merge)
+        known = result_folders_of(self.folder)
+        description = {"inputs": inputs, **run_description}
+        content = marked(description, {*known, *result_folders})
+        files.write_bytes(self.folder / RUN, to_yaml(content).encode())
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         self.partial_folder.mkdir()
-        self._write(RUN, to_yaml(run_description).encode())
-        # The last line about a picture counts; unfinished lines of a killed run are dropped.
+        set_damaged_aside(self.folder / MANIFEST)
+        # The last line about a picture counts.
         self._write(MANIFEST, to_jsonl(self.finished().values()))
         self._write(FAILURES, b"")
 

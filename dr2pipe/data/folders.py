@@ -61,7 +61,9 @@ class FaceDataset(ShowingDataset):
                 raise ConfigError(
                     "data.sources selects inside an .npz file; a folder has no sources"
                 )
-            self.names = [str(p) for p in images.find_images(path)]
+            found = images.find_images(path)
+            found.say_what_was_left_out()
+            self.names = [str(p) for p in found.paths]
             _check_files(self.names, size)
         if not self.names:
             raise ConfigError(f"no training pictures in {path}")
@@ -144,7 +146,7 @@ def write_pictures(
     if len(set(paths)) < len(paths):
         raise Dr2pipeError(f"{npz} has faces of the same name; they would overwrite each other")
     known = set(paths)
-    for path in images.find_images(folder) if Path(folder).is_dir() else ():
+    for path in images.find_images(folder).paths if Path(folder).is_dir() else ():
         if path not in known:
             raise Dr2pipeError(
                 f"{path} is not of {npz} and its chosen sources; choose another output"

@@ -141,7 +141,7 @@ def draw_settings(config: CoarseConfig, variant: int) -> DR2Config:
 
 
 def _degrade_and_remove(restorer: Restorer, degradations: dict[str, float]) -> ProcessBatch:
-    def process(pictures: torch.Tensor, seeds: list[int]) -> BatchResult:
+    def process(pictures: torch.Tensor, seeds: list[int], _: list[images.Picture]) -> BatchResult:
         degraded: list[npt.NDArray[np.uint8]] = []
         notes: list[dict[str, Any]] = []
         for picture, seed in zip(images.to_uint8(pictures), seeds, strict=True):

@@ -57,7 +57,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         "seed": config.seed,
     }
 
-    def process(pictures: torch.Tensor, seeds: list[int]) -> BatchResult:
+    def process(pictures: torch.Tensor, seeds: list[int], _: list[images.Picture]) -> BatchResult:
         pixels, notes = [], []
         for picture, seed in zip(images.to_uint8(pictures), seeds, strict=True):
             rng = np.random.default_rng(seed)

@@ -154,7 +154,7 @@ def _pictures_of(source: Path) -> list[Path]:
         return [source]
     found = [
         path
-        for path in images.find_images(source, with_results=True)
+        for path in images.find_images(source, with_results=True).paths
         if path.name != _MAP or not (path.parent / _VECTORS).is_file()
     ]
     if not found:

@@ -6,7 +6,6 @@ What happens to a batch is an argument; restoring is one use.
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import threading
 import time
@@ -40,11 +39,12 @@ from dr2pipe.runs.jobs import (
     LoadedPicture,
     PairedFiles,
     find_jobs,
-    is_foreign,
     prepare_paired,
     read_paired,
 )
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import is_result_folder
+from dr2pipe.runs.results import Results
 
 logger = logging.getLogger(__name__)
 
@@ -54,19 +54,22 @@ class BatchResult:
     """The results of a batch, each a list with an entry per picture.
 
     Attributes:
-        pixels: (H,W,3) uint8 RGB by result folder.
+        pixels: (H,W,3) or (H,W), uint8 or uint16, by result folder.
         notes: what the manifest says about the picture besides: parameters that were drawn or
             chosen for it, measures of its result.
         warnings: sentences for the manifest; None for none at all.
+        in_own_space: result folders whose pixels are in the colour space of the input's file.
     """
 
-    pixels: list[dict[str, npt.NDArray[np.uint8]]]
+    pixels: list[dict[str, npt.NDArray[Any]]]
     notes: list[dict[str, Any]]
     warnings: list[list[str]] | None = None
+    in_own_space: frozenset[str] = frozenset()
 
 
-# Called with pictures (B,3,S,S) in [-1,1], one seed per picture, and for each kind of paired
-# files a keyword argument of its name, a list of what was prepared for each picture.
+# Called with pictures (B,3,S,S) in [-1,1], one seed per picture, the decoded pictures that they
+# are of (without pixels), and for each kind of paired files a keyword argument of its name, a
+# list of what was prepared for each picture.
 ProcessBatch = Callable[..., BatchResult]
 
 
@@ -116,6 +119,8 @@ class FolderRun:
         batch_size: pictures per call of ``process``.
         loader_threads: threads that read and decode.
         max_pixels: larger pictures are failures.
+        keep_tint: show the process the luma of monochrome pictures, see ``Picture.tint``.
+        options: how files are read and compared.
         run_description: the content of ``run.yaml``.
         png_text: written into every result, besides its seed.
         paired: files that belong to each picture, by the name that ``process`` has for them.
@@ -138,6 +143,8 @@ class FolderRun:
         batch_size: int,
         loader_threads: int = 2,
         max_pixels: int = images.MAX_PIXELS,
+        options: RunOptions | None = None,
+        keep_tint: bool = False,
         run_description: dict[str, Any] | None = None,
         png_text: dict[str, Any] | None = None,
         paired: Mapping[str, PairedFiles] | None = None,
@@ -148,8 +155,11 @@ class FolderRun:
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: add new result folders to result_folders.py")
         self.paired = dict(paired or {})
-        self.jobs = find_jobs(source, output, outputs, self.paired.values())
-        self.output = Path(output)
+        self.options = options or RunOptions()
+        self.jobs = find_jobs(
+            source, output, outputs, self.paired.values(), all_pages=self.options.all_pages()
+        )
+        self.source, self.output, self.keep_tint = Path(source), Path(output), keep_tint
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)
         self.outputs, self.seed = tuple(outputs), seed
@@ -157,6 +167,9 @@ class FolderRun:
         self.max_pixels = max_pixels
         self.run_description, self.png_text = run_description or {}, png_text or {}
         self.records = RunRecords(output)
+        self.results = Results(
+            self.records, self.outputs, self.settings_hash, verify=self.options.verify
+        )
         self.summary = RunSummary()
         self.stop_requested = False
         self._summary_lock = threading.Lock()
@@ -166,13 +179,17 @@ class FolderRun:
         state = process_state()
         try:
             if state.is_main_process:
-                self.records.prepare(self.run_description)
+                self.records.prepare(
+                    self.run_description,
+                    result_folders=self.outputs,
+                    source=self.source,
+                    merge=self.options.merge,
+                )
             state.wait_for_everyone()
-            self.finished = self.records.finished()
-            self._owners: dict[str, set[str]] = {}
-            for record in self.finished.values():
-                self._owners.setdefault(record.get("output", ""), set()).add(record["path"])
-            jobs = [self._renamed(job) for job in self.jobs]
+            self.results.read()
+            jobs = [
+                dataclasses.replace(job, output_name=self.results.name_of(job)) for job in self.jobs
+            ]
             self._work(
                 [job for job in jobs if _shard(job, state) == state.process_index],
                 show_progress=state.is_main_process,
@@ -240,7 +257,9 @@ class FolderRun:
 
     def _process(
         self, batch: list[LoadedPicture]
-    ) -> Iterator[tuple[LoadedPicture, dict[str, npt.NDArray[np.uint8]], dict[str, Any]]]:
+    ) -> Iterator[
+        tuple[LoadedPicture, dict[str, npt.NDArray[Any]], dict[str, Any], frozenset[str]]
+    ]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
         size = len(batch)
         while batch:
@@ -250,6 +269,7 @@ class FolderRun:
                 result = self.process(
                     torch.cat([loaded.image for loaded in part]),
                     [self._seed(loaded.job) for loaded in part],
+                    [loaded.picture for loaded in part],
                     **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
                 )
             # The run loop is the one place that carries on: it records the picture that failed.
@@ -271,18 +291,10 @@ class FolderRun:
                 record = {"seconds": seconds, "warnings": warnings}
                 if result.notes[i]:
                     record["notes"] = result.notes[i]
-                yield loaded, result.pixels[i], record
+                yield loaded, result.pixels[i], record, result.in_own_space
             batch = batch[len(part) :]
 
     # -- one picture ---------------------------------------------------------------------
-
-    def _renamed(self, job: Job) -> Job:
-        """The job, with its long name if an earlier run gave the short one to another picture."""
-        result = f"{self.outputs[0]}/{job.output_name}"
-        owners = self._owners.get(result, set())
-        if owners <= {job.relative} or self.finished.get(job.relative, {}).get("output") == result:
-            return job
-        return dataclasses.replace(job, output_name=f"{job.relative}.png")
 
     def _seed(self, job: Job) -> int:
         return stable_seed(self.seed, job.relative)
@@ -295,18 +307,24 @@ class FolderRun:
             data = images.read_file(job.path)
             paired = read_paired(self.paired, job)
             hashes = {name: images.hash_bytes(found) for name, found in paired.items()}
-            if self._is_done(job, images.hash_bytes(data), hashes):
+            if self.results.is_done(job, images.hash_bytes(data), hashes):
                 self._count("skipped")
                 return None
-            picture = images.decode_image(data, max_pixels=self.max_pixels)
+            picture = images.decode_image(
+                data, max_pixels=self.max_pixels, page=job.page, keep_own=self.size is None
+            )
+            if self.keep_tint:
+                picture.set_tint_aside()
             prepared = prepare_paired(self.paired, paired, picture, self.max_pixels)
             if self.size is None:
                 image = images.to_tensor(picture.pixels)
             else:
                 image = picture.resized(self.size)
-            if picture.alpha is not None and self.output_size is not None:
-                side = (self.output_size, self.output_size)
-                picture.alpha = images.resize_pixels(picture.alpha, side)
+            height, width = picture.pixels.shape[:2]
+            if self.output_size is not None and min(height, width) > self.output_size:
+                picture.warnings.append(
+                    f"{width}x{height} reduced: the result has {self.output_size} pixels a side"
+                )
             # The full-size pixels are not needed any more, and many pictures wait in memory.
             picture = dataclasses.replace(picture, pixels=np.empty((0, 0, 3), np.uint8))
             return LoadedPicture(job, image, picture, prepared, hashes)
@@ -314,48 +332,21 @@ class FolderRun:
             self._fail(job, error)
             return None
 
-    def _is_done(self, job: Job, sha256: str, paired_sha256: dict[str, str]) -> bool:
-        record = self.finished.get(job.relative)
-        return (
-            record is not None
-            and record.get("sha256") == sha256
-            and record.get("paired_sha256", {}) == paired_sha256
-            and record.get("settings") == self.settings_hash
-            and record.get("output") == f"{self.outputs[0]}/{job.output_name}"
-            and all((self.output / name / job.output_name).is_file() for name in self.outputs)
-        )
-
     def _write(
         self,
         loaded: LoadedPicture,
-        pixels: dict[str, npt.NDArray[np.uint8]],
+        pixels: dict[str, npt.NDArray[Any]],
         record: dict[str, Any],
+        in_own_space: frozenset[str],
     ) -> None:
-        job, picture = loaded.job, loaded.picture
-        text = {"dr2pipe": json.dumps(self.png_text | {"seed": self._seed(job)})}
+        job, seed = loaded.job, self._seed(loaded.job)
         try:
-            self._check_foreign(job)
-            for position, name in enumerate(self.outputs):
-                is_result = position == 0
-                images.write_png(
-                    self.output / name / job.output_name,
-                    pixels[name],
-                    alpha=picture.alpha if is_result else None,
-                    icc_profile=picture.icc_profile,
-                    exif=picture.exif if is_result else None,
-                    text=text,
-                    partial_folder=self.records.partial_folder,
-                )
-            self.records.add_finished(
-                {
-                    "path": job.relative,
-                    "sha256": picture.sha256,
-                    "settings": self.settings_hash,
-                    "output": f"{self.outputs[0]}/{job.output_name}",
-                    "seed": self._seed(job),
-                    **({"paired_sha256": loaded.paired_sha256} if self.paired else {}),
-                    **record,
-                }
+            self.results.write(
+                loaded,
+                pixels,
+                {"seed": seed, **record},
+                text=self.png_text | {"seed": seed},
+                in_own_space=in_own_space,
             )
         except Exception as error:  # a full disk, a name too long: recorded; the next one goes on
             self._fail(job, error)
@@ -364,12 +355,6 @@ class FolderRun:
             with self._summary_lock:
                 self.summary.warned += 1
         self._count("restored")
-
-    def _check_foreign(self, job: Job) -> None:
-        for name in self.outputs:
-            path = self.output / name / job.output_name
-            if is_foreign(path):
-                raise FileExistsError(f"{path} exists, and no run wrote it; it was left unchanged")
 
     def _fail(self, job: Job, error: Exception) -> None:
         logger.info("%s failed: %s", job.relative, error)

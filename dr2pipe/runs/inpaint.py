@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 import dr2pipe
@@ -18,6 +20,7 @@ from dr2pipe.enhancers.exegan import mix_rows
 from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter, read_mask
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, ProcessBatch, RunSummary
 from dr2pipe.runs.jobs import PairedFiles
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import MIXTURES, sample_folder
 
 
@@ -39,6 +42,7 @@ class InpaintConfig:
     samples: int = 1  # results of each picture with other seeds
     seed: int = 0
     max_pixels: int = images.MAX_PIXELS
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 def inpaint_folder(config: InpaintConfig) -> RunSummary:
@@ -88,6 +92,8 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
         seed=config.seed,
         batch_size=1,
         max_pixels=config.max_pixels,
+        options=config.options,
+        keep_tint=True,
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
@@ -103,6 +109,7 @@ def _inpaint_with(inpainter: Inpainter, config: InpaintConfig) -> ProcessBatch:
     def process(
         pictures: torch.Tensor,
         seeds: list[int],
+        decoded: list[images.Picture],
         *,
         mask: list[torch.Tensor],
         exemplar: list[torch.Tensor],
@@ -110,7 +117,7 @@ def _inpaint_with(inpainter: Inpainter, config: InpaintConfig) -> ProcessBatch:
     ) -> BatchResult:
         (seed,) = seeds  # the batch size is 1
         styles = inpainter.styles(exemplar[0])
-        results = {}
+        results: dict[str, npt.NDArray[Any]] = {}
         if second is not None:
             other = inpainter.styles(second[0])
             rows = inpainter.mixtures(pictures, mask[0], styles, other, seed)
@@ -119,7 +126,26 @@ def _inpaint_with(inpainter: Inpainter, config: InpaintConfig) -> ProcessBatch:
                 styles = mix_rows(styles, other, config.mix_at)
         for k in range(config.samples):
             filled = inpainter(pictures, mask[0], styles, [seed + k])
-            results[sample_folder(k + 1)] = images.to_uint8(filled)[0]
-        return BatchResult([results], [{"hole_share": round(mask[0].mean().item(), 4)}])
+            results[sample_folder(k + 1)] = _into_own_space(filled, mask[0], decoded[0])
+        notes = {"hole_share": round(mask[0].mean().item(), 4)}
+        samples = frozenset(results.keys() - {MIXTURES})
+        return BatchResult([results], [notes], in_own_space=samples)
 
     return process
+
+
+def _into_own_space(
+    filled: torch.Tensor, mask: torch.Tensor, picture: images.Picture
+) -> npt.NDArray[Any]:
+    """The file's own samples, with those in the holes of ``mask`` (1,1,H,W) replaced.
+
+    Args:
+        filled: (1,3,H,W) sRGB in [-1,1].
+        mask: 1 in the holes.
+        picture: with ``own``.
+    """
+    assert picture.own is not None
+    pixels = images.to_uint16(filled)[0] if picture.bits == 16 else images.to_uint8(filled)[0]
+    if picture.tint is not None:
+        pixels = picture.tint.apply(pixels)
+    return picture.own.changed(pixels, (mask[0, 0] > 0).numpy())

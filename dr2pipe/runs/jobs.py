@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -24,11 +25,18 @@ class Job:
         path: the file.
         relative: its path below the input folder; seeds and shards depend on it.
         output_name: path of its result below each result folder.
+        page: page or frame of the file, from 0; None takes the first and warns of others.
     """
 
     path: Path
     relative: str
     output_name: str
+    page: int | None = None
+
+    @property
+    def long_name(self) -> str:
+        """An output name that no other picture has."""
+        return f"{self.relative}.png"
 
 
 class PairedFiles:
@@ -77,6 +85,8 @@ def find_jobs(
     output: str | Path,
     outputs: Sequence[str] = (RESTORED,),
     paired: Iterable[PairedFiles] = (),
+    *,
+    all_pages: bool = False,
 ) -> list[Job]:
     """The pictures of a file or folder with the names of their results.
 
@@ -88,6 +98,8 @@ def find_jobs(
         output: folder for the results.
         outputs: result folders that the run fills.
         paired: files that belong to the pictures; they are no inputs.
+        all_pages: take every page or frame of a file, not only the first. Those after the first
+            are called ``name#2`` and so on, their results ``name.page2.png``.
 
     Raises:
         ConfigError: no such file or folder, no picture in it, or a result that would replace an
@@ -105,9 +117,11 @@ def find_jobs(
         kinds = ", ".join(ending.removeprefix(".") for ending in images.readable_endings())
         raise ConfigError(f"no pictures ({kinds}) in {source}")
     names = _result_names(relatives)
-    jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
     for files in paired:
         files.pair_with(relatives)
+    jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
+    if all_pages:
+        jobs = [page for job in jobs for page in _pages_of(job)]
     inputs = {os.path.realpath(path) for path in (*paths, *(files.path for files in paired))}
     for job in jobs:
         for name in outputs:
@@ -117,6 +131,19 @@ def find_jobs(
                     f"which is an input; choose another output"
                 )
     return jobs
+
+
+def _pages_of(job: Job) -> Iterator[Job]:
+    """A job for every page of a file."""
+    try:
+        pages = images.count_pages(images.read_file(job.path))
+    except PictureError:  # said when the picture is read
+        pages = 1
+    yield dataclasses.replace(job, page=0 if pages > 1 else None)
+    for page in range(1, pages):
+        number = page + 1
+        name = str(Path(job.output_name).with_suffix("")) + f".page{number}.png"
+        yield Job(job.path, f"{job.relative}#{number}", name, page)
 
 
 def _pictures_in(source: Path, output: Path, paired: list[Path]) -> list[Path]:

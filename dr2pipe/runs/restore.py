@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restore
 from dr2pipe.restoration.samples import COMBINE, sample_restorer
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
 from dr2pipe.runs.jobs import PairedFiles
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
 
 _LEVELS_PER_UNIT = 127.5
@@ -68,6 +70,11 @@ class RestoreConfig:
     samples: int = 1  # restorations of each picture with different noise
     combine: str = "mean"  # mean | medoid of the samples
     repair: RepairConfig = field(default_factory=RepairConfig)
+    colour: str = "keep"  # keep: monochrome pictures keep their tint | free
+    bits: str = "keep"  # keep: results have the bits of their pictures, 8 or 16 | 8
+    pages: str = "first"  # first | all: pages or frames of a file
+    merge: bool = False  # let the results of another input join those in the output
+    verify: bool = False  # compare the hashes of finished results, not only their sizes
     loader_threads: int = 2
     max_pixels: int = images.MAX_PIXELS
 
@@ -81,6 +88,9 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     if not config.input or not config.output:
         raise ConfigError("input and output must not be empty")
     _check_samples(config)
+    for name, valid in (("colour", ("keep", "free")), ("bits", ("keep", "8"))):
+        if getattr(config, name) not in valid:
+            raise ConfigError(f"{name} '{getattr(config, name)}': choose {' or '.join(valid)}")
     if config.repair.mask is None and config.repair.exemplar is not None:
         raise ConfigError("an exemplar guides the repair of holes; give a mask (repair.mask) too")
     if "" in (config.repair.mask, config.repair.exemplar):
@@ -113,11 +123,12 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     run = FolderRun(
         config.input,
         config.output,
-        process=lambda pictures, seeds, **paired: restore_batch(
+        process=lambda pictures, seeds, decoded, **paired: restore_batch(
             restorer,
             repair_batch(repair, pictures, seeds, **paired) if repair is not None else pictures,
             seeds,
             outputs,
+            decoded=decoded if config.bits == "keep" else _with_8_bits(decoded),
             samples=config.samples,
             combine=config.combine,
             inputs=pictures,
@@ -130,6 +141,8 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
         batch_size=config.batch_size,
         loader_threads=config.loader_threads,
         max_pixels=config.max_pixels,
+        options=RunOptions(config.pages, config.merge, config.verify),
+        keep_tint=config.colour == "keep",
         run_description={
             "config": to_dict(config),
             "settings": settings,
@@ -171,24 +184,26 @@ def restore_batch(
     seeds: list[int],
     outputs: list[str],
     *,
+    decoded: list[images.Picture] | None = None,
     samples: int = 1,
     combine: str = "mean",
     inputs: torch.Tensor | None = None,
 ) -> BatchResult:
-    """Restore a batch, as 8-bit results by result folder.
+    """Restore a batch, as results by result folder, with the bits and the tint of its pictures.
 
     Args:
         restorer: both stages.
         pictures: (B,3,S,S) RGB in [-1,1].
         seeds: one per picture.
         outputs: the result folders that are wanted.
+        decoded: the pictures' bits and tints; None for 8-bit colour pictures.
         samples: restorations of each picture with different noise.
         combine: ``mean`` or ``medoid`` of the samples.
         inputs: the pictures before they were repaired, for ``compare``.
     """
     notes: list[dict[str, Any]] = [{} for _ in seeds]
     warnings: list[list[str]] = [[] for _ in seeds]
-    results: dict[str, npt.NDArray[np.uint8]] = {}  # (B,H,W,3) by result folder
+    results: dict[str, list[npt.NDArray[Any]]] = {}  # (H,W,3) of each picture by result folder
     if samples == 1:
         result = restorer(pictures, seeds)
         coarse, restored, in_fp32 = result.coarse, result.restored, result.in_fp32
@@ -201,7 +216,7 @@ def restore_batch(
         in_fp32, choices = found.in_fp32, found.first.choices
         levels = found.spread.cpu().double() * _LEVELS_PER_UNIT  # (B,1,H,W)
         grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
-        results[SPREAD] = grey.repeat(3, axis=3)
+        results[SPREAD] = list(grey.repeat(3, axis=3))
         for i, spread in enumerate(levels.mean(dim=(1, 2, 3)).tolist()):
             notes[i]["spread"] = round(spread, 3) if found.varies[i] else None
             if not found.varies[i]:
@@ -211,19 +226,35 @@ def restore_batch(
             notes[i]["auto"] = choice.note
     for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
         note.update(by_enhancer)
-    results[COARSE], results[RESTORED] = images.to_uint8(coarse), images.to_uint8(restored)
-    results[REPAIRED] = images.to_uint8(pictures)
+    for name, tensor in ((COARSE, coarse), (RESTORED, restored), (REPAIRED, pictures)):
+        results[name] = _levels(tensor, decoded)
     if COMPARE in outputs:
-        columns = [images.to_uint8(pictures if inputs is None else inputs)]
+        columns = [_levels(pictures if inputs is None else inputs, decoded)]
         columns += [results[REPAIRED]] if REPAIRED in outputs else []
         columns += [results[COARSE], results[RESTORED]]
         rows = zip(*columns, strict=True)
-        results[COMPARE] = np.stack([side_by_side(list(row)) for row in rows])
+        results[COMPARE] = [side_by_side([images.reduced(p) for p in row]) for row in rows]
     for i, retried in enumerate(in_fp32):
         if retried:
             warnings[i].append("not finite in low precision, restored again in float32")
     pixels = [{name: results[name][i] for name in outputs} for i in range(len(pictures))]
     return BatchResult(pixels, notes, warnings)
+
+
+def _levels(tensor: torch.Tensor, decoded: list[images.Picture] | None) -> list[npt.NDArray[Any]]:
+    """(B,3,H,W) in [-1,1] as (H,W,3) of every picture, with its bits and its tint."""
+    if decoded is None:
+        return list(images.to_uint8(tensor))
+    levels: list[npt.NDArray[Any]] = []
+    for one, picture in zip(tensor, decoded, strict=True):
+        deep = picture.bits == 16
+        pixels = images.to_uint16(one[None])[0] if deep else images.to_uint8(one[None])[0]
+        levels.append(pixels if picture.tint is None else picture.tint.apply(pixels))
+    return levels
+
+
+def _with_8_bits(pictures: list[images.Picture]) -> list[images.Picture]:
+    return [dataclasses.replace(picture, bits=8) for picture in pictures]
 
 
 def describe_notes(output: str | Path) -> list[str]:
@@ -292,5 +323,7 @@ def _settings(
         "dr2": dr2,
         "enhancer": describe_enhancer(config.enhancer, restorer.enhancer),
         "precision": config.precision,
+        "colour": config.colour,
+        "bits": config.bits,
         "weights_sha256": weight_hashes,
     }

@@ -72,7 +72,7 @@ def benchmark(
 
 def _pictures(source: str, side: int, count: int) -> torch.Tensor:
     path = Path(source)
-    files = list(images.find_images(path)) if path.is_dir() else [path]
+    files = images.find_images(path).paths if path.is_dir() else [path]
     if not files:
         raise ValueError(f"no pictures in {source}")
     loaded = [images.read_image(file).resized(side) for file in files[:count]]

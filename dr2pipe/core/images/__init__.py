@@ -13,7 +13,7 @@ from dr2pipe.core.images.arrays import (
     to_uint8,
     to_uint16,
 )
-from dr2pipe.core.images.own_space import OwnSpace
+from dr2pipe.core.images.own_space import OwnSpace, reduced
 from dr2pipe.core.images.reading import (
     MAX_PIXELS,
     Picture,
@@ -45,6 +45,7 @@ __all__ = [
     "read_file",
     "read_image",
     "readable_endings",
+    "reduced",
     "resize_pixels",
     "resize_tensor",
     "round_to_uint8",

@@ -17,11 +17,21 @@ Pixels = npt.NDArray[np.uint8]
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
-    """(H,W[,3]) uint8 resized to ``size`` = (height, width), bicubic with antialiasing."""
-    if pixels.shape[:2] == tuple(size):
-        return pixels
+    """(H,W[,3]) uint8 resized to ``size`` = (height, width), bicubic with antialiasing.
+
+    One direction at a time, the one that leaves fewer pixels first. Versions of Pillow disagree on
+    the order, and 8-bit values are rounded between the two.
+    """
     height, width = size
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    rows, columns = pixels.shape[:2]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    steps = [(columns, height), (width, height)]
+    if rows * width <= height * columns:
+        steps[0] = (width, rows)
+    for step in steps:
+        if picture.size != step:
+            picture = picture.resize(step, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
 def resize_tensor(image: torch.Tensor, size: int) -> torch.Tensor:
@@ -49,7 +59,7 @@ def to_uint8(image: torch.Tensor) -> Pixels:
     return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
 
 
-def round_to_uint8(pixels: npt.NDArray[np.floating[Any]]) -> Pixels:
+def round_to_uint8(pixels: npt.NDArray[Any]) -> Pixels:
     """Floating-point levels 0..255, any shape, rounded and saturated."""
     return np.clip(np.round(pixels), 0, 255).astype(np.uint8)
 

@@ -62,7 +62,7 @@ def srgb_encode(linear: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floatin
 
 
 def srgb_decode(encoded: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
-    """sRGB 0..1 as linear light 0..1."""
+    """SRGB 0..1 as linear light 0..1."""
     return np.where(encoded <= 0.04045, encoded / 12.92, ((encoded + 0.055) / 1.055) ** 2.4)
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
-import stat
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -21,12 +19,14 @@ import numpy.typing as npt
 import torch
 from PIL import Image, UnidentifiedImageError
 
-from dr2pipe.core.errors import PictureError
+from dr2pipe.core import files
+from dr2pipe.core.errors import PictureError, UnreadableFileError
 from dr2pipe.core.images import colour
 from dr2pipe.core.images.arrays import Pixels, resize_pixels, to_tensor
 from dr2pipe.core.images.metadata import Metadata, read_metadata
 from dr2pipe.core.images.own_space import OwnSpace, reduced, space_of_file
 from dr2pipe.core.images.samples import Samples, fill_transparent, read_samples
+from dr2pipe.core.images.tint import Tint, find_tint, to_grey
 
 MAX_PIXELS = 64_000_000
 MAX_FILE_BYTES = 1 << 29
@@ -54,6 +54,7 @@ class Picture:
         own: the samples in the file's own colour space; None unless it was asked for.
         profile: the ICC profile that belongs to ``pixels``: sRGB's where they were converted
             from another space, that of the file where it is sRGB, else None.
+        tint: the colours of a monochrome picture, if they were set aside.
         metadata: what the result should carry.
         sha256: hex digest of the file's bytes.
         warnings: what a reader of the manifest should know.
@@ -64,9 +65,16 @@ class Picture:
     bits: int = 8
     own: OwnSpace | None = None
     profile: bytes | None = None
+    tint: Tint | None = None
     metadata: Metadata = field(default_factory=Metadata)
     sha256: str = ""
     warnings: list[str] = field(default_factory=list)
+
+    def set_tint_aside(self) -> None:
+        """Leave the luma alone in the pixels of a monochrome picture, and its colours in ``tint``."""
+        self.tint = find_tint(self.pixels)
+        if self.tint is not None:
+            self.pixels = to_grey(self.pixels)
 
     def resized(self, size: int) -> torch.Tensor:
         """The picture as (1,3,size,size) float32 in [-1,1]; the aspect ratio is not kept.
@@ -86,29 +94,12 @@ def read_file(path: str | Path, *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
             more than ``max_bytes``.
     """
     try:
-        # A pipe without a writer would be waited for.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        reason = "the link points to nothing" if os.path.islink(path) else "no such file"
-        raise PictureError(reason) from None
-    except OSError as error:  # a loop of links, a missing permission, a socket
-        raise PictureError(f"cannot be opened: {error.strerror}") from None
-    try:
-        status = os.fstat(handle)
-        if stat.S_ISDIR(status.st_mode):
-            raise PictureError("the folder cannot be opened")
-        if not stat.S_ISREG(status.st_mode):
-            raise PictureError("not a regular file")
-        if status.st_size == 0:
-            raise PictureError("the file is empty")
-        if status.st_size > max_bytes:
-            raise PictureError(f"the file has {status.st_size} bytes, more than {max_bytes}")
-        with open(handle, "rb", closefd=False) as file:
-            return file.read()
-    except OSError as error:
-        raise PictureError(f"cannot be read: {error.strerror}") from None
-    finally:
-        os.close(handle)
+        data = files.read_regular(path, max_bytes=max_bytes)
+    except UnreadableFileError as error:
+        raise PictureError(error.reason) from None
+    if not data:
+        raise PictureError("the file is empty")
+    return data
 
 
 def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:

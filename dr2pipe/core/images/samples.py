@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.TiffImagePlugin import TiffImageFile
 
 from dr2pipe.core.errors import PictureError
 
@@ -55,7 +56,7 @@ def read_samples(image: Image.Image, data: bytes) -> Samples:
     """
     if image.mode in ("F", "I"):
         raise PictureError("floating-point and 32-bit pictures are not supported")
-    if image.format == "TIFF" and 16 in _tag(image, _BITS, (8,)):
+    if isinstance(image, TiffImageFile) and 16 in _tag(image, _BITS, (8,)):
         return _tiff16(image, data)
     image.load()  # damaged samples are found here, before anything else reads them
     if image.format == "PNG" and data[24] == 16:  # bit depth; 25 is the colour type
@@ -112,7 +113,8 @@ def _split(pixels: Levels) -> Samples:
 
 
 def _tag(image: Image.Image, tag: int, default: tuple[int, ...]) -> tuple[int, ...]:
-    value = image.tag_v2.get(tag, default)  # type: ignore[attr-defined]
+    assert isinstance(image, TiffImageFile)
+    value = image.tag_v2.get(tag, default)
     return tuple(value) if isinstance(value, tuple) else (value,)
 
 
@@ -167,7 +169,7 @@ def _plane(image: Image.Image, data: bytes, index: int) -> Levels:
     Pillow reads it as the grey picture that it is, once a directory says so.
     """
     order = "<" if data[:2] == b"II" else ">"
-    tiled = _TILE_OFFSETS in image.tag_v2  # type: ignore[attr-defined]
+    tiled = bool(_tag(image, _TILE_OFFSETS, ()))
     offsets_tag, bytes_tag = (
         (_TILE_OFFSETS, _TILE_BYTES) if tiled else (_STRIP_OFFSETS, _STRIP_BYTES)
     )

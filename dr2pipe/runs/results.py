@@ -1,0 +1,186 @@
+"""The results of a folder run: which are whole and valid, and how new ones are written."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from dr2pipe.core import files, images
+from dr2pipe.core.records import RunRecords
+from dr2pipe.runs.jobs import Job, LoadedPicture
+
+Record = dict[str, Any]
+
+
+class Results:
+    """The result folders of a run, and what its manifest says of them.
+
+    A record of the manifest names every file of its picture with its size in bytes and its
+    sha256. A picture is done when all of them are there with their sizes.
+
+    Args:
+        records: the records of the output folder.
+        outputs: result folders written for every picture, the main one first.
+        settings_hash: of everything that decides a result besides the picture.
+        verify: compare the hashes of results too, not only their sizes.
+    """
+
+    def __init__(
+        self, records: RunRecords, outputs: Sequence[str], settings_hash: str, *, verify: bool
+    ):
+        self.records, self.outputs = records, tuple(outputs)
+        self.settings_hash, self.verify = settings_hash, verify
+        self.finished: dict[str, Record] = {}
+        self._owners: dict[str, set[str]] = {}
+
+    def read(self) -> None:
+        """Read the manifest; to be called once the records are prepared."""
+        self.finished = self.records.finished()
+        for path, record in self.finished.items():
+            self._owners.setdefault(str(record.get("output", "")), set()).add(path)
+
+    def name_of(self, job: Job) -> str:
+        """The job's output name; its long one if an earlier run gave the short one away."""
+        result = self._main(job.output_name)
+        is_own = self.finished.get(job.relative, {}).get("output") == result
+        if is_own or self._owners.get(result, set()) <= {job.relative}:
+            return job.output_name
+        return job.long_name
+
+    def is_done(self, job: Job, sha256: str, paired_sha256: dict[str, str]) -> bool:
+        """Whether the picture with this hash was done with these settings, and is still whole."""
+        record = self.finished.get(job.relative)
+        if (
+            record is None
+            or record.get("sha256") != sha256
+            or record.get("paired_sha256", {}) != paired_sha256
+            or record.get("settings") != self.settings_hash
+            or record.get("output") != self._main(job.output_name)
+        ):
+            return False
+        written = _files_of(record)
+        wanted = [f"{name}/{job.output_name}" for name in self.outputs]
+        return all(name in written and self._is_whole(name, written[name]) for name in wanted)
+
+    def write(
+        self,
+        loaded: LoadedPicture,
+        pixels: dict[str, npt.NDArray[Any]],
+        record: Record,
+        *,
+        text: dict[str, Any],
+        in_own_space: frozenset[str],
+    ) -> None:
+        """Write a picture's results, then its line of the manifest.
+
+        Args:
+            loaded: the picture.
+            pixels: (H,W) or (H,W,3) by result folder, uint8 or uint16.
+            record: what the manifest says besides.
+            text: goes into every result as PNG text.
+            in_own_space: result folders whose pixels are in the colour space of the input file.
+
+        Raises:
+            FileExistsError: a file that no run wrote is in the place of a result.
+            OSError: a result could not be written.
+        """
+        job, picture = loaded.job, loaded.picture
+        known = _files_of(self.finished.get(job.relative, {}))
+        names = {name: f"{name}/{job.output_name}" for name in self.outputs}
+        for relative in names.values():
+            self._check_foreign(self.records.folder / relative, is_known=relative in known)
+        written: dict[str, list[Any]] = {}
+        for folder, relative in names.items():
+            is_result = folder == self.outputs[0]
+            own = picture.own if folder in in_own_space else None
+            data = images.encode_png(
+                pixels[folder],
+                alpha=_fitting(picture.alpha, pixels[folder]) if is_result else None,
+                profile=picture.profile if own is None else own.profile,
+                colour_chunks=() if own is None else own.chunks,
+                metadata=picture.metadata if is_result else None,
+                text={"dr2pipe": json.dumps(text)},
+            )
+            path = self.records.folder / relative
+            files.write_bytes(path, data, partial_folder=self.records.partial_folder)
+            written[relative] = [len(data), images.hash_bytes(data)]
+        self.records.add_finished(
+            {
+                "path": job.relative,
+                "sha256": picture.sha256,
+                "settings": self.settings_hash,
+                "output": names[self.outputs[0]],
+                "files": written,
+                **({"paired_sha256": loaded.paired_sha256} if loaded.paired_sha256 else {}),
+                **record,
+            }
+        )
+        # Results of former settings, such as coarse/, would be taken for results of these.
+        for relative in known.keys() - written.keys():
+            path = self.records.folder / relative
+            if not self._check_stale(path):
+                path.unlink(missing_ok=True)
+
+    def _main(self, output_name: str) -> str:
+        return f"{self.outputs[0]}/{output_name}"
+
+    def _is_whole(self, relative: str, written: tuple[int, str]) -> bool:
+        path = self.records.folder / relative
+        try:
+            if not path.is_file() or path.stat().st_size != written[0]:
+                return False
+            return not self.verify or files.sha256(path) == written[1]
+        except OSError:
+            return False
+
+    def _check_foreign(self, path: Path, *, is_known: bool) -> None:
+        if os.path.lexists(path) and not is_known and is_foreign(path):
+            raise FileExistsError(f"{path} exists, and no run wrote it; it was left unchanged")
+
+    def _check_stale(self, path: Path) -> bool:
+        """Whether a file of former settings must stay, because it is none of ours any more."""
+        return path.exists() and is_foreign(path)
+
+
+def is_foreign(path: Path) -> bool:
+    """Whether a file is there that no run wrote. Results of runs carry a text of theirs."""
+    if not path.is_file():
+        return os.path.lexists(path)
+    try:
+        with Image.open(path) as picture:
+            return "dr2pipe" not in getattr(picture, "text", {})
+    except Exception:  # decoders raise many kinds on what is no picture
+        return True
+
+
+def _files_of(record: Record) -> dict[str, tuple[int, str]]:
+    """{relative path: (bytes, sha256)} of a record; entries that make no sense are left out."""
+    entries = record.get("files")
+    if not isinstance(entries, dict):
+        return {}
+    return {
+        name: (entry[0], entry[1])
+        for name, entry in entries.items()
+        if isinstance(entry, list) and len(entry) == 2 and not _leaves_folder(name)
+    }
+
+
+def _leaves_folder(relative: str) -> bool:
+    parts = Path(relative).parts
+    return Path(relative).is_absolute() or ".." in parts
+
+
+def _fitting(alpha: npt.NDArray[Any] | None, pixels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
+    """Transparency brought to the size of a result."""
+    if alpha is None or alpha.shape == pixels.shape[:2]:
+        return alpha
+    height, width = pixels.shape[:2]
+    narrow = alpha if alpha.dtype == np.uint8 else (alpha // 257).astype(np.uint8)
+    return images.resize_pixels(narrow, (height, width))
