@@ -333,11 +333,21 @@ def _upright(pixels: np.ndarray, orientation: int) -> np.ndarray:
 
 
 def resize_pixels(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """(H,W[,3]) uint8 resized to ``size`` = (height, width), bicubic with antialiasing."""
-    if pixels.shape[:2] == tuple(size):
-        return pixels
+    """(H,W[,3]) uint8 resized to ``size`` = (height, width), bicubic with antialiasing.
+
+    One direction at a time, the one that leaves fewer pixels first. Versions of Pillow disagree on
+    the order, and 8-bit values are rounded between the two.
+    """
     height, width = size
-    return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
+    rows, columns = pixels.shape[:2]
+    picture = Image.fromarray(np.ascontiguousarray(pixels))
+    steps = [(columns, height), (width, height)]
+    if rows * width <= height * columns:
+        steps[0] = (width, rows)
+    for step in steps:
+        if picture.size != step:
+            picture = picture.resize(step, Image.Resampling.BICUBIC)
+    return np.asarray(picture)
 
 
 def resize_tensor(image: torch.Tensor, size: int) -> torch.Tensor:
