@@ -119,7 +119,7 @@ def test_a_run_leaves_what_the_readme_says(pictures, model_folder, tmp_path):
     summary = restore_folder(config_for(pictures, out, model_folder, *flags))
     assert (summary.restored, summary.failed, summary.exit_code) == (6, 0, 0)
     assert sorted(os.listdir(out)) == [
-        "coarse", "compare", "failures.jsonl", "manifest.jsonl", "restored", "run.yaml"
+        ".lock", "coarse", "compare", "failures.jsonl", "manifest.jsonl", "restored", "run.yaml"
     ]  # fmt: skip
     record = {r["path"]: r for r in lines(out / "manifest.jsonl")}["face_000.png"]
     assert record.keys() == {"path", "sha256", "settings", "output", "seed", "seconds", "warnings"}
@@ -499,7 +499,7 @@ def test_large_pictures_fit_in_memory(tmp_path):
         image = Image.new("RGBA", (7900, 7900), (1, 2, 3, 4))
         image.save(folder / f"turned{i}.png", exif=exif, compress_level=1)
     code = (
-        "import sys; sys.path.insert(0, 'tests');"
+        "import sys; sys.path[:0] = ['tests', 'tests/runs'];"
         "from test_runs import FakeNetwork, folder_run;"
         f"s = folder_run({str(folder)!r}, {str(tmp_path / 'out')!r}, FakeNetwork()).run();"
         # The usual ru_maxrss begins with the memory of the process that started this one.
