@@ -70,7 +70,7 @@ def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
     try:
         status = os.fstat(handle)
         if stat.S_ISDIR(status.st_mode):
-            raise UnreadableFileError(path, "it is a folder")
+            raise UnreadableFileError(path, "a folder cannot be read as a file")
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableFileError(path, "not a regular file")
         if status.st_size > max_bytes:

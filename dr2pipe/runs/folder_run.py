@@ -182,7 +182,8 @@ class FolderRun:
                 self.records.prepare(
                     self.run_description,
                     result_folders=self.outputs,
-                    source=self.source,
+                    # Single pictures of one folder may go into one output, one by one.
+                    source=self.source if self.source.is_dir() else self.source.parent,
                     merge=self.options.merge,
                 )
             state.wait_for_everyone()
@@ -321,6 +322,9 @@ class FolderRun:
             else:
                 image = picture.resized(self.size)
             height, width = picture.pixels.shape[:2]
+            if picture.alpha is not None and self.output_size is not None:
+                side = (self.output_size, self.output_size)
+                picture.alpha = images.resize_pixels(images.reduced(picture.alpha), side)
             if self.output_size is not None and min(height, width) > self.output_size:
                 picture.warnings.append(
                     f"{width}x{height} reduced: the result has {self.output_size} pixels a side"

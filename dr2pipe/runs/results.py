@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
@@ -102,7 +101,7 @@ class Results:
             own = picture.own if folder in in_own_space else None
             data = images.encode_png(
                 pixels[folder],
-                alpha=_fitting(picture.alpha, pixels[folder]) if is_result else None,
+                alpha=picture.alpha if is_result else None,
                 profile=picture.profile if own is None else own.profile,
                 colour_chunks=() if own is None else own.chunks,
                 metadata=picture.metadata if is_result else None,
@@ -175,12 +174,3 @@ def _files_of(record: Record) -> dict[str, tuple[int, str]]:
 def _leaves_folder(relative: str) -> bool:
     parts = Path(relative).parts
     return Path(relative).is_absolute() or ".." in parts
-
-
-def _fitting(alpha: npt.NDArray[Any] | None, pixels: npt.NDArray[Any]) -> npt.NDArray[Any] | None:
-    """Transparency brought to the size of a result."""
-    if alpha is None or alpha.shape == pixels.shape[:2]:
-        return alpha
-    height, width = pixels.shape[:2]
-    narrow = alpha if alpha.dtype == np.uint8 else (alpha // 257).astype(np.uint8)
-    return images.resize_pixels(narrow, (height, width))

@@ -193,7 +193,7 @@ def test_a_folder_that_may_not_be_opened_is_listed(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "scandir", refusing)
     found = images.find_images(tmp_path).paths
     assert [p.name for p in found] == ["a.png", "secret"]
-    with pytest.raises(PictureError, match="folder cannot be opened"):
+    with pytest.raises(PictureError, match="folder cannot be read"):
         read_image(found[1])
 
 

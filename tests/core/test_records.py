@@ -6,7 +6,7 @@ import pytest
 from conftest import run_command
 
 import dr2pipe
-from dr2pipe.core.errors import Dr2pipeError, FolderInUseError, MissingPackageError
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, FolderInUseError, MissingPackageError
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.files import lock_folder, locked
 from dr2pipe.core.records import RunRecords, append_jsonl, read_jsonl, versions
@@ -64,9 +64,18 @@ def test_the_last_line_about_a_picture_counts_and_damaged_ones_go(tmp_path):
     )
     records = RunRecords(tmp_path)
     assert records.finished() == {"a": {"path": "a", "n": 2}}
+    with pytest.raises(ConfigError, match=r"holds manifest.jsonl, which no run"):
+        records.prepare({})
+    records.close()
+    assert manifest.read_text().endswith('{"pa')
+    manifest.rename(tmp_path / "kept")
+    records.prepare({})
+    records.close()
+    (tmp_path / "kept").rename(manifest)
     records.prepare({})
     records.close()
     assert json.loads(manifest.read_text()) == {"path": "a", "n": 2}
+    assert (tmp_path / "manifest.jsonl.damaged").read_text() == '{"pa\n'
 
 
 LOCK = """

@@ -24,6 +24,7 @@ from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs import folder_run as runs
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, find_jobs
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 
 SCRIPT = ROOT / "scripts" / "restore.py"
@@ -79,9 +80,13 @@ def test_single_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     for name, seed in (("a/me.jpg", 1), ("b/me.png", 2)):
         (tmp_path / name).parent.mkdir()
         Image.fromarray(make_pixels(seed)).save(tmp_path / name)
-    for name, restored in (("a/me.jpg", 1), ("b/me.png", 1), ("a/me.jpg", 0), ("b/me.png", 0)):
-        summary = folder_run(tmp_path / name, tmp_path / "out", FakeNetwork()).run()
-        assert summary.restored == restored
+    with pytest.raises(ConfigError, match="results of another input"):
+        for name in ("a/me.jpg", "b/me.png"):
+            folder_run(tmp_path / name, tmp_path / "out", FakeNetwork()).run()
+    options = RunOptions(merge=True)
+    for name, restored in (("b/me.png", 1), ("a/me.jpg", 0), ("b/me.png", 0)):
+        run = folder_run(tmp_path / name, tmp_path / "out", FakeNetwork(), options=options)
+        assert run.run().restored == restored
     assert sorted(os.listdir(tmp_path / "out" / "restored")) == ["me.png", "me.png.png"]
 
 
@@ -122,7 +127,8 @@ def test_a_run_leaves_what_the_readme_says(pictures, model_folder, tmp_path):
         ".lock", "coarse", "compare", "failures.jsonl", "manifest.jsonl", "restored", "run.yaml"
     ]  # fmt: skip
     record = {r["path"]: r for r in lines(out / "manifest.jsonl")}["face_000.png"]
-    assert record.keys() == {"path", "sha256", "settings", "output", "seed", "seconds", "warnings"}
+    fields = "path sha256 settings output files seed seconds warnings"
+    assert record.keys() == set(fields.split())
     assert record["sha256"] == images.hash_bytes((pictures / "face_000.png").read_bytes())
     assert (out / record["output"]).is_file()
     assert Image.open(out / "compare" / "face_000.png").size == (48, 16)
@@ -181,7 +187,10 @@ def test_alpha_and_exif_come_along(tmp_path, model_folder):
         assert result.getexif()[ExifTags.Base.Artist] == "A"
         assert result.getexif()[ExifTags.Base.Orientation] == 1
     (record,) = lines(tmp_path / "out" / "manifest.jsonl")
-    assert record["warnings"] == ["40x20 squeezed to a square"]
+    assert record["warnings"] == [
+        "40x20 squeezed to a square",
+        "40x20 reduced: the result has 16 pixels a side",
+    ]
 
 
 # -- failures ----------------------------------------------------------------------------------
@@ -337,7 +346,7 @@ class FakeNetwork:
     def __init__(self, fails=lambda batch: None):
         self.fails, self.batches = fails, []
 
-    def __call__(self, pictures, seeds):
+    def __call__(self, pictures, seeds, decoded):
         self.batches.append(len(pictures))
         error = self.fails(pictures)
         if error:
