@@ -61,7 +61,9 @@ def test_errors(tmp_path):
     with pytest.raises(ValueError, match="halved 4 times"):
         build_enhancer("sparnet", size=100)
     build_enhancer("bicubic", size=8).save_pretrained(tmp_path / "b")
-    with pytest.raises(ValueError, match="holds a BicubicEnhancer, not a SPARNet; the enhancer 'sparnet'"):
+    with pytest.raises(
+        ValueError, match="holds a BicubicEnhancer, not a SPARNet; the enhancer 'sparnet'"
+    ):
         build_enhancer("sparnet", tmp_path / "b")
     with pytest.raises(ValueError, match="do not give size"):
         build_enhancer("bicubic", tmp_path / "b", size=4)

@@ -342,9 +342,8 @@ class FakeNetwork:
         error = self.fails(pictures)
         if error:
             raise error
-        return BatchResult(
-            [{"restored": p} for p in images.to_uint8(pictures)], [[] for _ in seeds]
-        )
+        results = [{"restored": p} for p in images.to_uint8(pictures)]
+        return BatchResult(results, notes=[{} for _ in seeds])
 
 
 def folder_run(source, output, network, **changes):
@@ -499,7 +498,7 @@ def test_large_pictures_fit_in_memory(tmp_path):
         image = Image.new("RGBA", (7900, 7900), (1, 2, 3, 4))
         image.save(folder / f"turned{i}.png", exif=exif, compress_level=1)
     code = (
-        "import sys; sys.path.insert(0, 'tests');"
+        "import sys; sys.path[:0] = ['tests', 'tests/runs'];"
         "from test_runs import FakeNetwork, folder_run;"
         f"s = folder_run({str(folder)!r}, {str(tmp_path / 'out')!r}, FakeNetwork()).run();"
         # The usual ru_maxrss begins with the memory of the process that started this one.
