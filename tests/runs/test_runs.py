@@ -342,9 +342,8 @@ class FakeNetwork:
         error = self.fails(pictures)
         if error:
             raise error
-        return BatchResult(
-            [{"restored": p} for p in images.to_uint8(pictures)], [[] for _ in seeds]
-        )
+        results = [{"restored": p} for p in images.to_uint8(pictures)]
+        return BatchResult(results, notes=[{} for _ in seeds])
 
 
 def folder_run(source, output, network, **changes):
