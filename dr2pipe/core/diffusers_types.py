@@ -124,6 +124,7 @@ else:
         UNet2DModel,
     )
     from diffusers.configuration_utils import register_to_config
+    from diffusers.models.unets.unet_2d import UNet2DOutput
     from diffusers.training_utils import EMAModel
     from diffusers.utils import BaseOutput
     from diffusers.utils.torch_utils import randn_tensor
@@ -139,6 +140,7 @@ __all__ = [
     "ModelMixin",
     "SchedulerMixin",
     "UNet2DModel",
+    "UNet2DOutput",
     "randn_tensor",
     "register_to_config",
 ]
