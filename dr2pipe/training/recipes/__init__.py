@@ -13,6 +13,7 @@ from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.landmarks import read_parts
 from dr2pipe.data.masked import MaskedFaces
 from dr2pipe.data.pairs import PairDataset
+from dr2pipe.data.tones import TonedFaces
 from dr2pipe.training.recipe import TrainConfig
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.recipes.degradation_encoder import (
@@ -33,6 +34,11 @@ def faces_of(config: TrainConfig) -> FaceDataset:
     return FaceDataset(
         data.path, size=data.size, sources=data.sources, flip=data.flip, seed=config.seed
     )
+
+
+def toned_faces_of(config: DDPMConfig) -> TonedFaces:
+    """Clean faces in mixed tones."""
+    return TonedFaces(faces_of(config), config.tones, config.repeats)
 
 
 def pairs_of(config: EnhancerTrainConfig | GFPGANTrainConfig | PaniniTrainConfig) -> PairDataset:
@@ -67,7 +73,7 @@ def masked_faces_of(config: ExeGANTrainConfig) -> MaskedFaces:
 
 # name: (schema, recipe, its data set)
 RECIPES = {
-    "ddpm": (DDPMConfig, DDPMRecipe, faces_of),
+    "ddpm": (DDPMConfig, DDPMRecipe, toned_faces_of),
     "enhancer": (EnhancerTrainConfig, EnhancerRecipe, pairs_of),
     "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, faces_of),
     "degradation_encoder": (
