@@ -23,27 +23,32 @@ from dr2pipe.core.diffusers_types import (
 from dr2pipe.core.errors import ConfigError
 
 CHANNELS = 3
+_DATA_DEVIATION = 0.5  # of face pictures in [-1,1]
 
 
 class PatchedUNet(ModelMixin, ConfigMixin):
     """A ``UNet2DModel`` between pixel-unshuffle and pixel-shuffle; it predicts x0 ("sample").
 
-    With ``data_deviation`` s > 0 the network gets the noisy picture at unit variance, and its
-    output corrects the best linear estimate of x0 from one noisy pixel (Karras et al., EDM,
-    NeurIPS 2022, table 1, written for a variance-preserving chain):
+    The network gets the noisy picture at unit variance. Its output F has unit variance too and
+    corrects the share a of the noisy picture that is kept (after EDM, Karras et al., NeurIPS
+    2022, section 5, with two deviations in place of one):
 
-        x0 = k x_t + s sqrt((1 - alpha_bar) / v) F(x_t / sqrt(v), t)
-        v = alpha_bar s**2 + 1 - alpha_bar,  k = sqrt(alpha_bar) s**2 / v
+        x0 = a x_t / sqrt(alpha_bar) + c F(x_t / sqrt(d**2 alpha_bar + 1 - alpha_bar), t)
+        a = s**2 / (s**2 + sigma**2),  c**2 = ((1 - a) d)**2 + (a sigma)**2
+        sigma**2 = (1 - alpha_bar) / alpha_bar,  d = 0.5 (deviation of faces in [-1,1])
 
-    So the noise that a patch holds need not pass through the network where there is little of
-    it, and nothing is amplified where there is much. With 0 the network's output is x0 itself.
+    s, the ``skip_deviation``, is how far a pixel lies from what its surroundings tell. It decides
+    how much of the noise must pass through the network to be taken off. With s = d that is EDM,
+    with s = 1 nearly v; both leave the twelve independent numbers that the noise has in a patch
+    to the network, and learn to remove it slowly. Faces lie on few dimensions, so F is mostly
+    the face where a is small. With s = 0 the network has to draw the finest detail itself.
 
     Args:
         sample_size: side of the pictures in pixels.
         patch: side of a patch in pixels.
         channels: widths, one for each resolution, from ``sample_size / patch`` downwards.
         attention_sizes: sides of the feature maps with attention.
-        data_deviation: s, the standard deviation of clean pictures in [-1,1].
+        skip_deviation: s, in the unit of pixels in [-1,1].
         chain_timesteps, beta_start, beta_end, beta_schedule: the chain, as for a scheduler of
             diffusers; alpha_bar comes from it.
         in_channels, out_channels: 3; stated for code that reads them from any face DDPM.
@@ -66,7 +71,7 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         norm_groups: int = 8,
         dropout: float = 0.0,
         scale_shift: bool = False,
-        data_deviation: float = 0.5,
+        skip_deviation: float = 0.1,
         chain_timesteps: int = 1000,
         beta_start: float = 1e-4,
         beta_end: float = 0.02,
@@ -127,22 +132,15 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         Returns:
             x0 in about [-1,1], (B,3,S,S), in the type of ``sample``.
         """
-        patch, deviation = self.config.patch, self.config.data_deviation
+        x, alpha_bar = sample.float(), self._alpha_bar.to(sample.device)
         timesteps = torch.as_tensor(timestep, device=sample.device)
-        if deviation == 0:
-            estimate = self._run(sample, timesteps, patch, kwargs)
-        else:
-            alpha_bar = self._alpha_bar.to(sample.device)[timesteps.long()].reshape(-1, 1, 1, 1)
-            variance = alpha_bar * deviation**2 + 1 - alpha_bar
-            scaled = (sample.float() / variance.sqrt()).to(sample.dtype)
-            correction = self._run(scaled, timesteps, patch, kwargs)
-            keep = alpha_bar.sqrt() * deviation**2 / variance
-            scale = deviation * ((1 - alpha_bar) / variance).sqrt()
-            estimate = (keep * sample.float() + scale * correction.float()).to(sample.dtype)
+        alpha_bar = alpha_bar[timesteps.long()].reshape(-1, 1, 1, 1)
+        noise_variance = (1 - alpha_bar) / alpha_bar
+        share = self.config.skip_deviation**2 / (self.config.skip_deviation**2 + noise_variance)
+        scale = (((1 - share) * _DATA_DEVIATION) ** 2 + share**2 * noise_variance).sqrt()
+        given = x / (_DATA_DEVIATION**2 * alpha_bar + 1 - alpha_bar).sqrt()
+        patches = F.pixel_unshuffle(given.to(sample.dtype), self.config.patch)  # (B,12,S/2,S/2)
+        correction = self.unet(patches, timesteps, **kwargs).sample
+        correction = F.pixel_shuffle(correction, self.config.patch).float()  # (B,3,S,S)
+        estimate = (share * x / alpha_bar.sqrt() + scale * correction).to(sample.dtype)
         return UNet2DOutput(sample=estimate) if return_dict else (estimate,)
-
-    def _run(
-        self, pixels: torch.Tensor, timesteps: torch.Tensor, patch: int, kwargs: dict[str, Any]
-    ) -> torch.Tensor:
-        patches = F.pixel_unshuffle(pixels, patch)  # (B,3 p p,S/p,S/p)
-        return F.pixel_shuffle(self.unet(patches, timesteps, **kwargs).sample, patch)

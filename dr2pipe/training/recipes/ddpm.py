@@ -38,7 +38,7 @@ class UNetConfig:
     """Sizes of the UNet; one channel count per resolution, from ``data.size / patch`` downwards."""
 
     patch: int = 1  # side of the patches of pixels that it works on; above 1 a PatchedUNet
-    data_deviation: float = 0.5  # of PatchedUNet: deviation of clean pictures in [-1,1]; 0: no skip
+    skip_deviation: float = 0.1  # of PatchedUNet, which explains it
     channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])
     layers_per_block: int = 1
     attention_sizes: list[int] = field(default_factory=lambda: [16, 8])  # feature map sides, px
@@ -292,5 +292,5 @@ def _build_patched_unet(config: UNetConfig, size: int) -> PatchedUNet:
         norm_groups=config.norm_groups,
         dropout=config.dropout,
         scale_shift=config.scale_shift,
-        data_deviation=config.data_deviation,
+        skip_deviation=config.skip_deviation,
     )
