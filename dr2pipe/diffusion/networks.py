@@ -10,9 +10,11 @@ import torch
 
 from dr2pipe.core.diffusers_types import ModelMixin, SchedulerMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 
 ATTENTIONS = ("auto", "sdpa", "xformers")
+NETWORKS: dict[str, type[ModelMixin]] = {"UNet2DModel": UNet2DModel, "PatchedUNet": PatchedUNet}
 
 
 @dataclass
@@ -31,7 +33,7 @@ class FaceDDPM:
 
 
 def load_ddpm(folder: Path) -> FaceDDPM:
-    """Load a pipeline folder, or the folder of a ``UNet2DModel``.
+    """Load a pipeline folder, or the folder of one of ``NETWORKS``.
 
     Raises:
         ConfigError: the folder holds neither, or its files cannot be loaded.
@@ -41,8 +43,9 @@ def load_ddpm(folder: Path) -> FaceDDPM:
             pipeline = DR2Pipeline.from_pretrained(folder, local_files_only=True)
             return FaceDDPM(pipeline.unet.float(), pipeline.scheduler, pipeline.max_timestep)
         config = folder / "config.json"
-        if config.is_file() and json.loads(config.read_text()).get("_class_name") == "UNet2DModel":
-            return FaceDDPM(UNet2DModel.from_pretrained(folder).float())
+        kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
+        if kind in NETWORKS:
+            return FaceDDPM(NETWORKS[kind].from_pretrained(folder).float())
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot load a face DDPM from {folder}: {error}") from error
     raise ConfigError(

@@ -19,6 +19,16 @@ def p2_weights(alphas_cumprod: torch.Tensor, k: float, gamma: float) -> torch.Te
     return (k + alphas_cumprod / (1 - alphas_cumprod)) ** -gamma
 
 
+def snr_weights(alphas_cumprod: torch.Tensor, limit: float, offset: float) -> torch.Tensor:
+    """min(SNR, limit) + offset for every timestep: weights of the squared error of x0.
+
+    The limit is γ of min-SNR (Hang et al., ICCV 2023, eq. 4). An offset of 1 without a limit
+    weighs like an unweighted v (Salimans and Ho, ICLR 2022, §4), one of 1 / s² like EDM on data
+    of deviation s (Karras et al., NeurIPS 2022, table 1).
+    """
+    return (alphas_cumprod / (1 - alphas_cumprod)).clamp(max=limit) + offset
+
+
 @dataclass(frozen=True)
 class Posterior:
     """q(x_{t-1} | x_t, x_0) for every timestep (Ho et al. 2020, eq. 6 and 7), float64 (T,).

@@ -88,11 +88,10 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
 def _check(config: CoarseConfig) -> None:
     if config.variants < 1 or not (config.factors and config.taus and config.omegas):
         raise ConfigError("variants must be at least 1, and factors, taus, omegas not empty")
-    if config.dr2.mode != "fixed" or not config.dr2.enabled:
-        raise ConfigError(
-            "coarse faces are made by stage 1 with drawn settings: dr2.mode must be fixed and "
-            "dr2.enabled true"
-        )
+    if config.dr2.mode != "fixed":
+        raise ConfigError("coarse faces are made with drawn settings, not dr2.mode=auto")
+    if not config.dr2.enabled:
+        raise ConfigError("coarse faces are made by stage 1, and dr2.enabled is false")
     if sum(config.degradations.values()) > 1:
         raise ConfigError("the shares of degradations sum to more than 1")
     for name in config.degradations:

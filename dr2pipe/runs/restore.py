@@ -85,16 +85,7 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
     Raises:
         Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
     """
-    if not config.input or not config.output:
-        raise ConfigError("input and output must not be empty")
-    _check_samples(config)
-    for name, valid in (("colour", ("keep", "free")), ("bits", ("keep", "8"))):
-        if getattr(config, name) not in valid:
-            raise ConfigError(f"{name} '{getattr(config, name)}': choose {' or '.join(valid)}")
-    if config.repair.mask is None and config.repair.exemplar is not None:
-        raise ConfigError("an exemplar guides the repair of holes; give a mask (repair.mask) too")
-    if "" in (config.repair.mask, config.repair.exemplar):
-        raise ConfigError("repair.mask and repair.exemplar must not be empty")
+    _check(config)
     restorer, weight_hashes = build_restorer(
         config.dr2,
         config.enhancer,
@@ -299,7 +290,16 @@ def _masks_and_exemplars(
     return paired
 
 
-def _check_samples(config: RestoreConfig) -> None:
+def _check(config: RestoreConfig) -> None:
+    if not config.input or not config.output:
+        raise ConfigError("input and output must not be empty")
+    for name, valid in (("colour", ("keep", "free")), ("bits", ("keep", "8"))):
+        if getattr(config, name) not in valid:
+            raise ConfigError(f"{name} '{getattr(config, name)}': choose {' or '.join(valid)}")
+    if config.repair.mask is None and config.repair.exemplar is not None:
+        raise ConfigError("an exemplar guides the repair of holes; give a mask (repair.mask) too")
+    if "" in (config.repair.mask, config.repair.exemplar):
+        raise ConfigError("repair.mask and repair.exemplar must not be empty")
     if config.samples < 1:
         raise ConfigError(f"samples={config.samples} must be at least 1")
     if config.combine not in COMBINE:

@@ -10,7 +10,7 @@ from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.stage1 import DR2Config, Remover
 from dr2pipe.diffusion.timesteps import build_scheduler
-from dr2pipe.enhancers import build_enhancer
+from dr2pipe.enhancers import Enhancer, build_enhancer
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs.restore import RestoreConfig
 
@@ -70,11 +70,8 @@ def test_low_precision_is_close_and_falls_back_to_fp32():
     result = low(faces(), [1, 2, 3, 4])
     assert (result.restored - exact.restored).abs().mean() < 4 / 255
 
-    class Overflowing(torch.nn.Module):
+    class Overflowing(Enhancer):
         """Breaks on bright pictures unless it runs in float32."""
-
-        input_size = output_size = None
-        conditions = ()
 
         def __init__(self):
             super().__init__()
@@ -93,9 +90,7 @@ def test_low_precision_is_close_and_falls_back_to_fp32():
 
 
 def test_a_result_that_is_never_finite_is_an_error():
-    class Broken(torch.nn.Module):
-        input_size = output_size = None
-
+    class Broken(Enhancer):
         def forward(self, x):
             return x / 0
 

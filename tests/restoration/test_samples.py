@@ -90,7 +90,7 @@ def test_a_picture_without_stage_1_has_no_spread(
     assert found["bright.png"]["notes"]["spread"] > 0
     assert found["bright.png"]["warnings"] == []
     assert found["dark.png"]["notes"]["spread"] is None
-    assert "left stage 1 out" in found["dark.png"]["warnings"][0]
+    assert "left out stage 1" in found["dark.png"]["warnings"][0]
 
 
 def test_the_mean_of_a_folder_is_the_mean(pictures, tmp_path, model_folder, restorer):

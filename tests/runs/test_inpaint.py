@@ -264,7 +264,7 @@ def test_the_command(faces, model, capsys):
     assert main(arguments) == 0
     assert "3 inpainted, 0 already done, 0 failed" in capsys.readouterr().out
     assert main([*arguments[:-1], str(faces)]) == 2
-    assert "no enhancer folder" in capsys.readouterr().err
+    assert "no ExeGAN at" in capsys.readouterr().err
 
 
 def test_killed_and_run_again(faces, model):

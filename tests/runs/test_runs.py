@@ -18,11 +18,10 @@ import torch
 from conftest import ROOT, TINY, make_pictures, make_pixels, run_command
 from PIL import ExifTags, Image
 
-from dr2pipe.core import images
+from dr2pipe.core import files, images
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.records import RunRecords
-from dr2pipe.runs import folder_run as runs
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, find_jobs
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
@@ -80,9 +79,10 @@ def test_single_pictures_of_one_name_do_not_overwrite_each_other(tmp_path):
     for name, seed in (("a/me.jpg", 1), ("b/me.png", 2)):
         (tmp_path / name).parent.mkdir()
         Image.fromarray(make_pixels(seed)).save(tmp_path / name)
+    assert folder_run(tmp_path / "a/me.jpg", tmp_path / "out", FakeNetwork()).run().restored == 1
+    second = folder_run(tmp_path / "b/me.png", tmp_path / "out", FakeNetwork())
     with pytest.raises(ConfigError, match="results of another input"):
-        for name in ("a/me.jpg", "b/me.png"):
-            folder_run(tmp_path / name, tmp_path / "out", FakeNetwork()).run()
+        second.run()
     options = RunOptions(merge=True)
     for name, restored in (("b/me.png", 1), ("a/me.jpg", 0), ("b/me.png", 0)):
         run = folder_run(tmp_path / name, tmp_path / "out", FakeNetwork(), options=options)
@@ -351,9 +351,8 @@ class FakeNetwork:
         error = self.fails(pictures)
         if error:
             raise error
-        return BatchResult(
-            [{"restored": p} for p in images.to_uint8(pictures)], [[] for _ in seeds]
-        )
+        results = [{"restored": p} for p in images.to_uint8(pictures)]
+        return BatchResult(results, notes=[{} for _ in seeds])
 
 
 def folder_run(source, output, network, **changes):
@@ -397,14 +396,14 @@ def test_a_picture_that_breaks_the_network_does_not_take_its_neighbours_along(tm
 
 def test_a_write_that_fails_is_recorded(tmp_path, monkeypatch):
     source = make_pictures(tmp_path / "in", 3)
-    write = images.write_png
+    write = files.write_bytes
 
     def full_disk(path, *arguments, **options):
         if Path(path).name == "face_001.png":
             raise OSError(28, "No space left on device")
         write(path, *arguments, **options)
 
-    monkeypatch.setattr(runs.images, "write_png", full_disk)
+    monkeypatch.setattr(files, "write_bytes", full_disk)
     summary = folder_run(source, tmp_path / "out", FakeNetwork()).run()
     assert (summary.restored, summary.failed) == (2, 1)
     (failure,) = lines(tmp_path / "out" / "failures.jsonl")

@@ -15,6 +15,7 @@ from dr2pipe.data.landmarks import read_parts
 from dr2pipe.data.masked import MaskedFaces
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.data.showings import ShowingDataset
+from dr2pipe.data.tones import TonedFaces
 from dr2pipe.training.recipe import PairsConfig, Recipe, TrainConfig, pair_of
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.recipes.degradation_encoder import (
@@ -35,6 +36,11 @@ def clean_faces(config: TrainConfig) -> FaceDataset:
     return FaceDataset(
         data.path, size=data.size, sources=data.sources, flip=data.flip, seed=config.seed
     )
+
+
+def toned_faces(config: DDPMConfig) -> TonedFaces:
+    """Clean faces in mixed tones."""
+    return TonedFaces(clean_faces(config), config.tones, config.repeats)
 
 
 def face_pairs(config: EnhancerTrainConfig | PaniniTrainConfig) -> PairDataset:
@@ -80,7 +86,7 @@ RECIPES: dict[
     str,
     tuple[type[TrainConfig], Callable[[Any], Recipe], Callable[[Any], ShowingDataset]],
 ] = {
-    "ddpm": (DDPMConfig, DDPMRecipe, clean_faces),
+    "ddpm": (DDPMConfig, DDPMRecipe, toned_faces),
     "enhancer": (EnhancerTrainConfig, EnhancerRecipe, face_pairs),
     "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, clean_faces),
     "degradation_encoder": (DegradationEncoderConfig, DegradationEncoderRecipe, degradation_pairs),

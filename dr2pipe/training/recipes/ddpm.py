@@ -1,7 +1,10 @@
-"""Recipe: a face DDPM that predicts the noise, with fixed or learned variance.
+"""Recipe: a face DDPM that predicts the noise or the clean face.
 
-The loss is the weighted error of ε (Ho et al. 2020, eq. 14; P2 weighting); with a learned
-variance the variational bound is added (improved DDPM, §3.1, L_hybrid).
+With ``prediction: epsilon`` the loss is the weighted error of ε (Ho et al. 2020, eq. 14; P2
+weighting); with a learned variance the variational bound is added (improved DDPM, §3.1,
+L_hybrid). With ``prediction: sample`` it is the error of x0, weighted by the signal-to-noise
+ratio. Networks on patches (``unet.patch`` above 1) need the latter: ε would have to carry
+twelve independent numbers a patch through the network.
 
 DR2 enters the chain at ω and never goes above it, so training may be limited to the
 timesteps that will be used (``max_timestep``): a small network then spends nothing on
@@ -14,23 +17,29 @@ import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import UNet2DModel
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.data.tones import ToneConfig
+from dr2pipe.diffusion.networks import load_ddpm
+from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
-from dr2pipe.losses.diffusion import p2_weights, variational_bound
+from dr2pipe.losses.diffusion import p2_weights, snr_weights, variational_bound
 from dr2pipe.training.recipe import TrainConfig, TrainedNetwork
 from dr2pipe.training.seeding import random_stream
 
 
 @dataclass
 class UNetConfig:
-    """Sizes of the UNet; one channel count per resolution, from ``data.size`` downwards."""
+    """Sizes of the UNet; one channel count per resolution, from ``data.size / patch`` downwards."""
 
+    patch: int = 1  # side of the patches of pixels that it works on; above 1 a PatchedUNet
+    skip_deviation: float = 0.1  # of PatchedUNet, which explains it
     channels: list[int] = field(default_factory=lambda: [32, 64, 96, 128])
     layers_per_block: int = 1
     attention_sizes: list[int] = field(default_factory=lambda: [16, 8])  # feature map sides, px
@@ -43,59 +52,88 @@ class UNetConfig:
 
 @dataclass
 class DDPMConfig(TrainConfig):
+    """Settings of the recipe ``ddpm``."""
+
     unet: UNetConfig = field(default_factory=UNetConfig)
     learning_rate: float = 4e-4
+    beta2: float = 0.999  # of AdamW
+    init: str | None = None  # a model folder whose weights training starts from
     num_train_timesteps: int = 1000
     max_timestep: int = 999  # the highest timestep trained on, inclusive
+    prediction: str = "epsilon"  # epsilon | sample (x0)
     variance: str = "fixed_small"  # fixed_small | fixed_large | learned_range (6 output channels)
-    p2_k: float = 1.0
+    p2_k: float = 1.0  # of the error of epsilon
     p2_gamma: float = 0.0  # 0: all timesteps weigh the same; P2 weighting: 0.5 or 1
+    snr_limit: float = 40.0  # of the error of x0, weighted by min(SNR, limit) + offset
+    snr_offset: float = 2.0
+    # Of a second, slower average of the weights, kept beside that of ema_decay; null: none.
+    slow_ema_decay: float | None = None
+    tones: ToneConfig = field(default_factory=ToneConfig)
+    repeats: dict[str, int] = field(default_factory=dict)  # group of faces: showings in one pass
     export_precision: str = "fp32"  # fp32 | fp16
 
 
 class DDPMRecipe:
-    """ε-prediction on the linear schedule."""
+    """A face DDPM on the linear schedule."""
 
     def __init__(self, config: DDPMConfig):
-        if not 0 <= config.max_timestep < config.num_train_timesteps:
-            raise ConfigError(
-                f"max_timestep={config.max_timestep} must lie in 0..{config.num_train_timesteps - 1}"
-            )
-        if config.export_precision not in ("fp32", "fp16"):
-            raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
+        _check(config)
         self.config = config
         self.learns_variance = config.variance == "learned_range"
         self.scheduler = build_scheduler(
             "ddpm", variance=config.variance, num_train_timesteps=config.num_train_timesteps
         )
-        self.weights = p2_weights(self.scheduler.alphas_cumprod, config.p2_k, config.p2_gamma)
+        self._averaged_step = -1
+        alpha_bar = self.scheduler.alphas_cumprod
+        if config.prediction == "sample":
+            self.weights = snr_weights(alpha_bar, config.snr_limit, config.snr_offset)
+        else:
+            self.weights = p2_weights(alpha_bar, config.p2_k, config.p2_gamma)
 
     def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
-        """Build ``unet``."""
+        """Build ``unet`` and, for the slower average, ``slow``."""
+        config = self.config
         channels = 6 if self.learns_variance else 3
         with random_stream(generator):
-            unet = build_unet(self.config.unet, self.config.data.size, out_channels=channels)
+            unet = build_unet(config.unet, config.data.size, out_channels=channels)
+        if config.init is not None:
+            copy_weights(Path(config.init), unet)
         optimizer = torch.optim.AdamW(
-            unet.parameters(), lr=self.config.learning_rate, weight_decay=0.0
+            unet.parameters(),
+            lr=config.learning_rate,
+            betas=(0.9, config.beta2),
+            weight_decay=0.0,
         )
-        return {"unet": TrainedNetwork(unet, optimizer)}
+        trained = {"unet": TrainedNetwork(unet, optimizer)}
+        if config.slow_ema_decay is not None:
+            slow = copy.deepcopy(unet).requires_grad_(False)
+            trained["slow"] = TrainedNetwork(slow, None, ema=False)
+        return trained
 
-    def step(self, networks: dict, batch: dict) -> Iterator[tuple[str, torch.Tensor, dict]]:
+    def step(
+        self, networks: dict[str, torch.nn.Module], batch: dict[str, Any]
+    ) -> Iterator[tuple[str, torch.Tensor, dict[str, torch.Tensor]]]:
+        """The loss of one batch."""
+        decay = self.config.slow_ema_decay
+        if decay is not None and batch["step"] != self._averaged_step:
+            # Once before each update, however many parts it is accumulated from.
+            self._averaged_step = batch["step"]
+            update_average(networks["slow"], networks["unet"], decay, batch["step"])
         clean = batch["image"]
         noise, timesteps = self._draw(batch["seed"].tolist(), clean.shape[1:])
         noise, timesteps = noise.to(clean.device), timesteps.to(clean.device)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         predicted = networks["unet"](noisy, timesteps).sample.float()
-        epsilon = predicted[:, :3]
-        error = (epsilon - noise).square().mean(dim=(1, 2, 3))
+        target = clean if self.config.prediction == "sample" else noise
+        error = (predicted[:, :3] - target).square().mean(dim=(1, 2, 3))
         loss = (self.weights.to(clean.device)[timesteps] * error).mean()
-        scalars = {"unet/epsilon": error.detach().mean()}
+        scalars = {f"unet/{self.config.prediction}": error.detach().mean()}
         if self.learns_variance:
             bound = variational_bound(
                 clean,
                 noisy,
                 timesteps,
-                epsilon.detach(),
+                predicted[:, :3].detach(),
                 predicted[:, 3:],
                 self.scheduler.alphas_cumprod,
             ).mean()
@@ -105,30 +143,34 @@ class DDPMRecipe:
         yield "unet", loss, scalars
 
     @torch.no_grad()
-    def preview(self, networks: dict, batch: dict) -> torch.Tensor:
-        """Three rows: faces, the same noised to the middle of the range, their x0 estimate."""
-        clean = batch["image"][:8].to(networks["unet"].device)
-        noise, _ = self._draw(batch["seed"][:8].tolist(), clean.shape[1:])
-        middle = torch.full((len(clean),), self.config.max_timestep // 2, device=clean.device)
-        noisy = self.scheduler.add_noise(clean, noise.to(clean.device), middle)
-        predicted = networks["unet"](noisy, middle).sample[:, :3]
-        keep = self.scheduler.alphas_cumprod.to(clean.device)[middle][:, None, None, None]
-        estimate = ((noisy - (1 - keep).sqrt() * predicted) / keep.sqrt()).clamp(-1, 1)
-        rows = [torch.cat(list(row), dim=-1) for row in (clean, noisy.clamp(-1, 1), estimate)]
-        return torch.cat(rows, dim=-2)
+    def preview(self, networks: dict[str, torch.nn.Module], batch: dict[str, Any]) -> torch.Tensor:
+        """Rows of eight faces: clean, then noised and their x0 at two timesteps.
 
-    def export(self, networks: dict, folder: Path) -> None:
-        """A folder that ``DR2Pipeline.from_pretrained`` loads: unet/, scheduler/, model_index."""
-        # DDIM suits few evaluations; a learned variance wants the sampler that uses it. The
-        # configuration of a run may choose another.
-        scheduler = self.scheduler
-        if not self.learns_variance:
-            scheduler = build_scheduler("ddim", num_train_timesteps=self.config.num_train_timesteps)
-        unet = copy.deepcopy(networks["unet"])
-        if self.config.export_precision == "fp16":
-            unet.half()
-        pipeline = DR2Pipeline(unet, scheduler, max_timestep=self.config.max_timestep)
-        files.write_folder(folder, pipeline.save_pretrained)
+        The timesteps are a tenth and a half of the highest one.
+        """
+        unet = networks["unet"]
+        clean = batch["image"][:8].to(unet.device)
+        noise, _ = self._draw(batch["seed"][:8].tolist(), clean.shape[1:])
+        rows = [clean]
+        for timestep in (self.config.max_timestep // 10, self.config.max_timestep // 2):
+            t = torch.full((len(clean),), timestep, device=clean.device)
+            noisy = self.scheduler.add_noise(clean, noise.to(clean.device), t)
+            estimate = unet(noisy, t).sample[:, :3].float()
+            if self.config.prediction == "epsilon":
+                alpha_bar = self.scheduler.alphas_cumprod[timestep].to(clean.device)
+                estimate = (noisy - (1 - alpha_bar).sqrt() * estimate) / alpha_bar.sqrt()
+            rows += [noisy.clamp(-1, 1), estimate.clamp(-1, 1)]
+        return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+
+    def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
+        """Write a folder that ``DR2Pipeline.from_pretrained`` loads, and ``slow`` beside it.
+
+        Each has unet/, scheduler/ and model_index.json; the slower average goes to
+        ``<folder>_slow``.
+        """
+        export_model(self.config, networks["unet"], folder)
+        if "slow" in networks:
+            export_model(self.config, networks["slow"], folder.with_name(f"{folder.name}_slow"))
 
     def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
         noises, timesteps = [], []
@@ -139,8 +181,72 @@ class DDPMRecipe:
         return torch.stack(noises), torch.stack(timesteps)
 
 
-def build_unet(config: UNetConfig, size: int, *, out_channels: int = 3) -> UNet2DModel:
-    """A ``UNet2DModel`` for ``size`` x ``size`` RGB pictures: ε, or ε and variance (6 channels)."""
+@torch.no_grad()
+def update_average(
+    average: torch.nn.Module, network: torch.nn.Module, decay: float, step: int
+) -> None:
+    """Move ``average`` towards ``network``; the decay grows to its value as EMAModel's does."""
+    decay = min(decay, (1 + step) / (10 + step))
+    for mean, value in zip(average.parameters(), network.parameters(), strict=True):
+        mean.lerp_(value.to(mean), 1 - decay)
+
+
+def _check(config: DDPMConfig) -> None:
+    """Raise ConfigError for settings that are not valid or do not fit each other."""
+    if not 0 <= config.max_timestep < config.num_train_timesteps:
+        raise ConfigError(
+            f"max_timestep={config.max_timestep} must lie in 0..{config.num_train_timesteps - 1}"
+        )
+    if config.export_precision not in ("fp32", "fp16"):
+        raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
+    if config.prediction not in ("epsilon", "sample"):
+        raise ConfigError(f"prediction '{config.prediction}': choose epsilon or sample")
+    if config.prediction == "sample" and config.variance == "learned_range":
+        raise ConfigError("variance=learned_range needs prediction=epsilon")
+    if config.unet.patch > 1 and config.prediction != "sample":
+        raise ConfigError(f"unet.patch={config.unet.patch} needs prediction=sample")
+    if config.slow_ema_decay is not None and not 0 < config.slow_ema_decay < 1:
+        raise ConfigError(f"slow_ema_decay={config.slow_ema_decay} must lie between 0 and 1")
+
+
+def copy_weights(folder: Path, unet: UNet2DModel | PatchedUNet) -> None:
+    """Load the weights of the model in ``folder`` into ``unet``; ConfigError where they differ."""
+    source = load_ddpm(folder).unet
+    try:
+        unet.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"init={folder} is a network of other sizes: {error}") from None
+
+
+def export_model(config: DDPMConfig, unet: torch.nn.Module, folder: Path) -> None:
+    """Write ``unet`` with a scheduler as a folder that ``DR2Pipeline.from_pretrained`` loads."""
+    if not isinstance(unet, UNet2DModel | PatchedUNet):
+        raise TypeError(f"a {type(unet).__name__} cannot be exported")
+    # DDIM suits few evaluations; a learned variance wants the sampler that uses it. The
+    # configuration of a run may choose another.
+    name = "ddpm" if config.variance == "learned_range" else "ddim"
+    scheduler = build_scheduler(
+        name,
+        variance=config.variance,
+        num_train_timesteps=config.num_train_timesteps,
+        prediction_type=config.prediction,
+    )
+    unet = copy.deepcopy(unet)
+    if config.export_precision == "fp16":
+        unet.half()
+    pipeline = DR2Pipeline(unet, scheduler, max_timestep=config.max_timestep)
+    files.write_folder(folder, pipeline.save_pretrained)
+
+
+def build_unet(
+    config: UNetConfig, size: int, *, out_channels: int = 3
+) -> UNet2DModel | PatchedUNet:
+    """A network for ``size`` x ``size`` RGB pictures; on single pixels a ``UNet2DModel``.
+
+    ``out_channels`` is 3, or 6 for ε and its variance.
+    """
+    if config.patch > 1:
+        return _build_patched_unet(config, size)
     sizes = [size >> level for level in range(len(config.channels))]
     if size % (1 << (len(config.channels) - 1)):
         raise ConfigError(
@@ -171,4 +277,21 @@ def build_unet(config: UNetConfig, size: int, *, out_channels: int = 3) -> UNet2
         resnet_time_scale_shift="scale_shift" if config.scale_shift else "default",
         attention_head_dim=config.attention_head_channels,
         dropout=config.dropout,
+    )
+
+
+def _build_patched_unet(config: UNetConfig, size: int) -> PatchedUNet:
+    if config.resample_in_blocks:
+        raise ConfigError("unet.resample_in_blocks needs unet.patch=1")
+    return PatchedUNet(
+        sample_size=size,
+        patch=config.patch,
+        channels=tuple(config.channels),
+        layers_per_block=config.layers_per_block,
+        attention_sizes=tuple(config.attention_sizes),
+        attention_head_channels=config.attention_head_channels,
+        norm_groups=config.norm_groups,
+        dropout=config.dropout,
+        scale_shift=config.scale_shift,
+        skip_deviation=config.skip_deviation,
     )
