@@ -40,6 +40,19 @@ def parse_script_arguments(
     return options.config, options.overrides
 
 
+def _add_run_options(command: argparse.ArgumentParser) -> None:
+    """What all commands take that turn a folder of pictures into a folder of results."""
+    command.add_argument(
+        "--pages", choices=("first", "all"), default="first", help="of a file with several (first)"
+    )
+    command.add_argument(
+        "--merge", action="store_true", help="add to an output that holds results of another input"
+    )
+    command.add_argument(
+        "--verify", action="store_true", help="compare hashes of finished results, not only sizes"
+    )
+
+
 def _add_restore(to: Commands) -> None:
     command = to.add_parser("restore", help="restore a picture or a folder of pictures")
     command.add_argument("input", help="picture or folder (recursive) of aligned faces")
@@ -49,11 +62,25 @@ def _add_restore(to: Commands) -> None:
     choice.add_argument("--config", help="YAML file of your own")
     command.add_argument("--mask", help="fill these holes first: picture, or folder with one each")
     command.add_argument("--exemplar", help="in the style of this face; else of the picture itself")
+    command.add_argument(
+        "--bits", choices=("keep", "8"), default="keep", help="of the results (those of the input)"
+    )
+    command.add_argument(
+        "--colour",
+        choices=("keep", "free"),
+        default="keep",
+        help="keep: black-and-white and tinted pictures keep their colours (keep)",
+    )
+    _add_run_options(command)
     _add_set(command)
 
     def run(options: argparse.Namespace) -> int:
         given = {"repair.mask": options.mask, "repair.exemplar": options.exemplar}
         overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
+        usual = {"bits": "keep", "colour": "keep", "pages": "first"}
+        chosen = {name: getattr(options, name) for name in usual}
+        overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
+        overrides += [f"{name}=true" for name in ("merge", "verify") if getattr(options, name)]
         config = options.config or commands.find_preset(options.preset)
         overrides += options.set
         return commands.restore(config, overrides, source=options.input, output=options.output)
@@ -77,6 +104,7 @@ def _add_inpaint(to: Commands) -> None:
     command.add_argument("--model", default="exegan_64", help="EXE-GAN: name, folder or hub id")
     command.add_argument("--style-encoder", help="likewise; else the one inside the model's folder")
     command.add_argument("--seed", type=int, default=0)
+    _add_run_options(command)
     command.set_defaults(
         run=lambda o: commands.inpaint(
             o.input,
@@ -89,6 +117,7 @@ def _add_inpaint(to: Commands) -> None:
             mix_at=o.mix_at,
             samples=o.samples,
             seed=o.seed,
+            run_options=(o.pages, o.merge, o.verify),
         )
     )
 
@@ -128,6 +157,7 @@ def _add_degrade(to: Commands) -> None:
     command.add_argument("--severity", type=int, help="1..5, of an unseen family")
     command.add_argument("--size", type=int, help="side in pixels to bring pictures to first")
     command.add_argument("--seed", type=int, default=0)
+    _add_run_options(command)
     command.set_defaults(
         run=lambda o: commands.degrade(
             o.input,
@@ -137,6 +167,7 @@ def _add_degrade(to: Commands) -> None:
             size=o.size,
             seed=o.seed,
             sheet=o.sheet,
+            run_options=(o.pages, o.merge, o.verify),
         )
     )
 

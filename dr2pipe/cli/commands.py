@@ -91,6 +91,7 @@ def degrade(
     size: int | None,
     seed: int,
     sheet: bool,
+    run_options: tuple[str, bool, bool] = ("first", False, False),
 ) -> int:
     """Degraded copies of a folder, or one face under every unseen family."""
     from dr2pipe.runs.degrade import DegradeConfig, degrade_folder, write_sheet
@@ -103,7 +104,17 @@ def degrade(
         return EXIT_DONE
     if degradation is None:
         raise ConfigError("name a degradation with --with, or ask for a --sheet")
-    config = DegradeConfig(source, output, degradation, severity=severity, size=size, seed=seed)
+    from dr2pipe.runs.options import RunOptions
+
+    config = DegradeConfig(
+        source,
+        output,
+        degradation,
+        severity=severity,
+        size=size,
+        seed=seed,
+        options=RunOptions(*run_options),
+    )
     return _tell(degrade_folder(config), "degraded", output)
 
 
@@ -115,15 +126,18 @@ def inpaint(
     *,
     model: str,
     style_encoder: str | None,
+    run_options: tuple[str, bool, bool] = ("first", False, False),
     **settings: Any,
 ) -> int:
     """Fill the holes of faces in the style of exemplars; ``settings`` of ``InpaintConfig``."""
     from dr2pipe.restoration.inpainter import InpainterConfig
     from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
+    from dr2pipe.runs.options import RunOptions
 
     quiet_libraries()
     inpainter = InpainterConfig(model, style_encoder)
-    config = InpaintConfig(source, mask, exemplar, output, inpainter, **settings)
+    options = RunOptions(*run_options)
+    config = InpaintConfig(source, mask, exemplar, output, inpainter, options=options, **settings)
     return _tell(inpaint_folder(config), "inpainted", output)
 
 

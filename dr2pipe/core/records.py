@@ -204,6 +204,7 @@ class RunRecords:
         self.folder = Path(folder)
         self.partial_folder = self.folder / _PARTIAL
         self._lock: FileLock | None = None
+        self._prepared = False
 
     def prepare(
         self,
@@ -235,6 +236,7 @@ class RunRecords:
         description = {"inputs": inputs, **run_description}
         content = marked(description, {*known, *result_folders})
         files.write_bytes(self.folder / RUN, to_yaml(content).encode())
+        self._prepared = True
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         self.partial_folder.mkdir()
         set_damaged_aside(self.folder / MANIFEST)
@@ -260,9 +262,10 @@ class RunRecords:
         """Unlock the folder after all processes have finished; without ``prepare``, do nothing."""
         if self._lock is None:
             return
-        shutil.rmtree(self.partial_folder, ignore_errors=True)
+        if self._prepared:  # else the folder may be another program's
+            shutil.rmtree(self.partial_folder, ignore_errors=True)
         self._lock.release()
-        self._lock = None
+        self._lock, self._prepared = None, False
 
     def _write(self, name: str, data: bytes) -> None:
         files.write_bytes(self.folder / name, data, partial_folder=self.partial_folder)

@@ -166,7 +166,7 @@ def network_size(unet: ModelMixin) -> int:
 
 def _as_pixels(image: object) -> npt.NDArray[np.uint8]:
     if isinstance(image, Image.Image):
-        return np.asarray(image.convert("RGB"))
+        return images.picture_of(image).pixels
     if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
         given = getattr(image, "shape", type(image).__name__)
         raise PictureError(

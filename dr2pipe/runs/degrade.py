@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import contact_sheet
 from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import DEGRADED
 
 PARAMETERS = "parameters.csv"
@@ -36,6 +37,7 @@ class DegradeConfig:
     severity: int | None = None  # 1..5, of an unseen family
     size: int | None = None  # side in pixels to which pictures are resized first; None: as they are
     seed: int = 0
+    options: RunOptions = field(default_factory=RunOptions)
 
 
 def degrade_folder(config: DegradeConfig) -> RunSummary:
@@ -78,6 +80,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         outputs=[DEGRADED],
         seed=config.seed,
         batch_size=1,
+        options=config.options,
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,

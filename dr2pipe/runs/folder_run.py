@@ -120,6 +120,7 @@ class FolderRun:
         loader_threads: threads that read and decode.
         max_pixels: larger pictures are failures.
         keep_tint: show the process the luma of monochrome pictures, see ``Picture.tint``.
+        keep_own: keep the pictures in their own colour space, see ``Picture.own``.
         options: how files are read and compared.
         run_description: the content of ``run.yaml``.
         png_text: written into every result, besides its seed.
@@ -145,6 +146,7 @@ class FolderRun:
         max_pixels: int = images.MAX_PIXELS,
         options: RunOptions | None = None,
         keep_tint: bool = False,
+        keep_own: bool = False,
         run_description: dict[str, Any] | None = None,
         png_text: dict[str, Any] | None = None,
         paired: Mapping[str, PairedFiles] | None = None,
@@ -159,7 +161,8 @@ class FolderRun:
         self.jobs = find_jobs(
             source, output, outputs, self.paired.values(), all_pages=self.options.all_pages()
         )
-        self.source, self.output, self.keep_tint = Path(source), Path(output), keep_tint
+        self.source, self.output = Path(source), Path(output)
+        self.keep_tint, self.keep_own = keep_tint, keep_own
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)
         self.outputs, self.seed = tuple(outputs), seed
@@ -312,7 +315,7 @@ class FolderRun:
                 self._count("skipped")
                 return None
             picture = images.decode_image(
-                data, max_pixels=self.max_pixels, page=job.page, keep_own=self.size is None
+                data, max_pixels=self.max_pixels, page=job.page, keep_own=self.keep_own
             )
             if self.keep_tint:
                 picture.set_tint_aside()

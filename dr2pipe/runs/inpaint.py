@@ -94,6 +94,7 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
         max_pixels=config.max_pixels,
         options=config.options,
         keep_tint=True,
+        keep_own=True,
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,

@@ -21,6 +21,7 @@ from dr2pipe.core.images.reading import (
     count_pages,
     decode_image,
     hash_bytes,
+    picture_of,
     read_file,
     read_image,
 )
@@ -42,6 +43,7 @@ __all__ = [
     "find_images",
     "find_tint",
     "hash_bytes",
+    "picture_of",
     "read_file",
     "read_image",
     "readable_endings",

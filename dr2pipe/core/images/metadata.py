@@ -102,7 +102,7 @@ def read_metadata(image: Image.Image, data: bytes) -> Metadata:
     tags = getattr(image, "tag_v2", {})
     exif_block = image.info.get("exif")
     try:
-        if image.format in ("TIFF", "MPO") and tags and exif_block is None:
+        if data and image.format in ("TIFF", "MPO") and tags and exif_block is None:
             exif, orientation = _exif_of_tiff(data)
         else:
             exif = exif_block.removeprefix(b"Exif\0\0") if isinstance(exif_block, bytes) else None

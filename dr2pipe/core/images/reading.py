@@ -181,6 +181,23 @@ def decode_image(
     return picture
 
 
+def picture_of(image: Image.Image) -> Picture:
+    """A picture that Pillow has opened, or that a program has made: upright sRGB of 8 bits.
+
+    What the picture says of itself counts as in a file: its orientation, its colour profile, its
+    transparency.
+
+    Raises:
+        PictureError: it cannot be decoded, or is of an unsupported kind.
+    """
+    try:
+        return _decode(image.copy() if image.format is None else image, b"", 0, MAX_PIXELS, False)
+    except PictureError:
+        raise
+    except Exception as error:
+        raise PictureError(f"truncated or damaged: {error}") from error
+
+
 def _turn_of_large(pixels: int) -> AbstractContextManager[Any]:
     return _LARGE_DECODE if pixels > _LARGE_PIXELS else nullcontext()
 

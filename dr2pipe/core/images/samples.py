@@ -49,17 +49,18 @@ def read_samples(image: Image.Image, data: bytes) -> Samples:
     """The samples of an opened file of RGB, grey or palette colours.
 
     Args:
-        image: at the wanted frame; ``data`` are the file's bytes.
+        image: at the wanted frame.
+        data: the file's bytes; empty for a picture whose file is not at hand.
 
     Raises:
         PictureError: a kind of samples that is not supported.
     """
     if image.mode in ("F", "I"):
         raise PictureError("floating-point and 32-bit pictures are not supported")
-    if isinstance(image, TiffImageFile) and 16 in _tag(image, _BITS, (8,)):
+    if data and isinstance(image, TiffImageFile) and 16 in _tag(image, _BITS, (8,)):
         return _tiff16(image, data)
     image.load()  # damaged samples are found here, before anything else reads them
-    if image.format == "PNG" and data[24] == 16:  # bit depth; 25 is the colour type
+    if data and image.format == "PNG" and data[24] == 16:  # bit depth; 25 is the colour type
         return _png16(image, data)
     if image.mode.startswith("I;16"):
         return Samples(_native(np.asarray(image)))
