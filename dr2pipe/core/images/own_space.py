@@ -99,7 +99,10 @@ class OwnSpace:
         All other samples are unchanged.
         """
         result = self.levels.copy()
-        result[where] = self.from_srgb(pixels)[where]
+        (rows,) = np.nonzero(where.any(axis=1))
+        if len(rows):
+            part = slice(rows[0], rows[-1] + 1)
+            result[part][where[part]] = self.from_srgb(pixels[part])[where[part]]
         return result
 
 

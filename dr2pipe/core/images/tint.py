@@ -22,6 +22,7 @@ Chroma = npt.NDArray[np.float32]  # (...,2): blue and red difference, in levels 
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
 _LOOKED_AT_PX = 96  # longest side of the copy that is judged, where noise and specks are averaged
 _CURVE_BINS = 24
+_ROWS_AT_ONCE = 256
 _FIELD_SIDES = 0.25  # standard deviation of the slow tint, in sides of the picture
 # Limits on the copy, in levels: what remains beside curve and field, and the field itself.
 _MAX_RESIDUAL, _MAX_FIELD = 3.9, 5.0
@@ -44,18 +45,21 @@ class Tint:
     def apply(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """(H,W,3) uint8 or uint16 RGB in the picture's own colours; its luma stays."""
         top = float(np.iinfo(pixels.dtype).max)
-        luma = pixels.astype(np.float32) @ _LUMA * (255 / top)
-        height, width = luma.shape
+        height, width = pixels.shape[:2]
         field = cv2.resize(self.field, (width, height), interpolation=cv2.INTER_LINEAR)
-        chroma = _on_curve(self.curve, luma) + field
-        rgb = _to_rgb(luma, chroma) * (top / 255)
-        return np.clip(np.round(rgb), 0, top).astype(pixels.dtype)
+        result = np.empty_like(pixels)
+        for start in range(0, height, _ROWS_AT_ONCE):  # large pictures are large as floats
+            rows = slice(start, start + _ROWS_AT_ONCE)
+            luma = np.asarray(pixels[rows].astype(np.float32) @ _LUMA * (255 / top), np.float32)
+            rgb = _to_rgb(luma, _on_curve(self.curve, luma) + field[rows]) * (top / 255)
+            result[rows] = np.clip(np.round(rgb), 0, top)
+        return result
 
 
 def to_grey(pixels: Pixels) -> Pixels:
-    """(H,W,3) uint8 RGB with its luma in every channel."""
-    luma = np.round(pixels.astype(np.float32) @ _LUMA).astype(np.uint8)
-    return np.repeat(luma[..., None], 3, axis=2)
+    """(H,W,3) uint8 RGB with its luma (BT.601) in every channel."""
+    luma = cv2.cvtColor(np.ascontiguousarray(pixels), cv2.COLOR_RGB2GRAY)
+    return np.asarray(cv2.merge([luma, luma, luma]), np.uint8)
 
 
 def find_tint(pixels: Pixels) -> Tint | None:
