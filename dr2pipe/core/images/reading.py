@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import threading
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -190,6 +191,10 @@ def picture_of(image: Image.Image) -> Picture:
     Raises:
         PictureError: it cannot be decoded, or is of an unsupported kind.
     """
+    name = getattr(image, "filename", "")
+    is_untouched = bool(getattr(image, "tile", None))  # opened, and not loaded yet
+    if is_untouched and name and os.path.isfile(name):
+        return decode_image(read_file(name), page=image.tell())
     try:
         return _decode(image.copy() if image.format is None else image, b"", 0, MAX_PIXELS, False)
     except PictureError:
