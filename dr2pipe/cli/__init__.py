@@ -36,7 +36,7 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
 def report_errors(run: Callable[[], int]) -> int:
     """The exit code of ``run``.
 
-    An error that the user can mend is reported in one line. Any other error is a bug: it is
+    An error that the user can correct is reported in one line. Any other error is a bug: it is
     raised, so that Python shows its traceback and ends with exit code 1.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")

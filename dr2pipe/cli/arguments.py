@@ -12,6 +12,14 @@ from dr2pipe.cli import commands
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
+_SCRIPTS = {
+    "restore": "Restore a picture or a folder of pictures with the settings of a YAML file.",
+    "train": "Train the recipe of a YAML file.",
+    "make_coarse": "Make coarse faces for training an enhancer.",
+    "evaluate": "Compare methods on degraded clean faces by the protocol of a YAML file.",
+    "sweep": "Try the settings of stage 1 that a YAML file lists on degraded clean faces.",
+}
+
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of ``dr2pipe``."""
@@ -33,8 +41,7 @@ def parse_script_arguments(
     command: str, arguments: Sequence[str] | None = None
 ) -> tuple[str, list[str]]:
     """CONFIG and the overrides of a script that does what ``command`` says."""
-    summary = command.replace("_", " ").capitalize()
-    parser = argparse.ArgumentParser(description=f"{summary} as a configuration file says.")
+    parser = argparse.ArgumentParser(description=_SCRIPTS[command])
     _add_config(parser)
     options = parser.parse_args(arguments)
     return options.config, options.overrides
@@ -43,7 +50,10 @@ def parse_script_arguments(
 def _add_run_options(command: argparse.ArgumentParser) -> None:
     """What all commands take that turn a folder of pictures into a folder of results."""
     command.add_argument(
-        "--pages", choices=("first", "all"), default="first", help="of a file with several (first)"
+        "--pages",
+        choices=("first", "all"),
+        default="first",
+        help="first or all of the pages or frames of a file (first)",
     )
     command.add_argument(
         "--merge", action="store_true", help="add to an output that holds results of another input"
@@ -61,15 +71,20 @@ def _add_restore(to: Commands) -> None:
     choice.add_argument("--preset", default="portrait64", help="name in configs/restore")
     choice.add_argument("--config", help="YAML file of your own")
     command.add_argument("--mask", help="fill these holes first: picture, or folder with one each")
-    command.add_argument("--exemplar", help="in the style of this face; else of the picture itself")
     command.add_argument(
-        "--bits", choices=("keep", "8"), default="keep", help="of the results (those of the input)"
+        "--exemplar", help="face whose style fills the holes (default: the picture itself)"
+    )
+    command.add_argument(
+        "--bits",
+        choices=("keep", "8"),
+        default="keep",
+        help="keep: 16-bit pictures give 16-bit results; 8: all results have 8 bits (keep)",
     )
     command.add_argument(
         "--colour",
         choices=("keep", "free"),
         default="keep",
-        help="keep: black-and-white and tinted pictures keep their colours (keep)",
+        help="keep: black-and-white and tinted pictures get no other colours; free: they may (keep)",
     )
     _add_run_options(command)
     _add_set(command)
@@ -99,11 +114,18 @@ def _add_inpaint(to: Commands) -> None:
         "--exemplar", required=True, help="face whose style is taken: for all, or one each by name"
     )
     command.add_argument("--mix-with", help="second exemplar; mixtures/ shows the styles of both")
-    command.add_argument("--mix-at", type=int, help="styles from this row on are the second's")
+    command.add_argument(
+        "--mix-at", type=int, help="take the styles from this row on from the second exemplar"
+    )
     command.add_argument("--samples", type=int, default=1, help="results of each picture (1)")
     command.add_argument("--model", default="exegan_64", help="EXE-GAN: name, folder or hub id")
-    command.add_argument("--style-encoder", help="likewise; else the one inside the model's folder")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument(
+        "--style-encoder",
+        help="style encoder: name or folder (default: the one in the model's folder)",
+    )
+    command.add_argument(
+        "--seed", type=int, default=0, help="of the random part of the filling (0)"
+    )
     _add_run_options(command)
     command.set_defaults(
         run=lambda o: commands.inpaint(
@@ -143,7 +165,9 @@ def _add_files(to: Commands) -> None:
 
 
 def _add_degrade(to: Commands) -> None:
-    command = to.add_parser("degrade", help="degraded copies of a folder, with a csv")
+    command = to.add_parser(
+        "degrade", help="save degraded copies of pictures, with a table of the parameters"
+    )
     command.add_argument("input", help="picture or folder (recursive)")
     command.add_argument("output", help="folder for the results; with --sheet a PNG file")
     what = command.add_mutually_exclusive_group()
@@ -155,8 +179,8 @@ def _add_degrade(to: Commands) -> None:
     )
     what.add_argument("--sheet", action="store_true", help="one face under all unseen families")
     command.add_argument("--severity", type=int, help="1..5, of an unseen family")
-    command.add_argument("--size", type=int, help="side in pixels to bring pictures to first")
-    command.add_argument("--seed", type=int, default=0)
+    command.add_argument("--size", type=int, help="resize pictures to this side in pixels first")
+    command.add_argument("--seed", type=int, default=0, help="of the random parameters (0)")
     _add_run_options(command)
     command.set_defaults(
         run=lambda o: commands.degrade(
@@ -187,14 +211,14 @@ def _add_studies(to: Commands) -> None:
     _add_config(command)
     command.set_defaults(run=lambda o: commands.sweep(o.config, o.overrides))
 
-    about = "vectors of how pictures are degraded, and a map"
+    about = "describe how pictures are degraded, as vectors and a map"
     command = to.add_parser("embed", help=about)
     command.add_argument("input", help="picture or folder of pictures (recursive)")
     command.add_argument("output", help="folder for vectors.npz and map.png")
     command.add_argument(
         "--model", default="degradation_encoder_64", help="encoder: name, folder or hub id"
     )
-    command.add_argument("--size", type=int, help="side in pixels to bring pictures to first")
+    command.add_argument("--size", type=int, help="resize pictures to this side in pixels first")
     command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
 
 
@@ -204,10 +228,12 @@ def _add_fits(to: Commands) -> None:
     command.add_argument("output", help=".json file, for dr2.auto")
     command.set_defaults(run=lambda o: commands.fit_auto(o.sweep, o.output))
 
-    command = to.add_parser("fit-niqe", help="parameters of the metric niqe")
+    command = to.add_parser("fit-niqe", help="fit the metric niqe on clean pictures")
     command.add_argument("input", help="folder of clean pictures, or an .npz")
     command.add_argument("output", help=".npz file, for metric_files.niqe of a protocol")
-    command.add_argument("--size", type=int, required=True, help="of the study, in pixels")
+    command.add_argument(
+        "--size", type=int, required=True, help="side of the study's pictures in pixels"
+    )
     command.add_argument("--block", type=int, default=96, help="side of the blocks in pixels (96)")
     command.set_defaults(
         run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
@@ -216,7 +242,9 @@ def _add_fits(to: Commands) -> None:
 
 def _add_config(command: argparse.ArgumentParser) -> None:
     command.add_argument("config", help="YAML file")
-    command.add_argument("overrides", nargs="*", metavar="key=value")
+    command.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="change settings of the file"
+    )
 
 
 def _add_set(command: argparse.ArgumentParser) -> None:

@@ -171,8 +171,12 @@ def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
 def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
     """Write a foreign checkpoint as a model folder.
 
-    ``source``: its path, or the name of a download. ``output``: a bare name for a folder in the user folder, or a path. ``constructor``:
-    ``key=value`` arguments of the reference where they differ from the official ones.
+    Args:
+        source: path of the checkpoint, or the name of a download.
+        output: a bare name, for a folder in the user folder, or a path.
+        kind: what the checkpoint is.
+        constructor: ``key=value`` arguments of the reference where they differ from the
+            official ones.
     """
     from dr2pipe.convert.write import write_native
 

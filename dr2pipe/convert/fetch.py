@@ -68,9 +68,7 @@ FILES: dict[str, OfficialFile] = {
         None,
         "stylegan2_generator",
     ),
-    "arcface_resnet18": OfficialFile(
-        f"{_GFPGAN}/v0.1.0/arcface_resnet18.pth", "Apache-2.0", None, "arcface_resnet18"
-    ),
+    "arcface_resnet18": OfficialFile(f"{_GFPGAN}/v0.1.0/arcface_resnet18.pth", "Apache-2.0", None),
     "ffhq_landmarks": OfficialFile(
         f"{_GFPGAN}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth", "Apache-2.0", None
     ),

@@ -43,7 +43,7 @@ def convert_gfpgan_clean(
         decoder_load_path, fix_decoder: of training; accepted and without effect.
 
     Raises:
-        ConfigError: a size that is no power of two.
+        ConfigError: a size that is not a power of two.
         CheckpointError: missing, left-over or misshapen keys.
     """
     network = GFPGAN(
@@ -79,7 +79,7 @@ def convert_gfpgan_original(
     """``GFPGANv1``: the file of version 1.
 
     Raises:
-        ConfigError: a size that is no power of two, or another filter than [1,3,3,1].
+        ConfigError: a size that is not a power of two, or another filter than [1,3,3,1].
         CheckpointError: missing, left-over or misshapen keys.
     """
     if list(resample_kernel) != [1, 3, 3, 1]:

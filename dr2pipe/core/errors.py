@@ -1,4 +1,4 @@
-"""Errors that a user can mend.
+"""Errors that a user can correct.
 
 The command line shows these in one line. Any other error is a bug and shows its traceback.
 """

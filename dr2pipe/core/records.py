@@ -1,4 +1,4 @@
-"""What a run leaves to go on from: JSON lines, the state of a folder run, versions, exit codes."""
+"""The records from which a run resumes: JSON lines, the state of a folder, versions, exit codes."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ class FaceDataset(ShowingDataset):
     Raises:
         ConfigError: nothing found, a size that is not that of the ``.npz``, or ``sources`` that
             it does not have.
-        PictureError: files that are no whole pictures, or smaller than ``size``.
+        PictureError: files that are not whole pictures, or smaller than ``size``.
         Dr2pipeError: an ``.npz`` without the right arrays.
     """
 
@@ -121,7 +121,7 @@ def _check_files(paths: list[str], size: int) -> None:
         )
     if squeezed:
         logger.warning(
-            "%d of %d pictures are no squares and are squeezed to squares, the first: %s",
+            "%d of %d pictures are not square and are squeezed to squares, the first: %s",
             len(squeezed),
             len(paths),
             squeezed[0],

@@ -1,4 +1,4 @@
-"""Showings: in which order a training run sees its data set, and what each sight is seeded by."""
+"""The order in which training sees its faces, and the seed of each showing."""
 
 from __future__ import annotations
 

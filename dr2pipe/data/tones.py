@@ -37,7 +37,7 @@ _LIGHT_TINTS = np.array(
 
 @dataclass
 class ToneConfig:
-    """How often faces are shown otherwise than they are; shares lie in [0,1].
+    """Shares of faces that are shown changed; each lies in [0,1].
 
     ``monochrome`` of the colour pictures turn grey or tinted; of pictures of
     ``monochrome_groups`` all do. ``tinted`` of the monochrome ones get a tint, ``faded`` of them
@@ -55,13 +55,13 @@ class ToneConfig:
 
 
 class TonedFaces(ShowingDataset):
-    """Faces in drawn tones, some groups shown more often than others.
+    """Faces with random tones; some groups are shown more often.
 
     The group of a face is the first folder of its name: ``historic`` of ``historic/a.jpg``.
 
     Args:
         faces: the faces as they are.
-        tones: how often what is drawn.
+        tones: the share of each change.
         repeats: {group: times that its faces are shown in one pass}; 1 where not given.
 
     Raises:

@@ -2,9 +2,10 @@
 
 For every candidate setting, a ridge regression on features of the degraded picture predicts the
 score it would reach. The candidate with the best prediction is taken. The regression is fitted
-on a sweep (:mod:`dr2pipe.evaluation.fit_auto`), where every face met every candidate. A picture
-unlike all faces of the sweep gets the candidate that was best for the worst of them: predictions
-mean nothing there, and DR2 is for damage that nobody foresaw.
+on a sweep (:mod:`dr2pipe.evaluation.fit_auto`), where every face met every candidate.
+
+Predictions mean nothing for a picture unlike all faces of the sweep. It gets the fallback: the
+candidate that was best for the third of the faces with the lowest scores.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         a = s**2 / (s**2 + sigma**2),  c**2 = ((1 - a) d)**2 + (a sigma)**2
         sigma**2 = (1 - alpha_bar) / alpha_bar,  d = 0.5 (deviation of faces in [-1,1])
 
-    s, the ``skip_deviation``, is how far a pixel lies from what its surroundings tell. It decides
-    how much of the noise must pass through the network to be taken off. With s = d that is EDM,
+    s, the ``skip_deviation``, is how much a pixel differs from what its neighbours predict. It
+    decides how much of the noise must pass through the network to be removed. With s = d that is EDM,
     with s = 1 nearly v; both leave the twelve independent numbers that the noise has in a patch
     to the network, and learn to remove it slowly. Faces lie on few dimensions, so F is mostly
     the face where a is small. With s = 0 the network has to draw the finest detail itself.

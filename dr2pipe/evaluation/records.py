@@ -1,4 +1,4 @@
-"""What a study leaves to go on from: a line per face and degradation, and the protocol's hash."""
+"""The records from which a study resumes: a line per face and degradation, the protocol's hash."""
 
 from __future__ import annotations
 

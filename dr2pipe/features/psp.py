@@ -36,7 +36,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
     The defaults are the official encoder for a StyleGAN2 of 1024 px.
 
     Raises:
-        ConfigError: a size that is no power of two from 32 on.
+        ConfigError: a size that is not a power of two from 32 on.
     """
 
     mean_latent: torch.Tensor  # (rows,channels)
@@ -52,7 +52,7 @@ class StyleEncoder(ModelMixin, ConfigMixin):
     ):
         super().__init__()
         if size < 32 or size & (size - 1):
-            raise ConfigError(f"size={size} is no power of two from 32 on")
+            raise ConfigError(f"size={size} is not a power of two from 32 on")
         self.first = nn.Conv2d(3, width, 3, padding=1, bias=False)
         self.first_norm = nn.BatchNorm2d(width)
         self.first_prelu = nn.PReLU(width)

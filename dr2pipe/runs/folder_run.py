@@ -55,8 +55,8 @@ class BatchResult:
 
     Attributes:
         pixels: (H,W,3) or (H,W), uint8 or uint16, by result folder.
-        notes: what the manifest says about the picture besides: parameters that were drawn or
-            chosen for it, measures of its result.
+        notes: further entries of the manifest: parameters drawn or chosen for the picture, and
+            measures of its result.
         warnings: sentences for the manifest; None for none at all.
         in_own_space: result folders whose pixels are in the colour space of the input's file.
     """

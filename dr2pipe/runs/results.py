@@ -149,7 +149,10 @@ class Results:
 
 
 def is_foreign(path: Path) -> bool:
-    """Whether a file is there that no run wrote. Results of runs carry a text of theirs."""
+    """Whether a file exists that no run wrote.
+
+    Runs mark their results with a PNG text named ``dr2pipe``.
+    """
     if not path.is_file():
         return os.path.lexists(path)
     try:

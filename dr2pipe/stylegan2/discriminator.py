@@ -26,7 +26,7 @@ class StyleGAN2Discriminator(ModelMixin, ConfigMixin):
         narrow: factor of all widths.
 
     Raises:
-        ConfigError: a size that is no power of two from 8 on.
+        ConfigError: a size that is not a power of two from 8 on.
     """
 
     @register_to_config

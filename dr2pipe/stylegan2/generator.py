@@ -41,7 +41,7 @@ class StyleGAN2Generator(ModelMixin, ConfigMixin):
         learned_start: the 4x4 feature is a parameter; False where ``start`` is always given.
 
     Raises:
-        ConfigError: a size that is no power of two, or an unknown ``resample``.
+        ConfigError: a size that is not a power of two, or an unknown ``resample``.
     """
 
     @register_to_config

@@ -37,10 +37,10 @@ def check_size(size: int) -> None:
     """Check the side in pixels of a network's pictures.
 
     Raises:
-        ConfigError: it is no power of two from 8 on.
+        ConfigError: it is not a power of two from 8 on.
     """
     if not isinstance(size, int) or size < 8 or size & (size - 1):
-        raise ConfigError(f"size={size} is no power of two from 8 on")
+        raise ConfigError(f"size={size} is not a power of two from 8 on")
 
 
 def channels_at(resolution: int, channel_multiplier: int, narrow: float = 1.0) -> int:

@@ -94,7 +94,7 @@ def test_bf16_as_the_restorer_runs_it():
 
 
 def test_sizes_and_keys_are_checked():
-    with pytest.raises(ValueError, match="size=100 is no power of two"):
+    with pytest.raises(ValueError, match="size=100 is not a power of two"):
         build_enhancer("gfpgan", size=100)
     network = build_enhancer("gfpgan", **SMALL)
     with pytest.raises(ValueError, match=r"pictures of \(32, 32\) instead of \(16, 16\)"):

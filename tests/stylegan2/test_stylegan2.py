@@ -304,9 +304,9 @@ def test_bf16_stays_close():
 
 def test_wrong_sizes_and_files():
     for size in (48, 4, 100):
-        with pytest.raises(ValueError, match=f"size={size} is no power of two"):
+        with pytest.raises(ValueError, match=f"size={size} is not a power of two"):
             StyleGAN2Generator(size=size)
-        with pytest.raises(ValueError, match=f"size={size} is no power of two"):
+        with pytest.raises(ValueError, match=f"size={size} is not a power of two"):
             StyleGAN2Discriminator(size=size)
     with pytest.raises(ValueError, match="choose fir or bilinear"):
         StyleGAN2Generator(resample="lanczos")

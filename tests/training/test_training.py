@@ -297,7 +297,7 @@ def test_squeezed_pictures_are_told(tmp_path, caplog):
     assert not caplog.text
     make_pictures(tmp_path / "in" / "wide", 1, height=20, width=40)
     FaceDataset(tmp_path / "in", size=16)
-    assert "1 of 3 pictures are no squares" in caplog.text
+    assert "1 of 3 pictures are not square" in caplog.text
 
 
 def test_folders_of_pictures(tmp_path):
