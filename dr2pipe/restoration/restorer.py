@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -213,16 +212,16 @@ def build_restorer(
         options = {name: value for name, value in enhancer.options.items() if name in known}
         enhancer = EnhancerConfig(enhancer.name, options=options)
     elif enhancer.weights is None:
-        raise ConfigError(f"enhancer '{enhancer.name}' needs enhancer.weights, a native folder")
+        raise ConfigError(
+            f"enhancer '{enhancer.name}' needs enhancer.weights: a model's name or folder, "
+            f"or for 'spandrel' an official file"
+        )
     hashes: dict[str, str] = {}
     remover = None
     if dr2.enabled:
         remover, found = load_remover(dr2, wrap_unet=wrap_unet)
         hashes |= found
-    weights = None
-    if enhancer.weights is not None:
-        is_file = Path(enhancer.weights).is_file()  # an official file
-        weights = Path(enhancer.weights) if is_file else find_model(enhancer.weights)
+    weights = None if enhancer.weights is None else find_model(enhancer.weights)
     stage2 = build_enhancer(enhancer.name, weights, **enhancer.options)
     if stage2.conditions:
         needs = ", ".join(stage2.conditions)

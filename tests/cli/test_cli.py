@@ -118,9 +118,10 @@ def test_a_bug_shows_its_traceback(error):
         cli.report_errors(run)
 
 
-def test_a_folder_here_does_not_shadow_a_built_in_model(tmp_path, pictures, monkeypatch, capsys):
-    for name in ("portrait64", "enhancer_portrait128", "portrait64.yaml"):
-        (tmp_path / name).mkdir()
+@pytest.mark.parametrize("make", ["mkdir", "touch"])
+def test_names_here_do_not_shadow_built_in_models(make, tmp_path, pictures, monkeypatch, capsys):
+    for name in ("portrait64", "enhancer_portrait128", "auto_portrait64", "portrait64.yaml"):
+        getattr(tmp_path / name, make)()
     monkeypatch.chdir(tmp_path)
     settings = ["--set", "dr2.tau=2", "dr2.omega=3", "dr2.num_evaluations=2"]
     assert cli.main(["restore", str(pictures / "face_000.png"), "out", *settings]) == 0

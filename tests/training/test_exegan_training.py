@@ -173,7 +173,7 @@ def test_random_style_encoders_repeat_and_see_colours():
         (["border.size_px=33"], r"must be below twice data\.size=16"),
         (["border.size_px=4"], "choose an odd number"),
         (["loss.r1_every_steps=0"], "must be at least 1"),
-        (["style_encoder=nowhere"], "--kind psp_encoder"),
+        (["style_encoder=nowhere"], "no model 'nowhere'"),
         (["style_encoder_options.rows=4"], "gives 4 rows of 8 channels, the generator takes 6"),
         (["loss.perceptual=1.0"], r"vgg\.pth"),
         (["loss.identity=1.0"], "--kind resnet101_identity"),

@@ -200,7 +200,7 @@ def test_two_processes(faces, tmp_path, recipe):
         (["landmarks=null"], "face parts need landmarks"),
         (["landmarks_size=16"], "outside a face of 16 pixels"),
         (["landmarks=nowhere.csv"], "no landmarks at nowhere.csv"),
-        (["prior=nowhere"], "no StyleGAN2Generator at nowhere"),
+        (["prior=nowhere"], "no model 'nowhere'"),
         (["loss.identity=1"], r"arcface_resnet18\.pth \(no path given\)"),
         (["loss.style=1"], r"vgg19-dcbb9e9d\.pth \(no path given\)"),
         (["loss.component=0"], "features that loss.component trains"),

@@ -65,14 +65,15 @@ def test_it_learns_with_and_without_interpolation(data, tmp_path):
         assert losses[-1] < 0.8 * losses[0]
 
 
-def test_given_parts_are_used(data, tmp_path):
+def test_given_parts_are_used(data, tmp_path, monkeypatch):
+    monkeypatch.setenv("DR2PIPE_HOME", str(tmp_path))
     torch.manual_seed(1)
     prior, encoder = StyleGAN2Generator(size=16, **PRIOR), DegradationEncoder(4)
     for norm in encoder.norms:
         norm.running_mean.normal_()
     prior.save_pretrained(tmp_path / "prior")
-    encoder.save_pretrained(tmp_path / "encoder")
-    given = [f"prior={tmp_path / 'prior'}", f"encoder_weights={tmp_path / 'encoder'}"]
+    encoder.save_pretrained(tmp_path / "models" / "encoder")
+    given = [f"prior={tmp_path / 'prior'}", "encoder_weights=encoder"]  # a path, a name
     # One picture at a time: what the encoder is normalised by does not move.
     train(data, tmp_path / "o", *given, "train_prior=false", "batch_size=1")
     found = weights_of(tmp_path / "o")
@@ -93,8 +94,8 @@ def test_given_parts_are_used(data, tmp_path):
         (["panini.degradation=learned", "encoder_weights=x"], "has no encoder"),
         (["loss.perceptual=1"], "vgg16-397923af.pth"),
         (["panini.fused_size=16"], "fused_size=16 must be at most"),
-        (["prior=nowhere"], "no StyleGAN2Generator at nowhere"),
-        (["encoder_weights=nowhere"], "no DegradationEncoder at nowhere"),
+        (["prior=nowhere"], "no model 'nowhere'"),
+        (["encoder_weights=nowhere"], "no model 'nowhere'"),
         (["panini.size=16"], r"panini\.size is set by data\.size; leave it out"),
         (["panini.input_size=16"], r"panini\.input_size is set by pairs\.input_size"),
     ],

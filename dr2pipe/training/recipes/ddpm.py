@@ -24,6 +24,7 @@ import torch
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import UNet2DModel
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_model
 from dr2pipe.data.tones import ToneConfig
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
@@ -57,7 +58,7 @@ class DDPMConfig(TrainConfig):
     unet: UNetConfig = field(default_factory=UNetConfig)
     learning_rate: float = 4e-4
     beta2: float = 0.999  # of AdamW
-    init: str | None = None  # a model folder whose weights training starts from
+    init: str | None = None  # name or folder of a model whose weights training starts from
     num_train_timesteps: int = 1000
     max_timestep: int = 999  # the highest timestep trained on, inclusive
     prediction: str = "epsilon"  # epsilon | sample (x0)
@@ -97,7 +98,7 @@ class DDPMRecipe:
         with random_stream(generator):
             unet = build_unet(config.unet, config.data.size, out_channels=channels)
         if config.init is not None:
-            copy_weights(Path(config.init), unet)
+            copy_weights(find_model(config.init), unet)
         optimizer = torch.optim.AdamW(
             unet.parameters(),
             lr=config.learning_rate,

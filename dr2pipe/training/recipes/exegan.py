@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_model
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.features.lpips import load_lpips
@@ -75,7 +76,7 @@ class ExeGANLosses:
     path_length_every_steps: int = 4
     attribute: float = 0.1
     identity: float = 0.0
-    identity_network: str | None = None  # folder, for the one above
+    identity_network: str | None = None  # name or folder, for the one above
     perceptual: float = 0.0  # LPIPS of faces that are their own exemplars
     vgg16: str | None = None  # torchvision's file, for the one above
     lpips: str | None = None  # the authors' vgg.pth, version 0.1
@@ -88,7 +89,7 @@ class ExeGANTrainConfig(TrainConfig):
 
     masks: dict[str, float] = field(default_factory=dict)  # kind of mask: share
     exegan: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
-    style_encoder: str | None = None  # folder; null: random features, see style_encoder_options
+    style_encoder: str | None = None  # name or folder; null: random features
     style_encoder_options: dict[str, Any] = field(default_factory=dict)
     self_exemplar: float = 0.2  # share of faces that are their own exemplar
     mixing_probability: float = 0.5
@@ -121,7 +122,7 @@ class ExeGANRecipe:
             else gaussian_kernel(border.size_px, border.sigma_px)
         )
         if config.style_encoder is not None:
-            self.style_encoder = load_style_encoder(config.style_encoder)
+            self.style_encoder = load_style_encoder(find_model(config.style_encoder))
         else:
             generator = torch.Generator().manual_seed(config.seed)
             self.style_encoder = random_style_encoder(config.style_encoder_options, generator)
@@ -129,7 +130,8 @@ class ExeGANRecipe:
         if loss.perceptual > 0:
             self.lpips = load_lpips(loss.vgg16, loss.lpips)
         if loss.identity > 0:
-            self.identity = load_identity_resnet(loss.identity_network)
+            network = loss.identity_network
+            self.identity = load_identity_resnet(None if network is None else find_model(network))
 
     def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
         """Build ``exegan``, ``discriminator`` and the ``statistics`` of their losses."""

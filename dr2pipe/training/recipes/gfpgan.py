@@ -17,6 +17,7 @@ import torch
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_model
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.features.arcface import load_arcface, to_grey
@@ -75,10 +76,10 @@ class GFPGANTrainConfig(TrainConfig):
     landmarks: str | None = None  # csv or .pth, see data/landmarks.py; for the face parts
     landmarks_size: int = 512  # side in pixels of the faces in which the csv's points lie
     gfpgan: dict[str, Any] = field(default_factory=dict)  # options; data.size gives the size
-    prior: str | None = None  # folder of a StyleGAN2 generator
+    prior: str | None = None  # name or folder of a StyleGAN2 generator
     train_prior: bool = False
     discriminator: dict[str, Any] = field(default_factory=dict)
-    discriminator_weights: str | None = None  # folder to begin from
+    discriminator_weights: str | None = None  # name or folder to begin from
     loss: GFPGANLosses = field(default_factory=GFPGANLosses)
     learning_rate: float = 2e-3
     component_betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
@@ -120,7 +121,7 @@ class GFPGANRecipe:
         size, rate = config.data.size, config.learning_rate
         network = unwrap(build_enhancer("gfpgan", size=size, **config.gfpgan), GFPGAN).train()
         if config.prior is not None:
-            load_matching_weights(network.prior, config.prior)
+            load_matching_weights(network.prior, find_model(config.prior))
         network.prior.requires_grad_(config.train_prior)
         if network.config.latent_is_w:  # the mapping network is not used then
             network.prior.mapping.requires_grad_(False)
@@ -129,7 +130,7 @@ class GFPGANRecipe:
         if config.loss.gan > 0:
             discriminator = StyleGAN2Discriminator(size=size, **config.discriminator)
             if config.discriminator_weights is not None:
-                load_matching_weights(discriminator, config.discriminator_weights)
+                load_matching_weights(discriminator, find_model(config.discriminator_weights))
             optimizer = lazy_adam(discriminator, rate, config.loss.r1_every_steps)
             trained["discriminator"] = TrainedNetwork(discriminator, optimizer, ema=False)
         if self.uses_parts:

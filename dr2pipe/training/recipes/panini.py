@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_model
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.features.vgg import load_vgg
@@ -63,11 +64,11 @@ class PaniniTrainConfig(TrainConfig):
     pairs: PairsConfig = field(default_factory=PairsConfig)
     # Options of PaniniNet; data.size and pairs.input_size give its size and input_size.
     panini: dict[str, Any] = field(default_factory=dict)
-    prior: str | None = None  # folder of a StyleGAN2 generator; null: trained along from noise
+    prior: str | None = None  # name or folder of a StyleGAN2; null: trained along from noise
     train_prior: bool = True  # as in the published code, against its comments
-    encoder_weights: str | None = None  # folder of a degradation encoder
+    encoder_weights: str | None = None  # name or folder of a degradation encoder
     discriminator: dict[str, Any] = field(default_factory=dict)
-    discriminator_weights: str | None = None  # folder to begin from
+    discriminator_weights: str | None = None  # name or folder to begin from
     loss: PaniniLosses = field(default_factory=PaniniLosses)
     learning_rate: float = 1e-4
     betas: list[float] = field(default_factory=lambda: [0.9, 0.99])
@@ -109,9 +110,10 @@ class PaniniRecipe:
         }
         network = unwrap(build_enhancer("panini", **options), PaniniNet).train()
         if config.prior is not None:
-            _load_prior(network.prior, config.prior)
+            _load_prior(network.prior, find_model(config.prior))
         if config.encoder_weights is not None:
-            load_matching_weights(network.degradation_encoder, config.encoder_weights)
+            encoder = find_model(config.encoder_weights)
+            load_matching_weights(network.degradation_encoder, encoder)
         network.prior.requires_grad_(config.train_prior)
         _freeze_unused(network)
         rate, betas = config.learning_rate, pair_of("betas", config.betas)
@@ -120,7 +122,7 @@ class PaniniRecipe:
         if config.loss.gan > 0:
             discriminator = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
             if config.discriminator_weights is not None:
-                load_matching_weights(discriminator, config.discriminator_weights)
+                load_matching_weights(discriminator, find_model(config.discriminator_weights))
             optimizer = torch.optim.Adam(discriminator.parameters(), rate, betas)
             trained["discriminator"] = TrainedNetwork(discriminator, optimizer, ema=False)
         return trained
