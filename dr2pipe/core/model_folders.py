@@ -25,7 +25,8 @@ _MAX_CONFIG_BYTES = 1 << 20
 _MOST_NUMBER, _MOST_SIZE_PX, _MOST_ENTRIES, _MOST_LETTERS = 1 << 17, 8192, 4096, 1000
 # A network that is built may have that many more parameters than its file has weights: shared
 # ones are stored once.
-_SPARE_PARAMETERS, _SPARE_SHARE = 1 << 16, 1.25
+_SPARE_ELEMENTS, _SPARE_SHARE = 1 << 16, 1.25
+_SPARE_TENSORS, _MOST_TENSORS_SHARE = 10_000, 4
 
 Network = TypeVar("Network", bound=ModelMixin)
 
@@ -122,7 +123,8 @@ def load_network(folder: str | Path, kind: type[Network], *, hint: str = "") -> 
         raise CheckpointError(f"{folder} holds no weights: {error}") from None
     config = read_config(folder / CONFIG)
     with _only_misfits(folder):
-        with within_budget(shapes, what=f"the config.json of {folder}"):
+        elements = sum(math.prod(shape) for shape in shapes.values())
+        with within_budget(len(shapes), elements, what=f"the config.json of {folder}"):
             from_config(kind, config)
         network, told = kind.from_pretrained(
             str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
@@ -155,31 +157,29 @@ def _only_misfits(folder: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def within_budget(shapes: Mapping[str, tuple[int, ...]], *, what: str) -> Iterator[None]:
+def within_budget(tensors: int, elements: float = math.inf, *, what: str) -> Iterator[None]:
     """Inside the block, networks are built without memory for their parameters.
 
-    They may have about as many parameters as ``shapes``, the weights that are to fill them. So
-    what a foreign file says cannot make a network that its weights cannot fill.
+    So what a foreign file says cannot make a network that its weights cannot fill.
 
     Args:
-        shapes: of the weights, by name.
+        tensors: of the weights that are to fill the network; it may have some more.
+        elements: likewise.
         what: what says how to build the network, for the message.
 
     Raises:
         CheckpointError: the network would be larger.
     """
-    most_elements = _SPARE_PARAMETERS + int(
-        _SPARE_SHARE * sum(math.prod(shape) for shape in shapes.values())
-    )
-    most_parameters = 64 + 4 * len(shapes)
-    elements = parameters = 0
+    most_elements = _SPARE_ELEMENTS + _SPARE_SHARE * elements
+    most_parameters = _SPARE_TENSORS + _MOST_TENSORS_SHARE * tensors
+    built = parameters = 0
 
     def count(module: torch.nn.Module, name: str, parameter: torch.Tensor | None) -> None:
-        nonlocal elements, parameters
+        nonlocal built, parameters
         if parameter is None:
             return
-        elements, parameters = elements + parameter.numel(), parameters + 1
-        if elements > most_elements or parameters > most_parameters:
+        built, parameters = built + parameter.numel(), parameters + 1
+        if built > most_elements or parameters > most_parameters:
             raise CheckpointError(f"{what} describes a larger network than its weights can fill")
 
     hooks: Any = torch_modules

@@ -245,7 +245,10 @@ def _scan_archive(file: Any, size: int) -> tuple[list[_Scan], Callable[[str], in
 
 def _scan_legacy(file: Any, size: int) -> tuple[list[_Scan], Callable[[str], int]]:
     """Files of before 2020: pickles, then the storages one after another."""
-    scans = [_scan(file, size) for _ in range(_LEGACY_PARTS)]
+    magic = _Scan(file, size).load()
+    if magic != torch.serialization.MAGIC_NUMBER:
+        raise pickle.UnpicklingError("not a file of tensors")
+    scans = [_scan(file, size) for _ in range(_LEGACY_PARTS - 1)]
     rest = size - file.tell()
     return scans, lambda key: rest
 

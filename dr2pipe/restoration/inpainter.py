@@ -208,9 +208,7 @@ def load_inpainter(
         CheckpointError: another network there, or networks that do not fit each other.
     """
     folder = find_model(config.model)
-    network = load_network(
-        folder, ExeGAN, hint="'dr2pipe convert' makes one from an official file"
-    )
+    network = load_network(folder, ExeGAN, hint="'dr2pipe convert' makes one from an official file")
     named = config.style_encoder
     encoder_folder = find_model(named) if named else folder / _STYLE_ENCODER
     encoder = load_style_encoder(encoder_folder)
