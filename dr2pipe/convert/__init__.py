@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import math
+import types
+import typing
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +35,8 @@ from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_generator,
 )
 from dr2pipe.core.diffusers_types import ModelMixin
-from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.core.errors import CheckpointError, ConfigError, Dr2pipeError
+from dr2pipe.core.model_folders import within_budget
 
 __all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
 
@@ -53,6 +58,7 @@ CONVERTERS: dict[str, Callable[..., ModelMixin]] = {
     "arcface_resnet18": convert_arcface_resnet18,
 }
 
+_MOST_NUMBER = 1 << 17  # of an argument
 # Which of several networks in one training file.
 _PREFERRED = {"exegan_discriminator": "d"}
 
@@ -79,4 +85,58 @@ def convert_checkpoint(
     if unknown:
         takes = ", ".join(known) or "none"
         raise ConfigError(f"{kind} has no argument {', '.join(unknown)}; it takes {takes}")
-    return convert(read_state_dict(source, prefer=_PREFERRED.get(kind)), **constructor).eval()
+    hints = typing.get_type_hints(convert)
+    for name, value in constructor.items():
+        if not _fits(value, hints[name]):
+            wanted = str(hints[name]).replace("<class '", "").replace("'>", "")
+            raise ConfigError(f"{kind}: {name}={value!r} is no {wanted}")
+    state_dict = read_state_dict(source, prefer=_PREFERRED.get(kind))
+    _try(convert, state_dict, kind, constructor)
+    return convert(state_dict, **constructor).eval()
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of ``--set`` is of a parameter's type."""
+    choices = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for choice in choices:
+        if typing.get_origin(choice) is Sequence:
+            # "16,8" and a single number are read too, see guided_diffusion.
+            if isinstance(value, str | int | float | list | tuple) and value != []:
+                return True
+        elif choice is float:
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                return math.isfinite(value)
+        elif choice is int:
+            if isinstance(value, int) and not isinstance(value, bool):
+                return abs(value) <= _MOST_NUMBER
+        elif isinstance(value, choice):
+            return True
+    return False
+
+
+def _try(
+    convert: Callable[..., ModelMixin],
+    state_dict: dict[str, torch.Tensor],
+    kind: str,
+    constructor: dict[str, Any],
+) -> None:
+    """Convert without memory for the network, which may not be larger than its weights.
+
+    Here the keys and shapes of the file decide what is built: they can be wrong in any way.
+
+    Raises:
+        ConfigError: an argument that the native network cannot express.
+        CheckpointError: whatever else goes wrong.
+    """
+    what = f"the checkpoint does not fit '{kind}': it"
+    try:
+        with within_budget(len(state_dict), what=what), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # nothing is loaded into networks without memory
+            convert(state_dict, **constructor)
+    except Dr2pipeError:
+        raise
+    except Exception as error:
+        said = " ".join(str(error).split())[:300]
+        raise CheckpointError(
+            f"the checkpoint does not fit '{kind}': {type(error).__name__}: {said}"
+        ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import re
 from collections.abc import Mapping
@@ -9,15 +10,16 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from safetensors.torch import load_file
 
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.errors import CheckpointError, UnreadableFileError
+from dr2pipe.core.weights import read_tensors
 
 # Where training code puts the weights inside a file; averaged weights come first.
 _WRAPPERS = ("params_ema", "g_ema", "params", "state_dict")
 # Tensors of the network that stand beside its wrapped weights.
 _BESIDE = ("latent_avg",)
 _MOST_KEYS_LISTED = 8
+_MOST_LAYERS_PER_KEY, _LONGEST_KEY = 16, 500
 
 Network = TypeVar("Network", bound=torch.nn.Module)
 
@@ -38,13 +40,12 @@ def read_state_dict(
     if isinstance(source, Mapping):
         return _unwrap(source, "the given state dict", prefer)
     path = Path(source)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise CheckpointError(f"no checkpoint at {path}")
     try:
-        if path.suffix == ".safetensors":
-            return _unwrap(load_file(path), str(path), prefer)
-        loaded = torch.load(path, map_location="cpu", weights_only=True)
-        return _unwrap(loaded, str(path), prefer)
+        return _unwrap(read_tensors(path), str(path), prefer)
+    except UnreadableFileError as error:
+        raise CheckpointError(f"no checkpoint at {error}") from None
     except pickle.UnpicklingError as error:
         # torch goes on with advice to load unsafely, in colours.
         named = re.search(r"Unsupported (global|operand|class)[^\n]*", str(error))
@@ -56,11 +57,6 @@ def read_state_dict(
             f"torch.save(loaded['{prefer or 'g_ema'}'], NEW), for a whole network "
             f"torch.save(loaded.state_dict(), NEW)."
         ) from None
-    except CheckpointError:
-        raise
-    # A damaged file makes the reader fail in any way; nothing unsafe is tried after it.
-    except Exception as error:
-        raise CheckpointError(f"{path} is no readable checkpoint: {error}") from None
 
 
 def _unwrap(loaded: Any, where: str, prefer: str | None) -> dict[str, torch.Tensor]:
@@ -80,7 +76,25 @@ def _unwrap(loaded: Any, where: str, prefer: str | None) -> dict[str, torch.Tens
     tensors: dict[str, torch.Tensor] = {str(key): value for key, value in loaded.items()}
     if all(key.startswith("module.") for key in tensors):
         tensors = {key.removeprefix("module."): value for key, value in tensors.items()}
-    return tensors | beside
+    tensors |= beside
+    _check_tensors(tensors, where)
+    return tensors
+
+
+def _check_tensors(tensors: Mapping[str, torch.Tensor], where: str) -> None:
+    """Raise CheckpointError for tensors and keys that no network of PyTorch has."""
+    # Networks count their layers; activations between them count too.
+    most = _MOST_LAYERS_PER_KEY * len(tensors) + _MOST_LAYERS_PER_KEY
+    for key, value in tensors.items():
+        is_plain = value.layout == torch.strided and value.device.type == "cpu"
+        if not is_plain or value.is_quantized or value.is_complex():
+            raise CheckpointError(f"{where}: {key} is no plain tensor")
+        if len(key) > _LONGEST_KEY or any(
+            len(number) > 9 or int(number) > most for number in re.findall(r"\.([0-9]+)\.", key)
+        ):
+            raise CheckpointError(
+                f"{where}: the key {key[:100]} counts more layers than there are tensors"
+            )
 
 
 def load_exactly(

@@ -329,7 +329,7 @@ def used_factors(network: nn.Module) -> dict[str, float]:
 
 def without_fir_kernels(state_dict: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Without the filters that some code bases store; they must be [1,3,3,1]."""
-    taps = torch.tensor([1.0, 3.0, 3.0, 1.0])
+    taps = torch.tensor([1.0, 3.0, 3.0, 1.0], device="cpu")
     for key, value in state_dict.items():
         if key.endswith(".kernel"):
             expected = taps[:, None] * taps[None, :]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ def write_native(source: str | Path, output: str | Path, kind: str, **constructo
         ConfigError: the output exists already, or as ``convert_checkpoint``.
     """
     output = Path(output)
-    if output.exists():
+    if os.path.lexists(output):
         raise ConfigError(f"{output} exists already; choose another folder or remove it first")
     network = convert_checkpoint(source, kind, **constructor)
     save = network.save_pretrained

@@ -10,6 +10,7 @@ import dataclasses
 import difflib
 import hashlib
 import importlib.resources
+import io
 import json
 import typing
 from collections.abc import Sequence
@@ -20,9 +21,21 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, UnreadableFileError
+from dr2pipe.core.foreign import read_yaml_text
 
 Schema = TypeVar("Schema")
+
+# OmegaConf and PyYAML raise more kinds than their own on values that fit nowhere.
+_MISFITS = (
+    OmegaConfBaseException,
+    yaml.YAMLError,
+    ValueError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RecursionError,
+)
 
 
 def load_config(
@@ -53,7 +66,9 @@ def load_config(
             else:
                 config = OmegaConf.merge(config, _parse_override(override))
         loaded = OmegaConf.to_object(config)
-    except OmegaConfBaseException as error:
+    except ConfigError:
+        raise
+    except _MISFITS as error:
         raise ConfigError(_explain(error, schema, path)) from None
     assert isinstance(loaded, schema)  # what OmegaConf makes of a structured config
     return loaded
@@ -65,10 +80,11 @@ def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
     Raises:
         ConfigError: an unreadable file or override.
     """
-    merged = _read_yaml(path)
-    for override in overrides:
-        merged.merge_with(_parse_override(override))
-    return merged.get(key)
+    merged = _merge(_read_yaml(path), overrides)
+    try:
+        return merged.get(key)
+    except _MISFITS as error:
+        raise ConfigError(f"'{key}' in {path} or the overrides: {_first_line(error)}") from None
 
 
 def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
@@ -77,10 +93,7 @@ def parse_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: one that is not of this form.
     """
-    merged = OmegaConf.create({})
-    for override in overrides:
-        merged.merge_with(_parse_override(override))
-    values = OmegaConf.to_container(merged)
+    values = OmegaConf.to_container(_merge(OmegaConf.create({}), overrides))
     assert isinstance(values, dict)
     return {str(key): value for key, value in values.items()}
 
@@ -98,7 +111,7 @@ def to_yaml(config: dict[str, Any]) -> str:
 def stable_hash(value: Any) -> str:
     """Hex digest (16 digits) of a JSON-like value; the same on every machine and run."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def stable_seed(*parts: Any) -> int:
@@ -120,14 +133,33 @@ def resource(folder: str) -> Path:
 
 def _read_yaml(path: str | Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise ConfigError(f"no configuration file at {path}") from None
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {path} as YAML: {error}") from None
+        loaded = OmegaConf.load(io.StringIO(read_yaml_text(path)))
+    except UnreadableFileError as error:
+        if error.reason == "no such file":
+            raise ConfigError(f"no configuration file at {path}") from None
+        raise ConfigError(f"cannot read the configuration {error}") from None
+    # Values that YAML knows and configurations do not: dates, sets, keys that are lists.
+    except (*_MISFITS, OSError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"cannot read {path} as a configuration: {said}") from None
     if not isinstance(loaded, DictConfig):
         raise ConfigError(f"{path} must hold 'key: value' lines at its top level")
     return loaded
+
+
+def _merge(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    for override in overrides:
+        try:
+            config.merge_with(_parse_override(override))
+        except ConfigError:
+            raise
+        except _MISFITS as error:
+            raise ConfigError(f"cannot use '{override}': {_first_line(error)}") from None
+    return config
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _split_override(override: str) -> tuple[str, str]:
@@ -169,13 +201,16 @@ def _parse_override(override: str) -> DictConfig:
     _split_override(override)
     try:
         return OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
-        raise ConfigError(f"cannot read the override '{override}': {error}") from None
+    except _MISFITS as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"cannot read the override '{override[:200]}': {said}") from None
 
 
-def _explain(error: OmegaConfBaseException, schema: type, path: str | Path | None) -> str:
-    key = error.full_key or str(error.key or "")
+def _explain(error: Exception, schema: type, path: str | Path | None) -> str:
     where = f" (in {path} or the overrides)" if path else ""
+    if not isinstance(error, OmegaConfBaseException):
+        return f"the configuration{where} cannot be used: {_first_line(error)}"
+    key = error.full_key or str(error.key or "")
     name = type(error).__name__
     if name == "MissingMandatoryValue":
         return f"'{key}' must be given{where}"
@@ -185,11 +220,14 @@ def _explain(error: OmegaConfBaseException, schema: type, path: str | Path | Non
         close = difflib.get_close_matches(last, valid, n=1)
         hint = f"; did you mean '{close[0]}'?" if close else ""
         return f"unknown key '{key}'{where}{hint} Valid here: {', '.join(valid)}"
-    return f"'{key}'{where}: {str(error).splitlines()[0]}"
+    return f"'{key}'{where}: {_first_line(error)}"
 
 
 def _field_names(schema: Any, parents: Sequence[str]) -> list[str]:
     node = OmegaConf.structured(schema)
-    for parent in parents:
-        node = node[parent]
-    return sorted(str(k) for k in node)
+    try:
+        for parent in parents:
+            node = node[parent]
+        return sorted(str(k) for k in node)
+    except _MISFITS:  # what should hold the key holds no keys
+        return []

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from dr2pipe.core.diffusers_types import ModelMixin, SchedulerMixin, UNet2DModel
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.core.model_folders import class_in_folder, load_network, read_config
 from dr2pipe.diffusion.patched_unet import PatchedUNet
-from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.diffusion.timesteps import SCHEDULERS
 
 ATTENTIONS = ("auto", "sdpa", "xformers")
 NETWORKS: dict[str, type[ModelMixin]] = {"UNet2DModel": UNet2DModel, "PatchedUNet": PatchedUNet}
+PIPELINE_SCHEDULERS: dict[str, type[SchedulerMixin]] = {
+    kind.__name__: kind for kind in SCHEDULERS.values()
+}
+INDEX = "model_index.json"
 
 
 @dataclass
@@ -35,23 +39,76 @@ class FaceDDPM:
 def load_ddpm(folder: Path) -> FaceDDPM:
     """Load a pipeline folder, or the folder of one of ``NETWORKS``.
 
+    Only the classes that this module names are built, from data alone.
+
     Raises:
-        ConfigError: the folder holds neither, or its files cannot be loaded.
+        ConfigError: the folder holds neither.
+        CheckpointError: its files cannot be loaded.
     """
-    try:
-        if (folder / "model_index.json").is_file():
-            pipeline = DR2Pipeline.from_pretrained(folder, local_files_only=True)
-            return FaceDDPM(pipeline.unet.float(), pipeline.scheduler, pipeline.max_timestep)
-        config = folder / "config.json"
-        kind = json.loads(config.read_text()).get("_class_name") if config.is_file() else None
-        if kind in NETWORKS:
-            return FaceDDPM(NETWORKS[kind].from_pretrained(folder).float())
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ConfigError(f"cannot load a face DDPM from {folder}: {error}") from error
+    index = folder / INDEX
+    if index.exists():
+        network, scheduler = check_index(index)
+        # Old models of the hub keep all files side by side.
+        places = {p: folder / p for p in ("unet", "scheduler")}
+        unet, steps = (place if place.is_dir() else folder for place in places.values())
+        return FaceDDPM(
+            load_network(unet, NETWORKS[network]).float(),
+            _load_scheduler(steps / "scheduler_config.json", scheduler),
+            _max_timestep(index),
+        )
+    kind = class_in_folder(folder)
+    if kind in NETWORKS:
+        return FaceDDPM(load_network(folder, NETWORKS[kind]).float())
     raise ConfigError(
         f"{folder} holds no diffusers model (model_index.json); "
         f"'dr2pipe convert' makes one from an official file"
     )
+
+
+def check_index(path: Path) -> tuple[str, str]:
+    """Check the ``model_index.json`` of a pipeline folder.
+
+    Returns:
+        The names of its network, of ``NETWORKS``, and of its scheduler.
+
+    Raises:
+        CheckpointError: a part of another class.
+    """
+    content = read_config(path)
+    found = []
+    for part, known in (("unet", NETWORKS), ("scheduler", PIPELINE_SCHEDULERS)):
+        entry = content.get(part)
+        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
+        if not isinstance(name, str) or name not in known:
+            raise CheckpointError(
+                f"{path}: '{part}' is {entry}; the classes that can be loaded are "
+                f"{', '.join(known)}"
+            )
+        found.append(name)
+    extra = [
+        name
+        for name, entry in content.items()
+        if isinstance(entry, list) and name not in ("unet", "scheduler") and entry != [None, None]
+    ]
+    if extra:
+        raise CheckpointError(f"{path}: a face DDPM has no {', '.join(extra)}")
+    return found[0], found[1]
+
+
+def _load_scheduler(path: Path, name: str) -> SchedulerMixin:
+    config = {key: value for key, value in read_config(path).items() if key[0] != "_"}
+    try:
+        scheduler: SchedulerMixin = PIPELINE_SCHEDULERS[name].from_config(config)
+    except Exception as error:  # whatever foreign values make of it
+        raise CheckpointError(f"{path} describes no {name}: {error}") from None
+    return scheduler
+
+
+def _max_timestep(index: Path) -> int | None:
+    value = read_config(index).get("max_timestep")
+    if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
+        raise CheckpointError(f"{index}: max_timestep is {value!r}, not a whole number")
+    return value
 
 
 def use_attention(unet: ModelMixin, attention: str, device: torch.device) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +18,11 @@ from dr2pipe.core.diffusers_types import BaseOutput, DiffusionPipeline, ModelMix
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.diffusion.dr2 import Generators, remove_degradation
 from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass
+from dr2pipe.diffusion.networks import INDEX, check_index
 from dr2pipe.diffusion.timesteps import check_max_timestep, default_omega, start_chain
+
+if TYPE_CHECKING:
+    from typing import Self
 
 Pixels = npt.NDArray[Any]
 ImageInput = Image.Image | Pixels | torch.Tensor | list[Image.Image] | list[Pixels]
@@ -58,6 +64,18 @@ class DR2Pipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(unet=unet, scheduler=scheduler)
         self.register_to_config(max_timestep=max_timestep)
+
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str], **kwargs: Any) -> Self:
+        """Load a folder or a model of the hub, see diffusers.
+
+        Raises:
+            CheckpointError: a folder with another network or scheduler than this package knows.
+        """
+        index = Path(path) / INDEX
+        if index.exists():
+            check_index(index)
+        return super().from_pretrained(path, **kwargs)
 
     @property
     def max_timestep(self) -> int | None:

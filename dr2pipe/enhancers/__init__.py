@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import check_class
+from dr2pipe.core.model_folders import CONFIG, check_class, from_config, load_network, read_config
 from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.enhancers.gfpgan import GFPGAN
@@ -80,9 +80,8 @@ def build_enhancer(name: str, weights: str | Path | None = None, **options: Any)
         raise ConfigError(
             f"{weights} holds the options of '{name}'; do not give {', '.join(options)}"
         )
-    check_class(
-        weights,
-        kind,
-        hint=f"the enhancer '{name}' needs one; 'dr2pipe convert' makes it from an official file",
-    )
-    return kind.from_pretrained(weights).eval()
+    hint = f"the enhancer '{name}' needs one; 'dr2pipe convert' makes it from an official file"
+    if not kind.has_weights:
+        check_class(weights, kind, hint=hint)
+        return from_config(kind, read_config(Path(weights) / CONFIG)).eval()
+    return load_network(weights, kind, hint=hint).eval()

@@ -15,6 +15,7 @@ from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.model_folders import load_network
 from dr2pipe.features.weights import read_weights
 
 SIZE = 128
@@ -120,7 +121,7 @@ def load_arcface(path: str | Path | None) -> ArcFaceResNet:
             f"'dr2pipe fetch arcface_resnet18' downloads it"
         )
     if Path(path).is_dir():
-        network = ArcFaceResNet.from_pretrained(path)
+        network = load_network(path, ArcFaceResNet)
     else:
         weights = read_weights(path)
         network = ArcFaceResNet()

@@ -16,7 +16,7 @@ from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import check_class
+from dr2pipe.core.model_folders import load_network
 
 _SQUEEZE = 16
 # Rows before the first number look at the smallest map, those before the second at the next.
@@ -152,13 +152,13 @@ def load_style_encoder(folder: str | Path) -> StyleEncoder:
         CheckpointError: no such folder, or one that holds another network; the message says how
             to make one of the official file.
     """
-    check_class(
+    network = load_network(
         folder,
         StyleEncoder,
         hint="'dr2pipe convert FILE FOLDER --kind psp_encoder' makes one of the official "
         "psp_ffhq_encode.pt",
     )
-    return StyleEncoder.from_pretrained(folder).requires_grad_(False).eval()
+    return network.requires_grad_(False).eval()
 
 
 def _scale_of(row: int) -> int:

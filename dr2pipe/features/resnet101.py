@@ -15,7 +15,7 @@ from torch import nn
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.errors import CheckpointError
-from dr2pipe.core.model_folders import class_in_folder
+from dr2pipe.core.model_folders import class_in_folder, load_network
 
 FILE = "Arcface.pth"
 SIZE = 112
@@ -91,4 +91,4 @@ def load_identity_resnet(path: str | Path | None) -> IdentityResNet:
             f"comparing identities needs a folder made from EXE-GAN's file {FILE} "
             f"({path or 'no path'} given): 'dr2pipe convert {FILE} FOLDER --kind resnet101_identity'"
         )
-    return IdentityResNet.from_pretrained(path).requires_grad_(False).eval()
+    return load_network(path, IdentityResNet).requires_grad_(False).eval()

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import CheckpointError, NotFiniteError, PictureError
-from dr2pipe.core.model_folders import check_class
+from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
 from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
 from dr2pipe.features.psp import StyleEncoder, load_style_encoder
@@ -208,8 +208,7 @@ def load_inpainter(
         CheckpointError: another network there, or networks that do not fit each other.
     """
     folder = find_model(config.model)
-    check_class(folder, ExeGAN, hint="'dr2pipe convert' makes one from an official file")
-    network = ExeGAN.from_pretrained(folder)
+    network = load_network(folder, ExeGAN, hint="'dr2pipe convert' makes one from an official file")
     named = config.style_encoder
     encoder_folder = find_model(named) if named else folder / _STYLE_ENCODER
     encoder = load_style_encoder(encoder_folder)

@@ -21,7 +21,7 @@ import torch
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.extras import needs_extra
-from dr2pipe.core.model_folders import check_class
+from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 
@@ -104,8 +104,7 @@ def load_encoder(model: str) -> DegradationEncoder:
         CheckpointError: another network there.
     """
     folder = find_model(model)
-    check_class(folder, DegradationEncoder)
-    return DegradationEncoder.from_pretrained(folder).float().eval().requires_grad_(False)
+    return load_network(folder, DegradationEncoder).float().eval().requires_grad_(False)
 
 
 @torch.no_grad()

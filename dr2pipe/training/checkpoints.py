@@ -15,7 +15,7 @@ from dr2pipe.core import files
 from dr2pipe.core.config import to_dict
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import check_class
+from dr2pipe.core.model_folders import load_network
 from dr2pipe.training.recipe import Networks, TrainConfig, unwrap
 
 logger = logging.getLogger(__name__)
@@ -141,8 +141,7 @@ def load_matching_weights(
         CheckpointError: no such folder, or a network of another class.
         ConfigError: a network with other settings.
     """
-    check_class(folder, type(network))
-    found = type(network).from_pretrained(folder)
+    found = load_network(folder, type(network))
     ignored = ("_",) if without is None else ("_", f"{without}_")
     differing = [
         f"{key}={found.config.get(key)} instead of {value}"

@@ -1,5 +1,6 @@
 import hashlib
 import http.server
+import os
 import threading
 from pathlib import Path
 
@@ -35,15 +36,18 @@ class Handler(http.server.BaseHTTPRequestHandler):
         body = CONTENT[start:]
         if fault == "alters":
             body = b"x" + body[1:]
+        if fault == "sends more":
+            body = body * 3
         if fault == "says hello":
             start, body = 0, b"<html>Please log in</html>"
-        self.send_response(206 if start else 200)
+        self.send_response(206 if start or fault == "sends a part" else 200)
         self.send_header("ETag", '"1"')
         if start:
             first = start + (fault == "shifts")
             self.send_header("Content-Range", f"bytes {first}-{len(CONTENT) - 1}/{len(CONTENT)}")
-        if fault != "hides the length":
-            self.send_header("Content-Length", str(len(body)))
+        length = {"says nonsense": "-5", "says too much": "9" * 15}.get(fault, str(len(body)))
+        if fault not in ("hides the length", "sends more"):
+            self.send_header("Content-Length", length)
         self.end_headers()
         if fault == "truncates":
             body = body[: len(body) // 2]
@@ -75,7 +79,7 @@ def get(server, folder, **options):
 
 
 def names_in(folder):
-    return sorted(p.name for p in folder.iterdir())
+    return sorted(p.name for p in folder.iterdir() if p.suffix != ".lock")
 
 
 def test_a_file_is_fetched_once(server, tmp_path):
@@ -157,6 +161,62 @@ def test_an_altered_file_is_refused_and_nothing_overwritten(server, tmp_path):
     with pytest.raises(FetchError, match="altered"):
         get(server, tmp_path, sha256=SHA256)
     assert (tmp_path / "GFPGANv1.4.pth").read_bytes() == b"mine"
+
+
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [
+        ("says nonsense", "says that the file has '-5' bytes"),
+        ("says too much", "no official file has more"),
+        ("sends more", "sends more than"),
+    ],
+)
+def test_impossible_lengths_are_refused(server, tmp_path, monkeypatch, fault, says):
+    monkeypatch.setattr(fetching, "_MOST_BYTES", len(CONTENT))
+    server.faults = [fault]
+    with pytest.raises(FetchError, match=says):
+        get(server, tmp_path, sha256=SHA256)
+    assert names_in(tmp_path) in ([], ["GFPGANv1.4.pth.source"])
+    assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+
+
+def test_a_part_that_was_not_asked_for_is_refused(server, tmp_path):
+    server.faults = ["sends a part"]
+    assert get(server, tmp_path, sha256=SHA256).read_bytes() == CONTENT
+    assert server.ranges == [None, None]
+
+
+def test_two_at_once_download_one_file(server, tmp_path):
+    leave_part(server, tmp_path, CONTENT[:1000])
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(get(server, tmp_path, sha256=SHA256)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [path.read_bytes() == CONTENT for path in found] == [True] * 4
+    assert server.ranges == ["bytes=1000-"]
+
+
+@pytest.mark.parametrize("sha256", ["", "xyz", "0" * 65])
+def test_a_sha256_that_is_none_is_refused(server, tmp_path, sha256):
+    with pytest.raises(FetchError, match="hexadecimal"):
+        get(server, tmp_path, sha256=sha256)
+    assert server.ranges == []
+
+
+def test_nothing_but_files_is_replaced(server, tmp_path):
+    os.mkfifo(tmp_path / "GFPGANv1.4.pth")
+    with pytest.raises(FetchError, match="not a regular file"):
+        get(server, tmp_path)
+    os.mkfifo(tmp_path / "new.part")
+    (tmp_path / "GFPGANv1.4.pth").unlink()
+    (tmp_path / "new.part").rename(tmp_path / "GFPGANv1.4.pth.part")
+    with pytest.raises(FetchError, match="not a regular file"):
+        get(server, tmp_path)
 
 
 def test_refusals_and_errors_of_the_server(server, tmp_path):
