@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.numbers import refuse_odd_numbers
 
 Schema = TypeVar("Schema")
 
@@ -98,7 +99,7 @@ def to_yaml(config: dict[str, Any]) -> str:
 def stable_hash(value: Any) -> str:
     """Hex digest (16 digits) of a JSON-like value; the same on every machine and run."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def stable_seed(*parts: Any) -> int:
@@ -121,6 +122,7 @@ def resource(folder: str) -> Path:
 def _read_yaml(path: str | Path) -> DictConfig:
     try:
         loaded = OmegaConf.load(path)
+        refuse_odd_numbers(Path(path).read_text(encoding="utf-8"), str(path))
     except FileNotFoundError:
         raise ConfigError(f"no configuration file at {path}") from None
     except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
@@ -166,10 +168,14 @@ def _set_text(config: DictConfig, key: str, text: str) -> None:
 
 
 def _parse_override(override: str) -> DictConfig:
-    _split_override(override)
+    key, text = _split_override(override)
     try:
+        refuse_odd_numbers(text, f"the override '{key}'")
         return OmegaConf.from_dotlist([override])
-    except (yaml.YAMLError, OmegaConfBaseException) as error:
+    except ConfigError:
+        raise
+    # OmegaConf raises many kinds on keys such as "a[", and nested texts may be endless.
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"cannot read the override '{override}': {error}") from None
 
 
