@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Callable, Sequence
 
 from dr2pipe.cli import commands
 from dr2pipe.cli.arguments import build_parser, parse_script_arguments
-from dr2pipe.core.errors import Dr2pipeError
+from dr2pipe.cli.streams import safe_streams
+from dr2pipe.core.errors import Dr2pipeError, is_out_of_memory
 from dr2pipe.core.records import EXIT_INTERRUPTED, EXIT_USAGE
 
 __all__ = ["main", "report_errors", "script"]
@@ -16,8 +18,9 @@ __all__ = ["main", "report_errors", "script"]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
-    options = build_parser().parse_args(arguments)
-    return report_errors(lambda: int(options.run(options)))
+    with safe_streams():
+        options = build_parser().parse_args(arguments)
+        return report_errors(lambda: int(options.run(options)))
 
 
 def script(command: str, arguments: Sequence[str] | None = None) -> int:
@@ -29,26 +32,45 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
         "evaluate": commands.evaluate,
         "sweep": commands.sweep,
     }[command]
-    config, overrides = parse_script_arguments(command, arguments)
-    return report_errors(lambda: run(config, overrides))
+    with safe_streams():
+        config, overrides = parse_script_arguments(command, arguments)
+        return report_errors(lambda: run(config, overrides))
 
 
 def report_errors(run: Callable[[], int]) -> int:
     """The exit code of ``run``.
 
-    An error that the user can correct is reported in one line. Any other error is a bug: it is
-    raised, so that Python shows its traceback and ends with exit code 1.
+    An error that the user can correct, or that a disk, the network or a lack of memory caused, is
+    reported in one line. Any other error is a bug: it is raised, so that Python shows its
+    traceback and ends with exit code 1.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
     try:
-        return run()
+        code = run()
     except KeyboardInterrupt:
-        return EXIT_INTERRUPTED
+        code = EXIT_INTERRUPTED
     except Dr2pipeError as error:
-        message = str(error)
+        return _fail(str(error))
     except OSError as error:
-        if error.filename is None:
+        return _fail(_describe(error))
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
             raise
-        message = f"{error.filename}: {error.strerror or error}"
+        said = str(error).partition("\n")[0]
+        return _fail(f"not enough memory; use smaller pictures or batches. {said}")
+    if code == EXIT_INTERRUPTED:
+        print("dr2pipe: interrupted; the same command goes on later", file=sys.stderr)
+    return code
+
+
+def _fail(message: str) -> int:
     print(f"dr2pipe: error: {' '.join(message.split())}", file=sys.stderr)
     return EXIT_USAGE
+
+
+def _describe(error: OSError) -> str:
+    said = error.strerror or str(error) or type(error).__name__
+    names = [
+        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+    ]
+    return f"{' -> '.join(names)}: {said}" if names else said

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -115,16 +116,20 @@ def _add_inpaint(to: Commands) -> None:
     )
     command.add_argument("--mix-with", help="second exemplar; mixtures/ shows the styles of both")
     command.add_argument(
-        "--mix-at", type=int, help="take the styles from this row on from the second exemplar"
+        "--mix-at",
+        type=_whole_number,
+        help="take the styles from this row on from the second exemplar",
     )
-    command.add_argument("--samples", type=int, default=1, help="results of each picture (1)")
+    command.add_argument(
+        "--samples", type=_whole_number, default=1, help="results of each picture (1)"
+    )
     command.add_argument("--model", default="exegan_64", help="EXE-GAN: name, folder or hub id")
     command.add_argument(
         "--style-encoder",
         help="style encoder: name or folder (default: the one in the model's folder)",
     )
     command.add_argument(
-        "--seed", type=int, default=0, help="of the random part of the filling (0)"
+        "--seed", type=_whole_number, default=0, help="of the random part of the filling (0)"
     )
     _add_run_options(command)
     command.set_defaults(
@@ -178,9 +183,13 @@ def _add_degrade(to: Commands) -> None:
         help="chain of configs/degradations, a YAML file like those, sparnet, or an unseen family",
     )
     what.add_argument("--sheet", action="store_true", help="one face under all unseen families")
-    command.add_argument("--severity", type=int, help="1..5, of an unseen family")
-    command.add_argument("--size", type=int, help="resize pictures to this side in pixels first")
-    command.add_argument("--seed", type=int, default=0, help="of the random parameters (0)")
+    command.add_argument("--severity", type=_whole_number, help="1..5, of an unseen family")
+    command.add_argument(
+        "--size", type=_whole_number, help="resize pictures to this side in pixels first"
+    )
+    command.add_argument(
+        "--seed", type=_whole_number, default=0, help="of the random parameters (0)"
+    )
     _add_run_options(command)
     command.set_defaults(
         run=lambda o: commands.degrade(
@@ -218,7 +227,9 @@ def _add_studies(to: Commands) -> None:
     command.add_argument(
         "--model", default="degradation_encoder_64", help="encoder: name, folder or hub id"
     )
-    command.add_argument("--size", type=int, help="resize pictures to this side in pixels first")
+    command.add_argument(
+        "--size", type=_whole_number, help="resize pictures to this side in pixels first"
+    )
     command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
 
 
@@ -232,9 +243,11 @@ def _add_fits(to: Commands) -> None:
     command.add_argument("input", help="folder of clean pictures, or an .npz")
     command.add_argument("output", help=".npz file, for metric_files.niqe of a protocol")
     command.add_argument(
-        "--size", type=int, required=True, help="side of the study's pictures in pixels"
+        "--size", type=_whole_number, required=True, help="side of the study's pictures in pixels"
     )
-    command.add_argument("--block", type=int, default=96, help="side of the blocks in pixels (96)")
+    command.add_argument(
+        "--block", type=_whole_number, default=96, help="side of the blocks in pixels (96)"
+    )
     command.set_defaults(
         run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
     )
@@ -256,3 +269,9 @@ def _add_set(command: argparse.ArgumentParser) -> None:
         metavar="key=value",
         help="change settings, for instance dr2.tau=22 precision=bf16; comes after the paths",
     )
+
+
+def _whole_number(text: str) -> int:
+    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number without leading zeros")
+    return int(text)

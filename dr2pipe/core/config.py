@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from dr2pipe.core.errors import ConfigError, UnreadableFileError
 from dr2pipe.core.foreign import read_yaml_text
+from dr2pipe.core.numbers import refuse_odd_numbers
 
 Schema = TypeVar("Schema")
 
@@ -111,7 +112,7 @@ def to_yaml(config: dict[str, Any]) -> str:
 def stable_hash(value: Any) -> str:
     """Hex digest (16 digits) of a JSON-like value; the same on every machine and run."""
     text = json.dumps(value, sort_keys=True, ensure_ascii=False, default=str)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
 def stable_seed(*parts: Any) -> int:
@@ -133,11 +134,15 @@ def resource(folder: str) -> Path:
 
 def _read_yaml(path: str | Path) -> DictConfig:
     try:
-        loaded = OmegaConf.load(io.StringIO(read_yaml_text(path)))
+        text = read_yaml_text(path)
+        refuse_odd_numbers(text, str(path))
+        loaded = OmegaConf.load(io.StringIO(text))
     except UnreadableFileError as error:
         if error.reason == "no such file":
             raise ConfigError(f"no configuration file at {path}") from None
         raise ConfigError(f"cannot read the configuration {error}") from None
+    except ConfigError:
+        raise
     # Values that YAML knows and configurations do not: dates, sets, keys that are lists.
     except (*_MISFITS, OSError) as error:
         said = " ".join(str(error).split())
@@ -198,9 +203,12 @@ def _set_text(config: DictConfig, key: str, text: str) -> None:
 
 
 def _parse_override(override: str) -> DictConfig:
-    _split_override(override)
+    key, text = _split_override(override)
     try:
+        refuse_odd_numbers(text, f"the override '{key}'")
         return OmegaConf.from_dotlist([override])
+    except ConfigError:
+        raise
     except _MISFITS as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"cannot read the override '{override[:200]}': {said}") from None

@@ -46,3 +46,12 @@ class NotFiniteError(Dr2pipeError, FloatingPointError):
 
 class MissingPackageError(Dr2pipeError):
     """An optional package is not installed; the message has the pip command."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error means that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, MemoryError):
+        return True
+    # torch's own kinds are RuntimeErrors with these words.
+    messages = ("out of memory", "not enough memory", "can't allocate memory")
+    return isinstance(error, RuntimeError) and any(m in str(error) for m in messages)

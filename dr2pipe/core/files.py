@@ -10,7 +10,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -165,12 +165,37 @@ def _shortened(part: str) -> str:
 def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
-    ``partial_folder`` (same file system) holds the temporary file, so that the leftovers of a
-    killed process are in one known place; by default it is the folder of ``path``.
+    ``partial_folder`` holds the temporary file, so that the leftovers of a killed process are in
+    one known place; by default, and where it is on another disk, it is the folder of ``path``.
+
+    Raises:
+        OSError: the file could not be written; ``filename`` is ``path``.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(partial_folder or path.parent) / f".{uuid.uuid4().hex}.partial"
+    name = f".{uuid.uuid4().hex}.partial"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            _write_and_rename(Path(partial_folder or path.parent) / name, path, data)
+        except OSError as error:
+            if error.errno != errno.EXDEV:
+                raise
+            _write_and_rename(path.parent / name, path, data)
+    except OSError as error:
+        raise named(error, path) from None
+
+
+def named(error: OSError, path: str | Path) -> OSError:
+    """The same error with ``path`` as the file that it is about.
+
+    Errors of open files name none, and those of a temporary file name one that is gone.
+    """
+    if error.errno is None:
+        return OSError(errno.EIO, str(error), str(path))
+    return OSError(error.errno, error.strerror, str(path))
+
+
+def _write_and_rename(partial: Path, path: Path, data: bytes) -> None:
     try:
         with open(partial, "wb") as file:
             file.write(data)
@@ -179,7 +204,8 @@ def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | N
         os.replace(partial, path)
         sync_folder(path.parent)
     except BaseException:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the first error says what is wrong
+            partial.unlink(missing_ok=True)
         raise
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import threading
@@ -13,6 +14,12 @@ from types import FrameType
 import torch
 from accelerate import PartialState
 
+logger = logging.getLogger(__name__)
+
+# A launcher sets all of these; processes find each other at the meeting place.
+_RANKS = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_MEETING_PLACE = ("MASTER_ADDR", "MASTER_PORT")
+_MPI_SIZES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE")
 # A process that has finished waits for the others, however long they take.
 WAIT_FOR_OTHERS = timedelta(days=30)
 
@@ -26,8 +33,34 @@ def use_cpu() -> bool:
     return forced or not torch.accelerator.is_available()
 
 
+def forget_stray_ranks() -> None:
+    """Remove ranks from the environment that no launcher of this process has set.
+
+    A batch system, a container or a shell that was started by another run leaves ``LOCAL_RANK``
+    and the like behind. accelerate would wait for processes that do not exist.
+    """
+    ranks = {name: os.environ[name] for name in _RANKS if name in os.environ}
+    if not ranks or any(_as_number(os.environ.get(name)) > 1 for name in _MPI_SIZES):
+        return
+    rank, world_size, local_rank = (_as_number(ranks.get(name)) for name in _RANKS)
+    if 0 <= rank < world_size and local_rank >= 0 and all(map(os.environ.get, _MEETING_PLACE)):
+        return
+    for name in ranks:
+        del os.environ[name]
+    logger.warning(
+        "ignoring %s: no launcher such as accelerate or torchrun started this process",
+        " ".join(f"{name}={value}" for name, value in ranks.items()),
+    )
+
+
+def _as_number(text: str | None) -> int:
+    """-1 for what is no number."""
+    return int(text) if text and text.isascii() and text.isdigit() else -1
+
+
 def process_state() -> PartialState:
     """Rank, number of processes and device of this process."""
+    forget_stray_ranks()
     return PartialState(cpu=use_cpu(), timeout=WAIT_FOR_OTHERS)
 
 

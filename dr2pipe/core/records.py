@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib.metadata
 import io
 import json
@@ -98,15 +99,20 @@ def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
     """Add a line for each record by a single write, so that processes may share the file.
 
     Raises:
-        OSError: the lines could not be written whole.
+        OSError: the lines could not be written whole; ``filename`` is ``path``.
     """
     data = to_jsonl(records)
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
-        if os.write(handle, data) != len(data):
-            raise OSError(f"{path}: a line could not be written whole")
+        written = os.write(handle, data)
+    except OSError as error:
+        raise files.named(error, path) from None
     finally:
         os.close(handle)
+    if written != len(data):
+        raise OSError(
+            errno.ENOSPC, "the disk is full: a line could not be written whole", str(path)
+        )
 
 
 def to_jsonl(records: Iterable[dict[str, Any]]) -> bytes:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import torch
 import torch.nn.functional as F
 
@@ -20,7 +21,10 @@ from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
 from dr2pipe.features.psp import StyleEncoder, load_style_encoder
 
 _STYLE_ENCODER = "style_encoder"  # the subfolder for it in the generator's folder
-_HALF = 128  # of 8-bit levels
+# of 8-bit levels
+_HALF, _DARK, _LIGHT = 128, 32, 223
+# Shares of pixels: of a mask in greys, of stray pixels, and of the two colours of a painted mask.
+_MANY, _FEW, _FLAT_SHARE = 0.1, 0.05, 0.98
 
 
 @dataclass
@@ -176,26 +180,67 @@ def read_mask(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
 
     A mask with transparency has its holes where it is transparent, any other where it is white.
     A picture with transparency may be its own mask. In a hole, a transparent ``picture`` becomes
-    opaque, so that the filled hole can be seen.
+    opaque, so that the filled hole can be seen. ``picture.warnings`` tells of a doubtful mask.
 
     Raises:
-        PictureError: another size than the picture's, or a mask that covers nothing or all.
+        PictureError: another size than the picture's, a mask that covers nothing or all, or one
+            of which white and transparent pixels say different things.
     """
-    hole = mask.pixels.max(axis=2) >= _HALF if mask.alpha is None else mask.alpha < _HALF
+    hole = _holes_of(mask, picture)
     if hole.shape != picture.pixels.shape[:2]:
         sizes = [f"{array.shape[1]}x{array.shape[0]}" for array in (hole, picture.pixels)]
         raise PictureError(f"{sizes[0]} pixels, and the picture has {sizes[1]}")
     if mask.sha256 == picture.sha256 and mask.alpha is None:
         raise PictureError("the picture itself, which has no transparency")
     if hole.all():
-        raise PictureError("covers everything")
+        how = "is white" if mask.alpha is None else "is transparent"
+        raise PictureError(f"covers everything: all of it {how}")
     if not hole.any():
         lightest = f", its lightest level is {mask.pixels.max()}" if mask.alpha is None else ""
         raise PictureError(f"covers nothing{lightest}")
     if picture.alpha is not None:
-        opaque = np.where(hole, np.uint8(255), picture.alpha)
-        picture.alpha = None if opaque.min() == 255 else opaque
+        opaque = np.where(hole, np.iinfo(picture.alpha.dtype).max, picture.alpha)
+        opaque = opaque.astype(picture.alpha.dtype)
+        picture.alpha = None if opaque.min() == np.iinfo(opaque.dtype).max else opaque
     return torch.from_numpy(hole).float()[None, None]
+
+
+def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.bool_]:
+    """(H,W), True in the holes."""
+    lightest = mask.pixels.max(axis=2)
+    if mask.alpha is None:
+        between = ((lightest > _DARK) & (lightest < _LIGHT)).mean()
+        if between > _MANY:
+            picture.warnings.append(
+                f"{100 * between:.0f} % of its mask is neither black nor white; holes are where it "
+                "is lighter than middle grey"
+            )
+        return lightest >= _HALF
+    clear = images.reduced(mask.alpha) < _HALF
+    white = ~clear & (lightest >= _HALF)
+    if (
+        mask.sha256 == picture.sha256
+        or not (clear.any() and white.any())
+        or not _is_flat(mask, ~clear)
+    ):
+        return clear
+    # Somebody painted on a layer that has transparency, too.
+    shares = f"{100 * white.mean():.2f} % is white and {100 * clear.mean():.2f} % is transparent"
+    smaller, larger = sorted((white.sum(), clear.sum()))
+    if (white | clear).all() or smaller > _FEW * larger:
+        raise PictureError(
+            f"ambiguous: {shares}, and either could be the holes; save it in black and white "
+            "without transparency"
+        )
+    picture.warnings.append(f"of its mask, {shares}; both were taken for holes")
+    return white | clear
+
+
+def _is_flat(mask: images.Picture, visible: npt.NDArray[np.bool_]) -> bool:
+    """Whether the visible pixels have hardly more than two colours, as a mask has and no face."""
+    colours = (mask.pixels[visible] >> 6).astype(np.int64) @ [16, 4, 1]  # 4 levels per channel
+    counts = np.sort(np.bincount(colours, minlength=64))
+    return bool(counts[-2:].sum() >= _FLAT_SHARE * len(colours))
 
 
 def load_inpainter(

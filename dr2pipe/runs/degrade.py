@@ -98,7 +98,9 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
             if path in valid and record["settings"] == run.settings_hash
         ]
         table = _csv_of(records, settings)
-        files.write_bytes(Path(config.output) / PARAMETERS, table.encode())
+        # File names of other encodings keep their bytes.
+        data = table.encode("utf-8", "surrogateescape")
+        files.write_bytes(Path(config.output) / PARAMETERS, data)
     return summary
 
 

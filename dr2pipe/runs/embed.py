@@ -19,10 +19,11 @@ import numpy.typing as npt
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.errors import ConfigError, PictureError, UnreadableFileError
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
+from dr2pipe.degradations import SEVERITIES
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 
 with needs_extra("evaluate"):
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 _BATCH = 16
 _MARKS = "os^DvP*X"
 _VECTORS, _MAP = "vectors.npz", "map.png"
+_MAX_TABLE_BYTES = 1 << 28
 _TOO_LARGE = 2  # times the side to which the encoder itself reduces pictures
 Vectors = npt.NDArray[np.float32]
 
@@ -223,11 +225,20 @@ def read_parameters(source: str | Path) -> dict[str, tuple[str, str]]:
     """(family, severity) by the resolved path of a picture, from every ``parameters.csv`` inside."""
     known = {}
     for table in sorted(Path(source).rglob("parameters.csv")):
-        with table.open(encoding="utf-8", newline="") as file:
-            for row in csv.DictReader(file):
-                if "output" in row and "degradation" in row:
-                    path = str((table.parent / row["output"]).resolve())
-                    known[path] = (row["degradation"], row.get("severity") or "")
+        content = files.read_regular(table, max_bytes=_MAX_TABLE_BYTES)
+        text = content.decode("utf-8-sig", "surrogateescape")
+        try:
+            rows = list(csv.DictReader(io.StringIO(text, newline="")))
+        except csv.Error as error:
+            raise UnreadableFileError(table, f"is no table: {error}") from None
+        for row in rows:
+            output, family, severity = (
+                row.get(name) or "" for name in ("output", "degradation", "severity")
+            )
+            if output and family and "\0" not in output:
+                is_known = severity in map(str, SEVERITIES)
+                path = str((table.parent / output).resolve())
+                known[path] = (family, severity if is_known else "")
     return known
 
 

@@ -25,7 +25,12 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict
 from dr2pipe.core.diffusers_types import EMAModel
 from dr2pipe.core.errors import NotFiniteError
-from dr2pipe.core.processes import ignore_stop_signals, stop_signals_caught, use_cpu
+from dr2pipe.core.processes import (
+    forget_stray_ranks,
+    ignore_stop_signals,
+    stop_signals_caught,
+    use_cpu,
+)
 from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED
 from dr2pipe.data.showings import Item, ShowingDataset, ShuffledBatches
 from dr2pipe.training.checkpoints import (
@@ -64,6 +69,7 @@ class Trainer:
         check_config(config)
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.output = Path(config.output)
+        forget_stray_ranks()
         self.accelerator = Accelerator(
             cpu=use_cpu(),
             mixed_precision=config.precision,

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from dr2pipe.core.errors import UnreadableFileError
 from dr2pipe.core.markers import result_folders
 
 logger = logging.getLogger(__name__)
@@ -88,6 +89,9 @@ def find_images(
 
     Args:
         exclude: files and folders that are left out.
+
+    Raises:
+        UnreadableFileError: the folder itself may not be opened.
     """
     folder = Path(folder)
     excluded = {os.path.realpath(path) for path in exclude}
@@ -99,6 +103,8 @@ def find_images(
     found = FoundImages()
 
     def note(error: OSError) -> None:  # reading the folder as a picture tells why
+        if Path(error.filename) == folder:
+            raise UnreadableFileError(folder, f"the folder cannot be opened: {error.strerror}")
         found.paths.append(Path(error.filename))
 
     for parent, folders, names in os.walk(folder, followlinks=True, onerror=note):
