@@ -27,6 +27,7 @@ from dr2pipe.core.diffusers_types import EMAModel
 from dr2pipe.core.errors import NotFiniteError
 from dr2pipe.core.processes import ignore_stop_signals, stop_signals_caught, use_cpu
 from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.showings import Item, ShowingDataset, ShuffledBatches
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
@@ -43,7 +44,6 @@ from dr2pipe.training.recipe import (
     check_config,
     learning_rate_factor,
 )
-from dr2pipe.training.seeding import random_stream
 
 if TYPE_CHECKING:
     Progress = tqdm[NoReturn]

@@ -25,6 +25,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import UNet2DModel
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.tones import ToneConfig
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
@@ -32,7 +33,6 @@ from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.losses.diffusion import p2_weights, snr_weights, variational_bound
 from dr2pipe.training.recipe import TrainConfig, TrainedNetwork
-from dr2pipe.training.seeding import random_stream
 
 
 @dataclass
