@@ -34,7 +34,6 @@ def restore(
 
     ``source`` and ``output`` stand for the settings ``input`` and ``output``.
     """
-    from dr2pipe.core.config import load_config
     from dr2pipe.runs.restore import RestoreConfig, describe_notes, restore_folder
 
     paths = {"input": source, "output": output}
@@ -214,15 +213,9 @@ def fit_auto(sweep_folder: str, output: str) -> int:
 
 def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
     """Write the statistics of clean pictures, which the metric ``niqe`` compares with."""
-    from dr2pipe.core import images
-    from dr2pipe.evaluation.protocol import CleanConfig, CleanSet
-    from dr2pipe.metrics.niqe import fit_niqe as fit
-    from dr2pipe.metrics.niqe import save_pristine
+    from dr2pipe.evaluation.pristine import fit_pristine
 
-    faces = CleanSet(CleanConfig(path=source, crop="center"), size)
-    pristine = fit((images.to_tensor(faces.face(i))[0] for i in range(len(faces))), block_px)
-    save_pristine(pristine, output)
-    print(f"{len(faces)} pictures of {size} pixels, blocks of {block_px} -> {output}")
+    print(fit_pristine(source, output, size=size, block_px=block_px))
     return EXIT_DONE
 
 

@@ -82,6 +82,8 @@ def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_p
         (["train", "none.yaml"], "no configuration file"),
         (["degrade", "x", "y"], "name a degradation"),
         (["degrade", "x", "y", "--sheet", "--size", "3"], "no --severity, no --size"),
+        (["fit-niqe", "x", "y.npz", "--size", "0"], "pictures of 0 pixels are smaller than"),
+        (["restore", ".", "y", "--set", "max_pixels=-1"], "max_pixels must be at least 1"),
         (["fit-auto", "none", "auto.json"], "none"),
     ],
 )

@@ -140,6 +140,7 @@ def test_memory_format(model_folder):
         ({}, {"name": "magic"}, {}, "magic"),
         ({"omega": 1}, {}, {}, "omega=1"),
         ({"factor": 3}, {}, {}, "dr2.factor=3 does not divide"),
+        ({"factor": 0}, {}, {}, "whole number of at least 1, not 0"),
         ({"low_pass": "gaussian"}, {}, {}, "needs dr2.sigma_px"),
         ({"scheduler": "euler"}, {}, {}, "ddpm, ddim"),
         ({"variance": "fixed_small"}, {}, {}, "belongs to dr2.scheduler=ddpm"),
