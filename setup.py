@@ -6,7 +6,17 @@ from pathlib import Path
 from setuptools import setup
 from setuptools.command.build_py import build_py
 
-DATA = ("configs", "checkpoints")  # at the top of the repository, inside the package in a wheel
+# At the top of the repository; inside the package in a wheel. Models are named, so that others that
+# lie in checkpoints/ stay out.
+DATA = (
+    "configs",
+    "checkpoints/auto_portrait64.json",
+    "checkpoints/degradation_encoder_64",
+    "checkpoints/enhancer_portrait128",
+    "checkpoints/enhancer_portrait128_degradations",
+    "checkpoints/exegan_64",
+    "checkpoints/portrait64",
+)
 NOT_DATA = shutil.ignore_patterns("*.png")
 
 
@@ -14,13 +24,18 @@ class BuildWithData(build_py):
     """Copies ``DATA`` into the built package; an editable installation reads the originals."""
 
     def run(self):
-        super().run()
         if self.editable_mode:
+            super().run()
             return
+        package = Path(self.build_lib) / "dr2pipe"
+        shutil.rmtree(package, ignore_errors=True)  # modules of an earlier build
+        super().run()
         for name in DATA:
-            target = Path(self.build_lib) / "dr2pipe" / name
-            shutil.rmtree(target, ignore_errors=True)
-            shutil.copytree(name, target, ignore=NOT_DATA)
+            if Path(name).is_dir():
+                shutil.copytree(name, package / name, ignore=NOT_DATA)
+            else:
+                (package / name).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(name, package / name)
 
 
 setup(cmdclass={"build_py": BuildWithData})

@@ -17,8 +17,11 @@ _PUBLIC = {
     "build_scheduler": "dr2pipe.diffusion.timesteps",
     "build_enhancer": "dr2pipe.enhancers",
     "convert_checkpoint": "dr2pipe.convert",
+    "DR2Config": "dr2pipe.diffusion.stage1",
+    "EnhancerConfig": "dr2pipe.restoration.restorer",
     "Restorer": "dr2pipe.restoration.restorer",
     "build_restorer": "dr2pipe.restoration.restorer",
+    "find_model": "dr2pipe.core.models",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -17,6 +17,8 @@ from dr2pipe.cli import report_errors
 from dr2pipe.cli.commands import quiet_libraries
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config, resource, stable_seed
+from dr2pipe.core.errors import Dr2pipeError
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.degradations import codecs
 from dr2pipe.metrics import measure
@@ -55,7 +57,8 @@ def run_demo(folder: str | Path) -> str:
         images.write_png(folder / "input" / f"{name}.png", degraded)
     summary = restore_folder(config)
     if summary.exit_code:
-        raise RuntimeError(f"the demo failed: {(folder / 'output' / 'failures.jsonl').read_text()}")
+        failures = (folder / "output" / "failures.jsonl").read_text()
+        raise Dr2pipeError(f"the demo failed: {failures}")
     lines = [f"{'portrait':16} {'stage':10} {'PSNR dB':>8} {'SSIM':>6}"]
     for name, original in originals.items():
         stages = {
@@ -101,16 +104,15 @@ def degrade(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _grace_hopper() -> np.ndarray:
-    from matplotlib.cbook import get_sample_data
+    with needs_extra("demo"):
+        from matplotlib.cbook import get_sample_data
 
     return images.read_image(get_sample_data("grace_hopper.jpg", asfileobj=False)).pixels
 
 
 def _eileen_collins() -> np.ndarray:
-    try:
+    with needs_extra("demo"):
         import skimage.data
-    except ImportError:
-        raise ImportError("the demo needs scikit-image: pip install 'dr2pipe[demo]'") from None
     return skimage.data.astronaut()
 
 

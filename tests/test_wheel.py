@@ -6,6 +6,7 @@ import site
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from conftest import ROOT, make_pictures
 
 MAX_BYTES = 40_000_000
 SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
+STRAY = ("build/lib/dr2pipe/stale.py", "checkpoints/stale/config.json")
+SHIPPED = ("auto_portrait64", "degradation_encoder_64", "exegan_64", "portrait64")
 OPTIONAL = ("tensorboard", "jinja2", "matplotlib", "torchmetrics", "spandrel", "xformers")
 # torch and the like are taken from the running environment, but no optional package.
 SITE = f"""
@@ -29,12 +32,15 @@ PathFinder.find_spec = find_others
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """A wheel built from a copy, so that nothing of an earlier build is in it."""
+    """A wheel built from a copy that has the module of an earlier build, and a model of its own."""
     copy = tmp_path_factory.mktemp("source")
     for name in SOURCES:
         shutil.copy(ROOT / name, copy)
     for name in ("dr2pipe", "configs", "checkpoints"):
         shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for stray in STRAY:
+        (copy / stray).parent.mkdir(parents=True)
+        (copy / stray).touch()
     dist = tmp_path_factory.mktemp("dist")
     run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation",
         "--wheel-dir", dist, copy)  # fmt: skip
@@ -68,8 +74,17 @@ def run(*command, cwd=None, **variables):
     return done.stdout + done.stderr
 
 
-def test_size(wheel):
+def test_content(wheel):
+    """All models that a preset or a default names, but no strays."""
     assert wheel.stat().st_size < MAX_BYTES
+    names = {name.removeprefix("dr2pipe/") for name in zipfile.ZipFile(wheel).namelist()}
+    assert "configs/restore/portrait64.yaml" in names
+    for model in (ROOT / "checkpoints").glob("*"):
+        presets = (ROOT / "configs" / "restore").glob("*.yaml")
+        if model.stem in SHIPPED or any(f": {model.stem}\n" in p.read_text() for p in presets):
+            path = f"checkpoints/{model.name}"
+            assert any(name == path or name.startswith(f"{path}/") for name in names), path
+    assert not [name for name in names if "stale" in name]
 
 
 # Several commands in one process: importing torch takes longest.

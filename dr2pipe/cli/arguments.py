@@ -90,18 +90,7 @@ def _add_restore(to: Commands) -> None:
     _add_run_options(command)
     _add_set(command)
 
-    def run(options: argparse.Namespace) -> int:
-        given = {"repair.mask": options.mask, "repair.exemplar": options.exemplar}
-        overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
-        usual = {"bits": "keep", "colour": "keep", "pages": "first"}
-        chosen = {name: getattr(options, name) for name in usual}
-        overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
-        overrides += [f"{name}=true" for name in ("merge", "verify") if getattr(options, name)]
-        config = options.config or commands.find_preset(options.preset)
-        overrides += options.set
-        return commands.restore(config, overrides, source=options.input, output=options.output)
-
-    command.set_defaults(run=run)
+    command.set_defaults(run=commands.restore_with_options)
 
 
 def _add_inpaint(to: Commands) -> None:
@@ -210,6 +199,11 @@ def _add_studies(to: Commands) -> None:
     _add_config(command)
     command.set_defaults(run=lambda o: commands.train(o.config, o.overrides))
 
+    about = "make the coarse faces that an enhancer is trained on, see configs/coarse"
+    command = to.add_parser("make-coarse", help=about)
+    _add_config(command)
+    command.set_defaults(run=lambda o: commands.make_coarse(o.config, o.overrides))
+
     about = "compare methods on degraded clean faces, see configs/protocols"
     command = to.add_parser("evaluate", help=about)
     _add_config(command)
@@ -254,7 +248,7 @@ def _add_fits(to: Commands) -> None:
 
 
 def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", help="YAML file")
+    command.add_argument("config", help="name of a built-in file, or a YAML file")
     command.add_argument(
         "overrides", nargs="*", metavar="key=value", help="change settings of the file"
     )

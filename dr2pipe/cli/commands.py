@@ -6,6 +6,7 @@ Modules that import torch are imported by the command that needs them.
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,23 +24,31 @@ if TYPE_CHECKING:
     _Config = TypeVar("_Config", Protocol, SweepConfig)
 
 
+def restore_with_options(options: Namespace) -> int:
+    """Restore as the options of the command line say; ``--set`` comes last."""
+    given = {
+        "input": options.input,
+        "output": options.output,
+        "repair.mask": options.mask,
+        "repair.exemplar": options.exemplar,
+    }
+    overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
+    usual = {"bits": "keep", "colour": "keep", "pages": "first"}
+    chosen = {name: getattr(options, name) for name in usual}
+    overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
+    overrides += [f"{name}=true" for name in ("merge", "verify") if getattr(options, name)]
+    preset = options.config or find_file("configs/restore", options.preset, what="preset")
+    return restore(preset, [*overrides, *options.set])
+
+
 def restore(
     config_path: str | Path,
     overrides: Sequence[str],
-    *,
-    source: str | None = None,
-    output: str | None = None,
 ) -> int:
-    """Restore as a YAML file and ``key=value`` overrides say.
-
-    ``source`` and ``output`` stand for the settings ``input`` and ``output``.
-    """
-    from dr2pipe.core.config import load_config
+    """Restore as a YAML file and ``key=value`` overrides say."""
     from dr2pipe.runs.restore import RestoreConfig, describe_notes, restore_folder
 
-    paths = {"input": source, "output": output}
-    given = [f"{name}={path}" for name, path in paths.items() if path is not None]
-    config = load_config(RestoreConfig, config_path, [*given, *overrides])
+    config = load_config(RestoreConfig, config_path, overrides)
     quiet_libraries()
     code = _tell(restore_folder(config), "restored", config.output)
     if _is_main_process():
@@ -61,10 +70,10 @@ def _tell(summary: RunSummary, what: str, output: str) -> int:
 
 
 def train(config_path: str | Path, overrides: Sequence[str]) -> int:
-    """Train the recipe of a YAML file."""
+    """Train the recipe of a YAML file, or of one of configs/train by its name."""
     from dr2pipe.training.recipes import run_recipe
 
-    return run_recipe(config_path, overrides)
+    return run_recipe(_find_config("train", config_path), overrides)
 
 
 def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
@@ -72,7 +81,7 @@ def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     from dr2pipe.runs.coarse import CoarseConfig
     from dr2pipe.runs.coarse import make_coarse as run
 
-    config = load_config(CoarseConfig, config_path, overrides)
+    config = load_config(CoarseConfig, _find_config("coarse", config_path), overrides)
     quiet_libraries()
     summaries = run(config)
     if _is_main_process():
@@ -146,7 +155,7 @@ def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
     from dr2pipe.evaluation.evaluate import evaluate as run
     from dr2pipe.evaluation.protocol import Protocol
 
-    return _study(run, load_config(Protocol, config_path, overrides))
+    return _study(run, load_config(Protocol, _find_config("protocols", config_path), overrides))
 
 
 def sweep(config_path: str | Path, overrides: Sequence[str]) -> int:
@@ -154,7 +163,7 @@ def sweep(config_path: str | Path, overrides: Sequence[str]) -> int:
     from dr2pipe.evaluation.sweep import SweepConfig
     from dr2pipe.evaluation.sweep import sweep as run
 
-    return _study(run, load_config(SweepConfig, config_path, overrides))
+    return _study(run, load_config(SweepConfig, _find_config("sweep", config_path), overrides))
 
 
 def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
@@ -218,15 +227,9 @@ def fit_auto(sweep_folder: str, output: str) -> int:
 
 def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
     """Write the statistics of clean pictures, which the metric ``niqe`` compares with."""
-    from dr2pipe.core import images
-    from dr2pipe.evaluation.protocol import CleanConfig, CleanSet
-    from dr2pipe.metrics.niqe import fit_niqe as fit
-    from dr2pipe.metrics.niqe import save_pristine
+    from dr2pipe.evaluation.pristine import fit_pristine
 
-    faces = CleanSet(CleanConfig(path=source, crop="center"), size)
-    pristine = fit((images.to_tensor(faces.face(i))[0] for i in range(len(faces))), block_px)
-    save_pristine(pristine, output)
-    print(f"{len(faces)} pictures of {size} pixels, blocks of {block_px} -> {output}")
+    print(fit_pristine(source, output, size=size, block_px=block_px))
     return EXIT_DONE
 
 
@@ -241,9 +244,9 @@ def embed(source: str, output: str, model: str, *, size: int | None) -> int:
     return EXIT_SOME_FAILED if embedded.failures else EXIT_DONE
 
 
-def find_preset(name: str) -> Path:
-    """The YAML file of a preset of ``restore``, by name or path."""
-    return find_file("configs/restore", name, what="preset")
+def _find_config(kind: str, name: str | Path) -> Path:
+    """A file of ``configs/<kind>`` by its name, or any YAML file by its path."""
+    return find_file(f"configs/{kind}", str(name), what="configuration file")
 
 
 def doctor() -> int:

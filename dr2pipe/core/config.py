@@ -226,7 +226,7 @@ def _explain(error: Exception, schema: type, path: str | Path | None) -> str:
         *parents, last = key.split(".")
         valid = _field_names(schema, parents)
         close = difflib.get_close_matches(last, valid, n=1)
-        hint = f"; did you mean '{close[0]}'?" if close else ""
+        hint = f"; did you mean '{close[0]}'?" if close else "."
         return f"unknown key '{key}'{where}{hint} Valid here: {', '.join(valid)}"
     return f"'{key}'{where}: {_first_line(error)}"
 

@@ -95,6 +95,8 @@ def find_file(folder: str, name: str, *, what: str, suffix: str = ".yaml") -> Pa
         if Path(name).is_file():
             return Path(name)
         raise ConfigError(f"no {what} at {name}: there is no such file")
+    if Path(name).is_file():
+        return Path(name)
     known = ", ".join(built_in)
     raise ConfigError(f"no {what} '{name}'; there are {known}. A file is given by its path")
 
@@ -134,7 +136,7 @@ def _not_found(name: str) -> str:
             f"for the folder here write ./{name}"
         )
     return (
-        f"no model '{name}': built in are {built_in}; converted, in {_converted_folder()}: "
-        f"{converted}. A folder is given by its path (./NAME), "
-        f"a model of the Hugging Face hub as OWNER/NAME"
+        f"no model '{name}'. Built in: {built_in}. Converted, in {_converted_folder()}: "
+        f"{converted}. For a folder write its path (./NAME), "
+        f"for a model of the Hugging Face hub OWNER/NAME"
     )

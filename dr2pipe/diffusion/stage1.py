@@ -222,13 +222,14 @@ def _build_remover(config: DR2Config, ddpm: FaceDDPM) -> Remover:
     if omega is None:
         omega = default_omega(config.tau, config.factor, config.num_steps)
     check_chain(omega, config.tau, config.num_steps, config.num_evaluations)
+    low_pass = _build_low_pass(config)
     size = ddpm.unet.config.sample_size
     if config.low_pass == "bicubic" and isinstance(size, int) and size % config.factor:
         raise ConfigError(f"dr2.factor={config.factor} does not divide the network's size {size}")
     remover = Remover(
         ddpm.unet,
         _build_scheduler(config, ddpm),
-        _build_low_pass(config),
+        low_pass,
         omega=omega,
         tau=config.tau,
         num_steps=config.num_steps,

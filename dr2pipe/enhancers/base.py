@@ -9,7 +9,7 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, PictureError
 
 if TYPE_CHECKING:
     from typing import Self
@@ -62,10 +62,10 @@ def check_side(x: torch.Tensor, side: int) -> None:
     """Check that pictures (B,3,H,W) have ``side`` rows and columns.
 
     Raises:
-        ValueError: another size.
+        PictureError: another size.
     """
     if x.shape[-2:] != (side, side):
-        raise ValueError(f"pictures of {tuple(x.shape[-2:])} instead of {(side, side)} pixels")
+        raise PictureError(f"pictures of {tuple(x.shape[-2:])} instead of {(side, side)} pixels")
 
 
 class _WithoutWeights(Enhancer):

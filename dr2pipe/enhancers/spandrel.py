@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.core.errors import (
+    CheckpointError,
+    ConfigError,
+    Dr2pipeError,
+    MissingPackageError,
+)
+from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers.base import Enhancer
 
 if TYPE_CHECKING:
     from typing import Self
-
-from dr2pipe.core.errors import Dr2pipeError, MissingPackageError
-from dr2pipe.core.extras import needs_extra
 
 logger = logging.getLogger(__name__)
 
@@ -59,10 +63,9 @@ class SpandrelEnhancer(Enhancer):
         pictures = (x.clamp(-1, 1) + 1) / 2  # the networks take [0,1], one picture at a time
         results = []
         for picture in pictures:
-            # Some of them draw noise, from the global stream alone. It is seeded for each picture,
-            # so that results repeat, and put back afterwards.
-            with torch.random.fork_rng():
-                torch.manual_seed(0)
+            # Some of them draw noise, from the global stream alone. For each picture it begins
+            # anew, so that results repeat.
+            with random_stream(torch.Generator().manual_seed(0), picture.device):
                 results.append(self.descriptor(picture[None]))  # (1,3,scale·H,scale·W)
         return torch.cat(results) * 2 - 1
 

@@ -128,6 +128,12 @@ def read_sweep(folder: str | Path) -> SweepTable:
         ConfigError: a missing file or column, or a sweep of several models.
     """
     folder = Path(folder)
+    for name in ("summary.json", "results.csv", "features.csv"):
+        if not (folder / name).is_file():
+            raise ConfigError(
+                f"{folder} holds no finished sweep: {name} is missing. "
+                f"Run 'dr2pipe sweep' to its end first"
+            )
     try:
         summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
         results, features = (_rows(folder / n) for n in ("results.csv", "features.csv"))

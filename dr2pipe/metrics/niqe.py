@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files
-from dr2pipe.core.errors import CheckpointError, PictureError
+from dr2pipe.core.errors import CheckpointError, ConfigError, PictureError
 
 _WINDOW_PX, _SIGMA_PX = 7, 7 / 6
 _SCALES = 2
@@ -71,8 +71,11 @@ def fit_niqe(pictures: Iterable[torch.Tensor], block_px: int = 96) -> Pristine:
         block_px: side of a block in pixels.
 
     Raises:
+        ConfigError: blocks of an odd side, which the second scale cannot halve, or of none.
         PictureError: fewer sharp blocks than features, or pictures smaller than a block.
     """
+    if block_px < 2 or block_px % 2:
+        raise ConfigError(f"the side of NIQE's blocks must be even and above 0, not {block_px}")
     chosen = []
     for picture in pictures:
         features, sharpness = block_features(picture, block_px)

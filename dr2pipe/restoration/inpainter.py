@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import CheckpointError, NotFiniteError, PictureError
+from dr2pipe.core.errors import CheckpointError, Dr2pipeError, NotFiniteError, PictureError
 from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
 from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
@@ -104,10 +104,11 @@ class Inpainter:
             (B,3,H,W) around [-1,1].
 
         Raises:
+            Dr2pipeError: another number of seeds.
             NotFiniteError: the filled holes are not finite.
         """
         if len(seeds) != len(pictures):
-            raise ValueError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
+            raise Dr2pipeError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
         small = _resized(pictures, (self.size, self.size))
         fill = self._fill(small, resize_mask(masks, self.size), styles, seeds)
         if not fill.isfinite().all():

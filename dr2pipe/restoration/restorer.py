@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError, NotFiniteError
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, NotFiniteError, PictureError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
 from dr2pipe.diffusion.stage1 import (
@@ -110,14 +110,15 @@ class Restorer:
         alone. A result that is not finite in low precision is computed again in float32.
 
         Raises:
-            ValueError: a batch of another shape, or another number of seeds.
+            PictureError: a batch of another shape.
+            Dr2pipeError: another number of seeds.
             NotFiniteError: not finite in float32 either.
         """
         side = self.input_size
         if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, side, side):
-            raise ValueError(f"expected (B,3,{side},{side}), not {tuple(degraded.shape)}")
+            raise PictureError(f"expected (B,3,{side},{side}), not {tuple(degraded.shape)}")
         if len(seeds) != len(degraded):
-            raise ValueError(f"{len(degraded)} pictures need as many seeds, not {len(seeds)}")
+            raise Dr2pipeError(f"{len(degraded)} pictures need as many seeds, not {len(seeds)}")
         choices = self.remover.choose(degraded) if self.remover is not None else []
         coarse, restored = self._run(degraded, seeds, choices)
         broken = [i for i in range(len(seeds)) if not restored[i].isfinite().all()]

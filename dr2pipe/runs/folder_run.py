@@ -151,8 +151,8 @@ class FolderRun:
         png_text: dict[str, Any] | None = None,
         paired: Mapping[str, PairedFiles] | None = None,
     ):
-        if batch_size < 1 or loader_threads < 1:
-            raise ConfigError("batch_size and loader_threads must be at least 1")
+        if min(batch_size, loader_threads, max_pixels) < 1:
+            raise ConfigError("batch_size, loader_threads and max_pixels must be at least 1")
         unknown = [name for name in outputs if not is_result_folder(name)]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: add new result folders to result_folders.py")

@@ -98,7 +98,7 @@ class Recipe(Protocol):
 
         Args:
             generator: on the CPU; initial weights are drawn from it, see
-                :func:`dr2pipe.training.seeding.random_stream`.
+                :func:`dr2pipe.core.seeding.random_stream`.
 
         Raises:
             ConfigError: settings that do not fit together, or weights that do not fit them.

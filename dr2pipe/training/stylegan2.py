@@ -9,8 +9,8 @@ from accelerate.utils import reduce
 
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.processes import process_state
+from dr2pipe.core.seeding import generator_of
 from dr2pipe.stylegan2 import StyleGAN2Generator
-from dr2pipe.training.seeding import generator_of
 
 _MEAN_LENGTH_DECAY = 0.01
 

@@ -32,6 +32,7 @@ from dr2pipe.core.processes import (
     use_cpu,
 )
 from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.showings import Item, ShowingDataset, ShuffledBatches
 from dr2pipe.training.checkpoints import (
     load_newest_checkpoint,
@@ -48,7 +49,6 @@ from dr2pipe.training.recipe import (
     check_config,
     learning_rate_factor,
 )
-from dr2pipe.training.seeding import random_stream
 
 if TYPE_CHECKING:
     Progress = tqdm[NoReturn]

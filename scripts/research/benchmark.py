@@ -21,6 +21,7 @@ from dr2pipe.cli import report_errors
 from dr2pipe.cli.commands import quiet_libraries
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config, stable_seed
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
 from dr2pipe.restoration.restorer import Restorer, build_restorer
 from dr2pipe.runs.restore import RestoreConfig
@@ -74,7 +75,7 @@ def _pictures(source: str, side: int, count: int) -> torch.Tensor:
     path = Path(source)
     files = images.find_images(path).paths if path.is_dir() else [path]
     if not files:
-        raise ValueError(f"no pictures in {source}")
+        raise ConfigError(f"no pictures in {source}")
     loaded = [images.read_image(file).resized(side) for file in files[:count]]
     return torch.cat([loaded[i % len(loaded)] for i in range(count)])
 

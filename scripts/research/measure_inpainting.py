@@ -16,6 +16,7 @@ import torch
 from dr2pipe.cli import report_errors
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
+from dr2pipe.core.errors import Dr2pipeError
 from dr2pipe.degradations.masks import MASKS, draw_mask
 from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter
 
@@ -33,10 +34,10 @@ def measure_inpainting(
         seed: of the masks and of the fillings.
 
     Raises:
-        ValueError: fewer than two faces.
+        Dr2pipeError: fewer than two faces.
     """
     if len(faces) < 2:
-        raise ValueError("each face needs another one as its exemplar, and there is one")
+        raise Dr2pipeError("each face needs another one as its exemplar, and there is one")
 
     def exegan(exemplars: np.ndarray) -> Callable[[np.ndarray, np.ndarray, int], np.ndarray]:
         styles = inpainter.styles(images.to_tensor(exemplars))

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from dr2pipe.cli import report_errors
 from dr2pipe.core import files, images
 from dr2pipe.core.config import load_config, resource, stable_seed
+from dr2pipe.core.errors import Dr2pipeError
 from dr2pipe.core.sheets import contact_sheet
 from dr2pipe.degradations import degrade
 from dr2pipe.degradations.masks import MASKS, draw_mask
@@ -41,14 +42,14 @@ def read_log(run: str | Path) -> list[dict[str, float]]:
     """Read the lines of a training run's ``log.jsonl``.
 
     Raises:
-        ValueError: there is none, or it is empty or of an older version.
+        Dr2pipeError: there is none, or it is empty or of an older version.
     """
     path = Path(run) / "log.jsonl"
     if not path.is_file() or not path.read_text().strip():
-        raise ValueError(f"no training log at {path}")
+        raise Dr2pipeError(f"no training log at {path}")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     if "pictures" not in lines[0]:
-        raise ValueError(f"{path} was written by an older version, which did not count pictures")
+        raise Dr2pipeError(f"{path} was written by an older version, which did not count pictures")
     return lines
 
 

@@ -18,6 +18,7 @@ import torch
 from dr2pipe.cli import report_errors
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
+from dr2pipe.core.errors import Dr2pipeError
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import SEVERITIES, degrade
 from dr2pipe.diffusion.degradation_features import degradation_features
@@ -65,10 +66,10 @@ def probe(
         seed: of the degradations.
 
     Raises:
-        ValueError: fewer than four faces.
+        Dr2pipeError: fewer than four faces.
     """
     if len(faces) < 4:
-        raise ValueError(f"a probe takes four faces or more, not {len(faces)}")
+        raise Dr2pipeError(f"a probe takes four faces or more, not {len(faces)}")
     pixels, family, severity, face = [], [], [], []
     for i, picture in enumerate(faces):
         for f, name in enumerate(FAMILIES):

@@ -79,10 +79,20 @@ def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_p
         (["convert", "x", "y", "--kind", "gan"], "unknown kind 'gan'"),
         (["convert", "x", "portrait64", "--kind", "sparnet"], "cannot name a converted model"),
         (["convert", "x", "y", "--kind", "sparnet", "--set", "a"], "not of the form key=value"),
-        (["train", "none.yaml"], "no configuration file"),
+        (["train", "none.yaml"], "no configuration file at none.yaml"),
+        (["train", "none"], "no configuration file 'none'; there are ddpm_"),
+        (["train", "ddpm_portrait64", "data.path=x"], "no folder of pictures at x"),
+        (["make-coarse", "portrait64", "input=x", "output=y"], "sources selects inside an .npz"),
+        (["sweep", "portrait64", "clean.path=x", "output=y"], "no folder of pictures at x"),
+        (["evaluate", "none.yaml"], "no configuration file at none.yaml"),
         (["degrade", "x", "y"], "name a degradation"),
         (["degrade", "x", "y", "--sheet", "--size", "3"], "no --severity, no --size"),
-        (["fit-auto", "none", "auto.json"], "none"),
+        (["fit-niqe", "x", "y.npz", "--size", "0"], "pictures of 0 pixels are smaller than"),
+        (["restore", ".", "y", "--set", "max_pixels=-1"], "max_pixels must be at least 1"),
+        (
+            ["fit-auto", "none", "auto.json"],
+            "none holds no finished sweep: summary.json is missing",
+        ),
     ],
 )
 def test_usage_errors(arguments, says, capsys, tmp_path, monkeypatch):

@@ -80,7 +80,7 @@ def test_a_weights_file_is_taken_as_it_is():
 
 def test_messages_say_where_a_model_was_looked_for(home, hub):
     make_model(home / "models" / "mine")
-    with pytest.raises(ConfigError, match=r"'theirs': built in are .*portrait64.*models: mine\."):
+    with pytest.raises(ConfigError, match=r"'theirs'\. Built in: .*portrait64.*models: mine\."):
         find_model("theirs")
     Path("theirs").mkdir()
     with pytest.raises(ConfigError, match=r"for the folder here write \./theirs"):

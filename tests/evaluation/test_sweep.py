@@ -100,6 +100,7 @@ def test_a_sweep_as_a_command_goes_on(settings, tmp_path):
         ("{tau: [9], omega: [3]}", "no point with omega"),
         ("{tau: [2], omega: [200]}", "omega=200 must lie in"),
         ("{factor: [3], tau: [2]}", "does not divide"),
+        ("{factor: [0], tau: [2]}", "whole number of at least 1, not 0"),
     ],
 )
 def test_a_grid_that_makes_no_sense(settings, tmp_path, grid, says):

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from dr2pipe.core import images
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.degradations import codecs
 from dr2pipe.metrics.niqe import (
     Pristine,
@@ -197,6 +198,9 @@ def test_too_small(pristine):
         niqe(torch.zeros(1, 3, 20, 20), pristine)
     with pytest.raises(ValueError, match="too few to fit"):
         fit_niqe([images.to_tensor(texture(0))[0]], block_px=64)
+    for block_px in (-2, 0, 33):
+        with pytest.raises(ConfigError, match=f"must be even and above 0, not {block_px}"):
+            fit_niqe([images.to_tensor(texture(0))[0]], block_px=block_px)
     features, sharpness = block_features(images.to_tensor(texture(0))[0], 64)
     assert features.shape == (4, 36)
     assert sharpness.shape == (4,)

@@ -5,7 +5,7 @@ from diffusers import DDIMScheduler, DDPMPipeline, PNDMScheduler, UNet2DModel
 
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config, resource
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.stage1 import DR2Config, Remover
@@ -100,9 +100,9 @@ def test_a_result_that_is_never_finite_is_an_error():
 
 def test_wrong_batches():
     restorer = Restorer(make_remover(), build_enhancer("none"))
-    with pytest.raises(ValueError, match=r"expected \(B,3,16,16\)"):
+    with pytest.raises(PictureError, match=r"expected \(B,3,16,16\)"):
         restorer(faces(1, 20), [0])
-    with pytest.raises(ValueError, match="as many seeds"):
+    with pytest.raises(Dr2pipeError, match="as many seeds"):
         restorer(faces(2), [0])
 
 
@@ -140,6 +140,7 @@ def test_memory_format(model_folder):
         ({}, {"name": "magic"}, {}, "magic"),
         ({"omega": 1}, {}, {}, "omega=1"),
         ({"factor": 3}, {}, {}, "dr2.factor=3 does not divide"),
+        ({"factor": 0}, {}, {}, "whole number of at least 1, not 0"),
         ({"low_pass": "gaussian"}, {}, {}, "needs dr2.sigma_px"),
         ({"scheduler": "euler"}, {}, {}, "ddpm, ddim"),
         ({"variance": "fixed_small"}, {}, {}, "belongs to dr2.scheduler=ddpm"),

@@ -79,7 +79,7 @@ def test_the_slower_average_follows_and_is_exported(settings, tmp_path):
     run = tmp_path / "run"
     live = [load_file(run / f"checkpoints/step_{n:08d}/unet/{WEIGHTS}") for n in (1, 2, 3)]
     last = load_file(run / f"checkpoints/step_00000003/slow/{WEIGHTS}")
-    start = recipe_of(settings).build(torch.Generator())["unet"].network.state_dict()
+    start = recipe_of(settings).build(torch.Generator().manual_seed(0))["unet"].network.state_dict()
     for name, average in last.items():
         # Before steps 1, 2 and 3 it moves to the weights then, by 1 - (1 + n) / (10 + n).
         expected = start[name].clone()
@@ -131,6 +131,11 @@ def test_unusable_settings(settings, tmp_path):
         (["prediction=v"], "choose epsilon or sample"),
         (["prediction=epsilon"], "unet.patch=2 needs prediction=sample"),
         (["variance=learned_range"], "needs prediction=epsilon"),
+        (["unet.channels=[]"], r"unet.channels=\[\] must be one or more multiples"),
+        (["unet.norm_groups=7"], "must be one or more multiples of unet.norm_groups=7"),
+        (["unet.norm_groups=0"], "unet.norm_groups=0 must be at least 1"),
+        (["unet.attention_head_channels=0"], r"unet.attention_head_channels=0 must lie in 1\.\.8,"),
+        (["unet.dropout=1.0"], "unet.dropout=1.0 must be at least 0 and below 1"),
         (["slow_ema_decay=1.0"], "slow_ema_decay=1.0 must lie between 0 and 1"),
     ):
         with pytest.raises(ConfigError, match=message):

@@ -25,6 +25,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import UNet2DModel
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.tones import ToneConfig
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
@@ -32,7 +33,6 @@ from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.losses.diffusion import p2_weights, snr_weights, variational_bound
 from dr2pipe.training.recipe import TrainConfig, TrainedNetwork
-from dr2pipe.training.seeding import random_stream
 
 
 @dataclass
@@ -204,10 +204,36 @@ def _check(config: DDPMConfig) -> None:
         raise ConfigError(f"prediction '{config.prediction}': choose epsilon or sample")
     if config.prediction == "sample" and config.variance == "learned_range":
         raise ConfigError("variance=learned_range needs prediction=epsilon")
+    _check_unet(config.unet, config.data.size)
     if config.unet.patch > 1 and config.prediction != "sample":
         raise ConfigError(f"unet.patch={config.unet.patch} needs prediction=sample")
     if config.slow_ema_decay is not None and not 0 < config.slow_ema_decay < 1:
         raise ConfigError(f"slow_ema_decay={config.slow_ema_decay} must lie between 0 and 1")
+
+
+def _check_unet(config: UNetConfig, size: int) -> None:
+    """Raise ConfigError for sizes of which no network for pictures of ``size`` can be built."""
+    channels, groups, head = config.channels, config.norm_groups, config.attention_head_channels
+    for name in ("patch", "layers_per_block", "norm_groups"):
+        if getattr(config, name) < 1:
+            raise ConfigError(f"unet.{name}={getattr(config, name)} must be at least 1")
+    if not channels or any(width < 1 or width % groups for width in channels):
+        raise ConfigError(
+            f"unet.channels={channels} must be one or more multiples of unet.norm_groups={groups}"
+        )
+    # The deepest features always have attention.
+    sides = [size // config.patch >> level for level in range(len(channels))]
+    attending = [
+        w for w, side in zip(channels, sides, strict=True) if side in config.attention_sizes
+    ]
+    narrowest = min([*attending, channels[-1]])
+    if not 1 <= head <= narrowest:
+        raise ConfigError(
+            f"unet.attention_head_channels={head} must lie in 1..{narrowest}, the fewest channels "
+            f"of features with attention"
+        )
+    if not 0 <= config.dropout < 1:
+        raise ConfigError(f"unet.dropout={config.dropout} must be at least 0 and below 1")
 
 
 def copy_weights(folder: Path, unet: UNet2DModel | PatchedUNet) -> None:

@@ -24,6 +24,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
+from dr2pipe.core.seeding import generator_of, random_stream
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.losses.contrastive import contrastive_logits, info_nce_loss
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
@@ -35,7 +36,6 @@ from dr2pipe.training.recipe import (
     TrainedNetwork,
     unwrap,
 )
-from dr2pipe.training.seeding import generator_of, random_stream
 
 
 @dataclass

@@ -15,6 +15,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dr2pipe.core import files, images
 from dr2pipe.core.diffusers_types import ConfigMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import ENHANCERS, build_enhancer
 from dr2pipe.features.vgg import load_vgg
 from dr2pipe.losses.adversarial import (
@@ -36,7 +37,6 @@ from dr2pipe.training.recipe import (
     TrainedNetwork,
     pair_of,
 )
-from dr2pipe.training.seeding import random_stream
 
 # SPARNet's; the reference stores the first four after their ReLU.
 _PERCEPTUAL_LAYERS = {

@@ -19,6 +19,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
+from dr2pipe.core.seeding import generator_of, random_stream
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.features.lpips import load_lpips
@@ -46,7 +47,6 @@ from dr2pipe.training.recipe import (
     TrainedNetwork,
     unwrap,
 )
-from dr2pipe.training.seeding import generator_of, random_stream
 from dr2pipe.training.stylegan2 import (
     RunningStatistics,
     draw_noises,

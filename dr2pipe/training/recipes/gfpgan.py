@@ -18,6 +18,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.features.arcface import load_arcface, to_grey
@@ -42,7 +43,6 @@ from dr2pipe.training.recipe import (
     pair_of,
     unwrap,
 )
-from dr2pipe.training.seeding import random_stream
 from dr2pipe.training.stylegan2 import draw_noises, lazy_adam
 
 # VGG19 maps before their ReLU.

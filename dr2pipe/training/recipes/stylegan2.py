@@ -17,6 +17,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
+from dr2pipe.core.seeding import generator_of, random_stream
 from dr2pipe.losses.adversarial import (
     logistic_discriminator_loss,
     logistic_generator_loss,
@@ -35,7 +36,6 @@ from dr2pipe.training.recipe import (
     TrainedNetwork,
     unwrap,
 )
-from dr2pipe.training.seeding import generator_of, random_stream
 from dr2pipe.training.stylegan2 import (
     RunningStatistics,
     draw_noises,

@@ -1,11 +1,14 @@
 """Layers draw from a given generator, and torch's global stream is left alone."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
+import dr2pipe
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.training.recipe import unwrap
-from dr2pipe.training.seeding import random_stream
 
 
 def drawn_in_stream(seed):
@@ -56,3 +59,9 @@ def test_unwrap_finds_the_bare_network():
     assert unwrap(nn.DataParallel(layer), nn.Linear) is layer
     with pytest.raises(TypeError, match="Linear instead of Conv2d"):
         unwrap(layer, nn.Conv2d)
+
+
+def test_no_code_of_the_package_seeds_the_global_streams():
+    files = Path(dr2pipe.__file__).parent.rglob("*.py")
+    seeding = [path.name for path in files if "torch.manual_seed(" in path.read_text()]
+    assert seeding == []
