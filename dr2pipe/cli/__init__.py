@@ -70,6 +70,7 @@ def _fail(message: str) -> int:
 
 def _describe(error: OSError) -> str:
     said = error.strerror or str(error) or type(error).__name__
-    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)]
+    names = [
+        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+    ]
     return f"{' -> '.join(names)}: {said}" if names else said
-

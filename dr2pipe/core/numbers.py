@@ -10,7 +10,9 @@ import yaml
 from dr2pipe.core.errors import ConfigError
 
 # YAML reads 010 as 8, 08 as a text, and 1:30 as 90.
-_ODD = re.compile(r"[-+]?(0[0-9_]+(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)")
+_ODD = re.compile(
+    r"[-+]?(0[0-9_]+(\.[0-9_]*)?([eE][-+]?[0-9]+)?|[0-9][0-9_]*(:[0-9]+)+(\.[0-9_]*)?)"
+)
 
 
 def refuse_odd_numbers(text: str, where: str) -> None:

@@ -218,7 +218,11 @@ def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.b
         return lightest >= _HALF
     clear = images.reduced(mask.alpha) < _HALF
     white = ~clear & (lightest >= _HALF)
-    if mask.sha256 == picture.sha256 or not (clear.any() and white.any()) or not _is_flat(mask, ~clear):
+    if (
+        mask.sha256 == picture.sha256
+        or not (clear.any() and white.any())
+        or not _is_flat(mask, ~clear)
+    ):
         return clear
     # Somebody painted on a layer that has transparency, too.
     shares = f"{100 * white.mean():.2f} % is white and {100 * clear.mean():.2f} % is transparent"
