@@ -73,12 +73,8 @@ def _add_inpaint(to: Commands) -> None:
         "--exemplar", required=True, help="face whose style is taken: for all, or one each by name"
     )
     command.add_argument("--mix-with", help="second exemplar; mixtures/ shows the styles of both")
-    command.add_argument(
-        "--mix-at", type=_whole_number, help="styles from this row on are the second's"
-    )
-    command.add_argument(
-        "--samples", type=_whole_number, default=1, help="results of each picture (1)"
-    )
+    command.add_argument("--mix-at", type=_whole_number, help="styles from this row on are the second's")
+    command.add_argument("--samples", type=_whole_number, default=1, help="results of each picture (1)")
     command.add_argument("--model", default="exegan_64", help="EXE-GAN: name, folder or hub id")
     command.add_argument("--style-encoder", help="likewise; else the one inside the model's folder")
     command.add_argument("--seed", type=_whole_number, default=0)
@@ -131,9 +127,7 @@ def _add_degrade(to: Commands) -> None:
     )
     what.add_argument("--sheet", action="store_true", help="one face under all unseen families")
     command.add_argument("--severity", type=_whole_number, help="1..5, of an unseen family")
-    command.add_argument(
-        "--size", type=_whole_number, help="side in pixels to bring pictures to first"
-    )
+    command.add_argument("--size", type=_whole_number, help="side in pixels to bring pictures to first")
     command.add_argument("--seed", type=_whole_number, default=0)
     command.set_defaults(
         run=lambda o: commands.degrade(
@@ -170,9 +164,7 @@ def _add_studies(to: Commands) -> None:
     command.add_argument(
         "--model", default="degradation_encoder_64", help="encoder: name, folder or hub id"
     )
-    command.add_argument(
-        "--size", type=_whole_number, help="side in pixels to bring pictures to first"
-    )
+    command.add_argument("--size", type=_whole_number, help="side in pixels to bring pictures to first")
     command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
 
 
@@ -185,12 +177,8 @@ def _add_fits(to: Commands) -> None:
     command = to.add_parser("fit-niqe", help="parameters of the metric niqe")
     command.add_argument("input", help="folder of clean pictures, or an .npz")
     command.add_argument("output", help=".npz file, for metric_files.niqe of a protocol")
-    command.add_argument(
-        "--size", type=_whole_number, required=True, help="of the study, in pixels"
-    )
-    command.add_argument(
-        "--block", type=_whole_number, default=96, help="side of the blocks in pixels (96)"
-    )
+    command.add_argument("--size", type=_whole_number, required=True, help="of the study, in pixels")
+    command.add_argument("--block", type=_whole_number, default=96, help="side of the blocks in pixels (96)")
     command.set_defaults(
         run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
     )
