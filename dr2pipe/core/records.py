@@ -20,7 +20,7 @@ from filelock import FileLock
 import dr2pipe
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, describe_error
 from dr2pipe.core.markers import MARKER, marked, read_marker
 from dr2pipe.core.markers import result_folders as result_folders_of
 
@@ -284,7 +284,7 @@ class RunRecords:
 
     def add_failure(self, path: str, error: BaseException) -> None:
         """Add a line to the failures: the picture's relative path, and kind and text of ``error``."""
-        record = {"path": path, "kind": type(error).__name__, "message": str(error)}
+        record = {"path": path, "kind": type(error).__name__, "message": describe_error(error)}
         append_jsonl(self.folder / FAILURES, [record])
 
     def close(self) -> None:
