@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 
 from dr2pipe.cli import commands
 from dr2pipe.cli.arguments import build_parser, parse_script_arguments
 from dr2pipe.cli.streams import safe_streams
-from dr2pipe.core.errors import Dr2pipeError, is_out_of_memory
+from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
 from dr2pipe.core.records import EXIT_INTERRUPTED, EXIT_USAGE
 
 __all__ = ["main", "report_errors", "script"]
@@ -49,10 +48,8 @@ def report_errors(run: Callable[[], int]) -> int:
         code = run()
     except KeyboardInterrupt:
         code = EXIT_INTERRUPTED
-    except Dr2pipeError as error:
-        return _fail(str(error))
-    except OSError as error:
-        return _fail(_describe(error))
+    except (Dr2pipeError, OSError) as error:
+        return _fail(describe_error(error))
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
@@ -64,13 +61,5 @@ def report_errors(run: Callable[[], int]) -> int:
 
 
 def _fail(message: str) -> int:
-    print(f"dr2pipe: error: {' '.join(message.split())}", file=sys.stderr)
+    print(f"dr2pipe: error: {message}", file=sys.stderr)
     return EXIT_USAGE
-
-
-def _describe(error: OSError) -> str:
-    said = error.strerror or str(error) or type(error).__name__
-    names = [
-        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
-    ]
-    return f"{' -> '.join(names)}: {said}" if names else said

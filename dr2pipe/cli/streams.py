@@ -25,7 +25,7 @@ def safe_streams() -> Iterator[None]:
     """Make ``sys.stdout`` and ``sys.stderr`` safe for the length of a block.
 
     Text that cannot be written is dropped. Letters that the stream's encoding lacks are written
-    as ``\\xe9`` or ``\\u51fa``.
+    by their numbers.
     """
     _open_closed_descriptors()
     previous = sys.stdout, sys.stderr

@@ -48,6 +48,15 @@ class MissingPackageError(Dr2pipeError):
     """An optional package is not installed; the message has the pip command."""
 
 
+def describe_error(error: BaseException) -> str:
+    """What an error says, in one line; errors of the disk name the file first."""
+    said = " ".join(str(error).split()) or type(error).__name__
+    if not isinstance(error, OSError) or error.strerror is None:
+        return said
+    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)]
+    return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error means that memory ran out, on a GPU or on the CPU."""
     if isinstance(error, MemoryError):

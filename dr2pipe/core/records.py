@@ -10,7 +10,7 @@ import logging
 import os
 import platform
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from filelock import FileLock
 import dr2pipe
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, describe_error
 from dr2pipe.core.markers import MARKER, marked, read_marker
 from dr2pipe.core.markers import result_folders as result_folders_of
 
@@ -61,6 +61,26 @@ def versions() -> dict[str, str]:
     return found
 
 
+IsWhole = Callable[[dict[str, Any]], bool]
+# What a record of a finished picture may hold, of the parts that the package reads again.
+_KINDS: dict[str, type] = {
+    "path": str,
+    "sha256": str,
+    "settings": str,
+    "output": str,
+    "seed": int,
+    "files": dict,
+    "paired_sha256": dict,
+    "notes": dict,
+}
+
+
+def _is_finished_record(record: dict[str, Any]) -> bool:
+    return "path" in record and all(
+        isinstance(record[name], kind) for name, kind in _KINDS.items() if name in record
+    )
+
+
 # -- JSON lines ------------------------------------------------------------------------------
 
 
@@ -77,10 +97,14 @@ class JsonLines:
     damaged: list[tuple[int, bytes]] = field(default_factory=list)
 
 
-def read_jsonl(path: str | Path) -> JsonLines:
+def read_jsonl(path: str | Path, is_whole: IsWhole | None = None) -> JsonLines:
     """Records and damaged lines of a file; both empty where there is no file.
 
     A process that is killed while it appends leaves a damaged line.
+
+    Args:
+        path: the file.
+        is_whole: says of an object whether it is one of these records; others are damaged lines.
     """
     lines = JsonLines()
     if not os.path.lexists(path):
@@ -88,7 +112,7 @@ def read_jsonl(path: str | Path) -> JsonLines:
     content = files.read_regular(path, max_bytes=MAX_BYTES)
     for number, line in enumerate(io.BytesIO(content), start=1):
         record = _parse(line)
-        if record is not None:
+        if record is not None and (is_whole is None or is_whole(record)):
             lines.records.append(record)
         elif line.strip():
             lines.damaged.append((number, line))
@@ -128,12 +152,13 @@ def _parse(line: bytes) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def set_damaged_aside(path: str | Path) -> None:
+def set_damaged_aside(path: str | Path, is_whole: IsWhole | None = None) -> None:
     """Move the damaged lines of a file into ``*.damaged`` beside it, with a warning.
 
-    The last line of a process that was killed is among them.
+    The last line of a process that was killed is among them. ``is_whole``: see
+    :func:`read_jsonl`.
     """
-    lines = read_jsonl(path)
+    lines = read_jsonl(path, is_whole)
     if not lines.damaged:
         return
     damaged = Path(f"{path}.damaged")
@@ -245,15 +270,15 @@ class RunRecords:
         self._prepared = True
         shutil.rmtree(self.partial_folder, ignore_errors=True)
         self.partial_folder.mkdir()
-        set_damaged_aside(self.folder / MANIFEST)
+        set_damaged_aside(self.folder / MANIFEST, _is_finished_record)
         # The last line about a picture counts.
         self._write(MANIFEST, to_jsonl(self.finished().values()))
         self._write(FAILURES, b"")
 
     def finished(self) -> dict[str, dict[str, Any]]:
         """The manifest by relative path; a picture with a damaged line is done again."""
-        lines = read_jsonl(self.folder / MANIFEST)
-        return {r["path"]: r for r in lines.records if isinstance(r.get("path"), str)}
+        lines = read_jsonl(self.folder / MANIFEST, _is_finished_record)
+        return {r["path"]: r for r in lines.records}
 
     def add_finished(self, record: dict[str, Any]) -> None:
         """Add a line to the manifest; ``record["path"]`` is the picture's relative path."""
@@ -261,7 +286,7 @@ class RunRecords:
 
     def add_failure(self, path: str, error: BaseException) -> None:
         """Add a line to the failures: the picture's relative path, and kind and text of ``error``."""
-        record = {"path": path, "kind": type(error).__name__, "message": str(error)}
+        record = {"path": path, "kind": type(error).__name__, "message": describe_error(error)}
         append_jsonl(self.folder / FAILURES, [record])
 
     def close(self) -> None:

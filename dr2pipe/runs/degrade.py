@@ -95,7 +95,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         records = [
             record
             for path, record in sorted(run.records.finished().items())
-            if path in valid and record["settings"] == run.settings_hash
+            if path in valid and record.get("settings") == run.settings_hash
         ]
         table = _csv_of(records, settings)
         # File names of other encodings keep their bytes.
@@ -128,7 +128,7 @@ def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["path", "output", "seed", "degradation", "severity", *columns])
     for record, values in zip(records, parameters, strict=True):
-        fixed = [record["path"], record["output"], record["seed"]]
+        fixed = [record["path"], record.get("output", ""), record.get("seed", "")]
         fixed += [settings["degradation"], settings["severity"]]
         writer.writerow([*fixed, *(values.get(column, "") for column in columns)])
     return text.getvalue()

@@ -6,6 +6,7 @@ What happens to a batch is an argument; restoring is one use.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import logging
 import threading
 import time
@@ -47,6 +48,9 @@ from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import Results
 
 logger = logging.getLogger(__name__)
+
+# Errors after which no further result could be written either.
+_DISK_TAKES_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 @dataclass
@@ -355,7 +359,9 @@ class FolderRun:
                 text=self.png_text | {"seed": seed},
                 in_own_space=in_own_space,
             )
-        except Exception as error:  # a full disk, a name too long: recorded; the next one goes on
+        except Exception as error:  # such as a name too long: recorded; the next one goes on
+            if isinstance(error, OSError) and error.errno in _DISK_TAKES_NOTHING:
+                raise
             self._fail(job, error)
             return
         if record["warnings"]:

@@ -176,4 +176,4 @@ def _files_of(record: Record) -> dict[str, tuple[int, str]]:
 
 def _leaves_folder(relative: str) -> bool:
     parts = Path(relative).parts
-    return Path(relative).is_absolute() or ".." in parts
+    return Path(relative).is_absolute() or ".." in parts or "\0" in relative

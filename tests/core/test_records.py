@@ -75,7 +75,9 @@ def test_the_last_line_about_a_picture_counts_and_damaged_ones_go(tmp_path):
     records.prepare({})
     records.close()
     assert json.loads(manifest.read_text()) == {"path": "a", "n": 2}
-    assert (tmp_path / "manifest.jsonl.damaged").read_text() == '{"pa\n'
+    assert (tmp_path / "manifest.jsonl.damaged").read_text() == (
+        '{"n": 3}\n{"path": ["b"]}\n{"pa\n'
+    )
 
 
 LOCK = """
