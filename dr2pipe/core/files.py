@@ -10,7 +10,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -178,8 +178,11 @@ def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | N
             os.fsync(file.fileno())
         os.replace(partial, path)
         sync_folder(path.parent)
-    except BaseException:
-        partial.unlink(missing_ok=True)
+    except BaseException as error:
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:  # a full disk names no file
+            error.filename = str(path)
         raise
 
 
@@ -219,7 +222,11 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
         except Exception as error:
             if not _is_of_disk(error):
                 raise
-            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from None
+            raise OSError(
+                errno.EIO,
+                "cannot be written; is the disk full, or the file larger than is allowed here?",
+                str(path),
+            ) from error
         _sync_tree(partial)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)
