@@ -75,6 +75,20 @@ def load_config(
     return loaded
 
 
+def from_dict(schema: type[Schema], values: dict[str, Any]) -> Schema:
+    """An instance of ``schema`` from what :func:`to_dict` returned.
+
+    Raises:
+        ConfigError: as :func:`load_config`.
+    """
+    try:
+        loaded = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), values))
+    except _MISFITS as error:
+        raise ConfigError(_explain(error, schema, None)) from None
+    assert isinstance(loaded, schema)
+    return loaded
+
+
 def peek(path: str | Path, overrides: Sequence[str], key: str) -> Any:
     """The value of the top-level ``key`` before the schema is known; None when absent.
 

@@ -245,7 +245,11 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
         except Exception as error:
             if not _is_of_disk(error):
                 raise
-            raise OSError(errno.EIO, " ".join(str(error).split()), str(path)) from None
+            raise OSError(
+                errno.EIO,
+                "cannot be written; is the disk full, or the file larger than is allowed here?",
+                str(path),
+            ) from error
         _sync_tree(partial)
         shutil.rmtree(path, ignore_errors=True)
         os.replace(partial, path)

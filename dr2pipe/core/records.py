@@ -7,6 +7,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import shutil
@@ -140,8 +141,19 @@ def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def to_jsonl(records: Iterable[dict[str, Any]]) -> bytes:
-    """The bytes of a file of JSON lines."""
-    return "".join(json.dumps(record) + "\n" for record in records).encode()
+    """The bytes of a file of JSON lines. Numbers that are not finite become null."""
+    return "".join(
+        json.dumps(finite(record), allow_nan=False) + "\n" for record in records
+    ).encode()
+
+
+def finite(value: Any) -> Any:
+    """A JSON-like value with None for numbers that are not finite, which JSON cannot hold."""
+    if isinstance(value, dict):
+        return {k: finite(v) for k, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(v) for v in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -180,6 +192,7 @@ def check_output(
     folder: str | Path,
     record_names: Iterable[str],
     *,
+    kind: str | None = None,
     source: str | Path | None = None,
     merge: bool = False,
 ) -> list[str]:
@@ -188,6 +201,7 @@ def check_output(
     Args:
         folder: the output folder.
         record_names: names of the files and folders that the run would replace.
+        kind: what the marker of this command has as ``kind``.
         source: the input of the run.
         merge: allow further inputs.
 
@@ -207,6 +221,11 @@ def check_output(
                 "choose another output"
             )
         known: list[str] = []
+    elif marker.get("kind") != kind:
+        raise ConfigError(
+            f"{folder} holds the results of another command ({marker.get('kind') or 'pictures'}); "
+            "choose another output"
+        )
     else:
         known = [name for name in marker.get("inputs") or [] if isinstance(name, str)]
     if source is None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from dr2pipe.core import images
+from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
+from dr2pipe.core.foreign import read_npz
 from dr2pipe.data.showings import Item, ShowingDataset
 
 logger = logging.getLogger(__name__)
@@ -139,12 +141,12 @@ def write_pictures(
         sources: write only the faces with these values of ``source``.
 
     Raises:
-        Dr2pipeError: two faces have the same name, or ``folder`` holds other pictures.
+        Dr2pipeError: two faces have the same name, a name is none of a file, or ``folder`` holds
+            other pictures.
     """
     pixels, names = _read_npz(Path(npz), sources)
-    paths = [Path(folder) / f"{Path(name).stem}.png" for name in names]
-    if len(set(paths)) < len(paths):
-        raise Dr2pipeError(f"{npz} has faces of the same name; they would overwrite each other")
+    paths = [files.safe_join(folder, written_name(name)) for name in names]
+    _check_different(npz, [path.name for path in paths])
     known = set(paths)
     for path in images.find_images(folder).paths if Path(folder).is_dir() else ():
         if path not in known:
@@ -152,34 +154,64 @@ def write_pictures(
                 f"{path} is not of {npz} and its chosen sources; choose another output"
             )
     for face, path in zip(pixels, paths, strict=True):
-        if not path.exists():
+        if not os.path.lexists(path):
             images.write_png(path, face)
-        elif not np.array_equal(images.read_image(path).pixels, face):
+        elif not np.array_equal(_read_face(path), face):
             raise Dr2pipeError(f"{path} is another picture than in {npz}; choose another output")
 
 
-def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
-    if not path.is_file():
-        raise ConfigError(f"no training data at {path}")
+def written_name(name: str) -> str:
+    """The file name under which :func:`write_pictures` writes a face."""
+    return f"{Path(name).stem}.png"
+
+
+def _read_face(path: Path) -> npt.NDArray[np.uint8]:
     try:
-        archive = np.load(path, allow_pickle=False)
-        pixels, names = archive["images"], archive["files"]
-    # The reader fails with many kinds of errors, and its message advises to read files unsafely.
-    except Exception:
-        raise Dr2pipeError(f"{path} is no .npz file with the arrays images and files") from None
-    with archive:
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or len(names) != len(pixels):
+        return images.read_image(path).pixels
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}; remove it, and it is made again") from None
+
+
+def _check_different(npz: str | Path, names: Sequence[str]) -> None:
+    """Raise Dr2pipeError where two faces have one name."""
+    first: dict[str, int] = {}
+    for place, name in enumerate(names):
+        if name in first:
             raise Dr2pipeError(
-                f"{path} holds {len(names)} files and images of {pixels.dtype} "
-                f"{pixels.shape}; it must hold N files and images of uint8 (N,S,S,3)"
+                f"{npz} has two faces of the name {name!r}, number {first[name]} and {place}; "
+                "give each a name of its own"
             )
-        if sources is not None:
-            if "source" not in archive:
-                raise ConfigError(f"{path} has no 'source' array to select data.sources from")
-            known = sorted(int(s) for s in np.unique(archive["source"]))
-            unknown = sorted(set(sources) - set(known))
-            if unknown:
-                raise ConfigError(f"{path} has sources {known}, not {unknown}")
-            keep = np.isin(archive["source"], list(sources))
-            pixels, names = pixels[keep], names[keep]
-    return pixels, [str(name) for name in names]
+        first[name] = place
+
+
+def _read_npz(path: Path, sources: Sequence[int] | None) -> tuple[npt.NDArray[np.uint8], list[str]]:
+    if not os.path.lexists(path):
+        raise ConfigError(f"no training data at {path}")
+    archive = read_npz(path)
+    missing = [name for name in ("images", "files") if name not in archive]
+    if missing:
+        raise Dr2pipeError(f"{path} is no .npz file with the arrays images and files")
+    pixels, names = archive["images"], archive["files"]
+    if pixels.dtype != np.uint8 or pixels.ndim != 4 or names.shape != (len(pixels),):
+        raise Dr2pipeError(
+            f"{path} holds files {names.shape} and images of {pixels.dtype} "
+            f"{pixels.shape}; it must hold N files and images of uint8 (N,S,S,3)"
+        )
+    if sources is not None:
+        if "source" not in archive:
+            raise ConfigError(f"{path} has no 'source' array to select data.sources from")
+        source = archive["source"]
+        if source.shape != (len(pixels),) or source.dtype.kind not in "iu":
+            raise Dr2pipeError(f"{path} holds source {source.dtype} {source.shape}, not N integers")
+        known = sorted(int(s) for s in np.unique(source))
+        unknown = sorted(set(sources) - set(known))
+        if unknown:
+            raise ConfigError(f"{path} has sources {known}, not {unknown}")
+        keep = np.isin(source, list(sources))
+        pixels, names = pixels[keep], names[keep]
+    try:
+        texts = [str(name) for name in names]
+    except ValueError:  # numbers that are no letters
+        raise Dr2pipeError(f"{path}: the array files holds no texts") from None
+    _check_different(path, texts)
+    return pixels, texts

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import _codecs
-import csv
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from dr2pipe.core.errors import Dr2pipeError
+from dr2pipe.core.foreign import read_csv
+from dr2pipe.core.weights import read_tensors
 
 Parts = npt.NDArray[np.float64]
 
@@ -23,6 +24,9 @@ _POINTS = ("eyeL", "eyeR", "mouthL", "mouthR")
 _EYE_SHARE, _MOUTH_SHARE = 0.22, 0.5
 _SMALLEST_HALF_SIDE = 16 / 512
 _OFFICIAL_SIZE = 512
+# Where the middle between the eyes of aligned faces lies, over all faces of a file, and how far
+# apart the eyes are: shares of the side.
+_EYES_WITHIN, _LEAST_APART = ((0.35, 0.28), (0.65, 0.68)), 0.12
 
 
 def read_parts(path: str | Path, size: int = 512) -> dict[str, Parts]:
@@ -39,44 +43,64 @@ def read_parts(path: str | Path, size: int = 512) -> dict[str, Parts]:
         columns are x, y and half a side of the part, as shares of the face's side.
 
     Raises:
-        Dr2pipeError: no such file, one without these columns, landmarks outside the face, or the
-            same name twice.
+        Dr2pipeError: no such file, one without these columns, landmarks outside the face or of
+            faces of another size, swapped eyes, or the same name twice.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.lexists(path):
         raise Dr2pipeError(f"no landmarks at {path}")
     parts = _read_official(path) if path.suffix == ".pth" else _read_csv(path, size)
     for name, found in parts.items():
         if not ((found[:, :2] > 0) & (found[:, :2] < 1)).all():
+            raise Dr2pipeError(f"{path}: the landmarks of {name} lie outside {_of_size(size)}")
+        left, right, mouth = found
+        if left[0] >= right[0]:
             raise Dr2pipeError(
-                f"{path}: the landmarks of {name} lie outside a face of {size} pixels; set "
-                f"landmarks_size to the size of the faces in which they were found"
+                f"{path}: the left eye of {name} is right of its right eye; eyeL is the eye that "
+                "lies left in the picture"
+            )
+        if mouth[1] <= min(left[1], right[1]):
+            raise Dr2pipeError(f"{path}: the mouth of {name} lies above its eyes")
+    if parts:
+        middle = np.median([found[:2, :2].mean(axis=0) for found in parts.values()], axis=0)
+        apart = np.median([found[1, 0] - found[0, 0] for found in parts.values()])
+        if (
+            not ((middle > _EYES_WITHIN[0]) & (middle < _EYES_WITHIN[1])).all()
+            or apart < _LEAST_APART
+        ):
+            raise Dr2pipeError(
+                f"{path}: the eyes are {apart:.2f} of the side apart, about "
+                f"({middle[0]:.2f}, {middle[1]:.2f}); they are not those of {_of_size(size)}"
             )
     return parts
 
 
+def _of_size(size: int) -> str:
+    return (
+        f"aligned faces of {size} pixels; set landmarks_size to the size of the faces in which "
+        "they were found"
+    )
+
+
 def _read_csv(path: Path, size: int) -> dict[str, Parts]:
     wanted = [f"{point}_{axis}" for point in _POINTS for axis in "xy"]
-    parts = {}
-    with path.open(newline="") as table:
-        reader = csv.DictReader(table)
-        missing = [c for c in ("file", *wanted) if c not in (reader.fieldnames or [])]
-        if missing:
-            raise Dr2pipeError(f"{path} has no column {', '.join(missing)}")
-        for row in reader:
-            try:
-                numbers = [float(row[c]) for c in wanted]
-            except (TypeError, ValueError):
-                raise Dr2pipeError(f"{path}: no numbers for {row['file']}") from None
-            eye_l, eye_r, mouth_l, mouth_r = np.array(numbers).reshape(4, 2) / size
-            eye = _EYE_SHARE * float(np.linalg.norm(eye_r - eye_l))
-            mouth = _MOUTH_SHARE * float(np.linalg.norm(mouth_r - mouth_l))
-            stem = Path(row["file"]).stem
-            if stem in parts:
-                raise Dr2pipeError(f"{path} has two faces with the name {stem}")
-            parts[stem] = np.array(
-                [_part(eye_l, eye), _part(eye_r, eye), _part((mouth_l + mouth_r) / 2, mouth)]
-            )
+    parts: dict[str, Parts] = {}
+    for row in read_csv(path, ["file", *wanted]):
+        try:
+            numbers = [float(row[c]) for c in wanted]
+        except ValueError:
+            raise Dr2pipeError(f"{path}: no numbers for {row['file']}") from None
+        if not np.isfinite(numbers).all():
+            raise Dr2pipeError(f"{path}: no numbers for {row['file']}")
+        eye_l, eye_r, mouth_l, mouth_r = np.array(numbers).reshape(4, 2) / size
+        eye = _EYE_SHARE * float(np.linalg.norm(eye_r - eye_l))
+        mouth = _MOUTH_SHARE * float(np.linalg.norm(mouth_r - mouth_l))
+        stem = Path(row["file"]).stem
+        if stem in parts:
+            raise Dr2pipeError(f"{path} has two faces with the name {stem}")
+        parts[stem] = np.array(
+            [_part(eye_l, eye), _part(eye_r, eye), _part((mouth_l + mouth_r) / 2, mouth)]
+        )
     return parts
 
 
@@ -97,13 +121,18 @@ def _read_official(path: Path) -> dict[str, Parts]:
         _codecs.encode,
     ]
     try:
-        with torch.serialization.safe_globals(allowed):
-            stored = torch.load(path, map_location="cpu", weights_only=True)
+        stored = read_tensors(path, allowed=allowed)
     except pickle.UnpicklingError as error:
         raise Dr2pipeError(f"{path} was not loaded: {str(error).splitlines()[0]}") from None
-    for name, found in stored.items():
-        rows = [found[part] for part in ("left_eye", "right_eye", "mouth")]
-        values = np.array([[float(v) for v in row] for row in rows])
-        values[:, :2] += 0.5  # there the first pixel's centre is at 0
-        parts[str(name)] = values / _OFFICIAL_SIZE
+    try:
+        for name, found in stored.items():
+            rows = [found[part] for part in ("left_eye", "right_eye", "mouth")]
+            values = np.array([[float(v) for v in row] for row in rows])
+            values[:, :2] += 0.5  # there the first pixel's centre is at 0
+            if values.shape != (3, 3) or not np.isfinite(values).all():
+                raise ValueError(f"{name} has no three places")
+            parts[str(name)] = values / _OFFICIAL_SIZE
+    # A file of another kind is wrong in any way.
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RuntimeError) as error:
+        raise Dr2pipeError(f"{path} holds no landmarks like GFP-GAN's: {error}") from None
     return parts

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 import logging
+import pickle
 import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 
 from dr2pipe.core import files
 from dr2pipe.core.config import to_dict
 from dr2pipe.core.diffusers_types import ModelMixin
-from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import load_network
+from dr2pipe.core.errors import CheckpointError, ConfigError, UnreadableFileError
+from dr2pipe.core.foreign import read_object
+from dr2pipe.core.model_folders import CONFIG, WEIGHTS, load_network
+from dr2pipe.core.weights import read_tensors
 from dr2pipe.training.recipe import Networks, TrainConfig, unwrap
 
 logger = logging.getLogger(__name__)
@@ -32,7 +34,8 @@ _FREE_TO_CHANGE = {
     "export_precision",
     "trackers",
 }
-_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_STATE, _HASHES = "training_state.pt", "weights_sha256"
+_STATE_KEYS = ("recipe", "config", "step", "images_per_step", "optimizers", "emas", "window")
 
 
 def save_checkpoint(output: Path, networks: Networks, state: dict[str, Any], *, keep: int) -> None:
@@ -46,44 +49,77 @@ def save_checkpoint(output: Path, networks: Networks, state: dict[str, Any], *, 
     """
     checkpoints = output / "checkpoints"
     target = checkpoints / f"step_{state['step']:08d}"
-    if target.exists():
-        return
 
     def save(folder: Path) -> None:
+        hashes = {}
         for name, network in networks.items():
             unwrap(network, ModelMixin).save_pretrained(folder / name)
-        torch.save(state, folder / "training_state.pt")
+            hashes[name] = files.sha256(folder / name / WEIGHTS)
+        torch.save(state | {_HASHES: hashes}, folder / _STATE)
 
     files.write_folder(target, save)
-    for old in sorted(checkpoints.glob("step_*"))[:-keep]:
-        shutil.rmtree(old)
+    for old in _checkpoints_of(output)[:-keep]:
+        shutil.rmtree(old, ignore_errors=True)
+
+
+def _checkpoints_of(output: Path) -> list[Path]:
+    """The checkpoints of a run, the newest last."""
+    found = [p for p in (output / "checkpoints").glob("step_*") if p.name[5:].isdecimal()]
+    return sorted(found, key=lambda p: int(p.name[5:]))
 
 
 def load_newest_checkpoint(
     output: Path, networks: Networks, *, recipe: str
 ) -> dict[str, Any] | None:
-    """Load the newest checkpoint's weights into ``networks`` and return the rest of it.
+    """Load the newest whole checkpoint's weights into ``networks`` and return the rest of it.
+
+    Damaged ones, such as a power cut may leave, are passed over with a warning.
 
     Returns:
         What :func:`save_checkpoint` got as ``state``; None where there is no checkpoint.
 
     Raises:
         ConfigError: the checkpoint belongs to another recipe or to other networks.
+        CheckpointError: there are checkpoints, and all are damaged.
     """
-    found = sorted((output / "checkpoints").glob("step_*"))
-    if not found:
-        return None
-    folder = found[-1]
-    state: dict[str, Any] = torch.load(
-        folder / "training_state.pt", map_location="cpu", weights_only=True
-    )
+    found = _checkpoints_of(output)
+    for folder in reversed(found):
+        try:
+            state, weights = _read_checkpoint(folder, networks, recipe)
+        except (CheckpointError, UnreadableFileError) as error:
+            logger.warning("%s is damaged and was passed over: %s", folder, error)
+            continue
+        for name, tensors in weights.items():
+            networks[name].load_state_dict(tensors)
+        return state
+    if found:
+        raise CheckpointError(
+            f"all checkpoints in {output / 'checkpoints'} are damaged, the newest is {found[-1]}; "
+            "remove them to begin anew, or choose another output folder"
+        )
+    return None
+
+
+def _read_checkpoint(
+    folder: Path, networks: Networks, recipe: str
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """State and weights by network of one checkpoint; CheckpointError where it is damaged."""
+    try:
+        state = read_tensors(folder / _STATE)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(f"{folder / _STATE}: {str(error).splitlines()[0]}") from None
+    missing = [name for name in _STATE_KEYS if not isinstance(state, dict) or name not in state]
+    if missing:
+        raise CheckpointError(f"{folder / _STATE} has no {', '.join(missing)}")
     if state["recipe"] != recipe:
         raise ConfigError(
             f"{folder} was made by the recipe '{state['recipe']}', not '{recipe}'; "
             f"choose another output folder"
         )
+    hashes = state.pop(_HASHES, {})
+    weights = {}
     for name, network in networks.items():
-        saved = json.loads((folder / name / "config.json").read_text())
+        saved = read_object(folder / name / CONFIG)
         wanted = json.loads(unwrap(network, ModelMixin).to_json_string())
         keys = sorted({k for k in (*wanted, *saved) if k[0] != "_"})
         differing = [k for k in keys if wanted.get(k) != saved.get(k)]
@@ -92,8 +128,15 @@ def load_newest_checkpoint(
                 f"{folder}/{name} was trained with another {', '.join(differing)}; "
                 f"choose another output folder"
             )
-        network.load_state_dict(load_file(folder / name / _WEIGHTS))
-    return state
+        path = folder / name / WEIGHTS
+        tensors = read_tensors(path)
+        expected = network.state_dict()
+        if {k: v.shape for k, v in tensors.items()} != {k: v.shape for k, v in expected.items()}:
+            raise CheckpointError(f"{path} does not fit its config.json")
+        if name in hashes and files.sha256(path) != hashes[name]:
+            raise CheckpointError(f"{path} has changed since it was saved")
+        weights[name] = tensors
+    return state, weights
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

@@ -18,7 +18,15 @@ from accelerate import Accelerator
 from dr2pipe.core import files, images
 from dr2pipe.core.config import to_dict, to_yaml
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.records import append_jsonl, read_jsonl, to_jsonl
+from dr2pipe.core.foreign import read_text
+from dr2pipe.core.markers import MARKER, marked
+from dr2pipe.core.records import (
+    append_jsonl,
+    check_output,
+    read_jsonl,
+    set_damaged_aside,
+    to_jsonl,
+)
 from dr2pipe.training.recipe import TrainConfig
 
 logger = logging.getLogger(__name__)
@@ -26,6 +34,9 @@ logger = logging.getLogger(__name__)
 # name: what pip installs
 _TRACKERS = {"tensorboard": "'dr2pipe[train]'", "wandb": "wandb"}
 _PROJECT = "dr2pipe"
+_KIND = "training"  # in the marker
+_RESULT_FOLDERS = ("checkpoints", "final", "final_slow", "previews", "tensorboard", "wandb")
+_WRITTEN = (MARKER, "log.jsonl", *_RESULT_FOLDERS)
 
 
 def chosen_trackers(names: list[str] | None) -> list[str]:
@@ -61,7 +72,7 @@ def tracker_folder(output: Path) -> Path:
 
 
 class TrainingLog:
-    """``run.yaml``, ``log.jsonl``, ``previews/`` and the trackers of one run.
+    """``run.yaml`` (marker and configuration), ``log.jsonl``, ``previews/`` and the trackers of one run.
 
     Args:
         folder: the output folder of the run.
@@ -74,12 +85,20 @@ class TrainingLog:
     def __init__(
         self, folder: Path, config: TrainConfig, first_step: int, accelerator: Accelerator
     ):
+        if first_step == 0:  # else the folder has a checkpoint of this run
+            check_output(folder, _WRITTEN, kind=_KIND)
         folder.mkdir(parents=True, exist_ok=True)
         self.previews, self.path = folder / "previews", folder / "log.jsonl"
-        files.write_bytes(folder / "run.yaml", to_yaml(to_dict(config)).encode())
+        content = marked({"kind": _KIND, "config": to_dict(config)}, _RESULT_FOLDERS)
+        files.write_bytes(folder / MARKER, to_yaml(content).encode())
+        set_damaged_aside(self.path)
         # Steps after the checkpoint are done again; their lines would stand there twice.
         lines = read_jsonl(self.path).records
-        kept = [line for line in lines if line.get("step", first_step + 1) <= first_step]
+        kept = [
+            line
+            for line in lines
+            if isinstance(line.get("step"), int) and line["step"] <= first_step
+        ]
         files.write_bytes(self.path, to_jsonl(kept))
         self.accelerator = accelerator
         options: dict[str, dict[str, Any]] = {"tensorboard": {"purge_step": first_step + 1}}
@@ -109,7 +128,7 @@ def _wandb_options(folder: Path, config: TrainConfig, first_step: int) -> dict[s
         "name": folder.name,
         "dir": str(folder),
         "config": to_dict(config),
-        "id": id_file.read_text(),
+        "id": read_text(id_file, max_bytes=1000),
         "resume": "allow",
     }
 

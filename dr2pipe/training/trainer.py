@@ -94,7 +94,7 @@ class Trainer:
             self.networks[name], self.optimizers[name] = prepared
         self.log: TrainingLog | None = None  # of the main process
         self.window = LogWindow()
-        self.step = self._resume()
+        self.step = self.saved_step = self._resume()
         self.stop_requested = False
 
     def run(self) -> int:
@@ -243,6 +243,9 @@ class Trainer:
 
     def _save(self) -> None:
         self.accelerator.wait_for_everyone()
+        if self.step == self.saved_step:
+            return
+        self.saved_step = self.step
         if not self.accelerator.is_main_process:
             return
         state = {

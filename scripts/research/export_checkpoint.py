@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from dr2pipe.core.config import load_config
+from dr2pipe.core.config import from_dict
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.training.recipes.ddpm import DDPMConfig, build_unet, export_model
 
@@ -32,7 +32,7 @@ def export_checkpoint(run: Path, output: Path, average: str) -> int:
         raise ConfigError(f"no checkpoint in {run}")
     folder = found[-1]
     state = torch.load(folder / "training_state.pt", map_location="cpu", weights_only=True)
-    config = load_config(DDPMConfig, run / "run.yaml", [])
+    config = from_dict(DDPMConfig, state["config"])
     unet = build_unet(config.unet, config.data.size, out_channels=_channels(config))
     name = "slow" if average == "slow" else "unet"
     if not (folder / name).is_dir():

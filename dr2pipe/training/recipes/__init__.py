@@ -106,7 +106,7 @@ def run_recipe(config_path: str | Path, overrides: Sequence[str]) -> int:
         Dr2pipeError: an invalid setting or unusable data, before the first step.
     """
     name = peek(config_path, overrides, "recipe")
-    if name not in RECIPES:
+    if not isinstance(name, str) or name not in RECIPES:
         raise ConfigError(f"unknown recipe '{name}'; choose one of {', '.join(RECIPES)}")
     schema, recipe, make_dataset = RECIPES[name]
     config = load_config(schema, config_path, overrides)

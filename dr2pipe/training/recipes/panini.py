@@ -10,7 +10,6 @@ are not. Restoring uses the running statistics.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +21,7 @@ import torch.nn.functional as F
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.model_folders import read_config
 from dr2pipe.core.models import find_model
 from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
@@ -165,7 +165,7 @@ class PaniniRecipe:
 def _load_prior(prior: StyleGAN2Generator, folder: str) -> None:
     """Copy all but the mapping network, which is not used: the encoder gives W+ itself."""
     config = Path(folder) / "config.json"
-    if config.is_file() and json.loads(config.read_text()).get("resample") == "bilinear":
+    if config.is_file() and read_config(config).get("resample") == "bilinear":
         raise ConfigError(
             f"{folder} holds a bilinear ('clean') network; Panini-Net's prior is a StyleGAN2 of "
             f"the fir kind"
