@@ -16,6 +16,7 @@ import pytest
 import torch
 import yaml
 from diffusers import UNet2DModel
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
 from dr2pipe.core import files
@@ -50,6 +51,15 @@ def make_unet(out_channels=3, size=16, seed=0):
         norm_num_groups=8,
         attention_head_dim=8,
     ).eval()
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_loud_again():
+    """A command silences diffusers for the rest of its process, which here goes on."""
+    verbosity = diffusers_logging.get_verbosity()
+    yield
+    diffusers_logging.set_verbosity(verbosity)
+    diffusers_logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="session")
