@@ -1,5 +1,6 @@
 # Everything runs in .venv, which is built when it is missing.
 VENV := .venv
+WORKERS := 2
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
@@ -8,8 +9,10 @@ READY := $(VENV)/.ready
 demo: $(READY)
 	$(PYTHON) scripts/demo.py demo
 
+# Several tests at once, each with one thread.
 test: lint docs
-	$(PYTHON) -m pytest --cov=dr2pipe
+	OMP_NUM_THREADS=1 $(PYTHON) -m pytest -n $(WORKERS) --dist worksteal \
+		--cov=dr2pipe --cov-report=term:skip-covered --cov-fail-under=90
 
 test-slow: $(READY)
 	$(PYTHON) -m pytest -m slow

@@ -1,16 +1,22 @@
 """Tiny real networks and pictures; nothing here needs a download or a GPU."""
 
+import contextlib
 import csv
+import io
 import os
+import runpy
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 import yaml
 from diffusers import UNet2DModel
+from diffusers.utils import logging as diffusers_logging
 from PIL import Image
 
 from dr2pipe.core import files
@@ -25,7 +31,11 @@ from dr2pipe.evaluation.fit_auto import save_auto
 from dr2pipe.evaluation.protocol import Protocol
 
 ROOT = Path(__file__).resolve().parent.parent
-torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+# One thread: several tests run at once, and small networks gain nothing from more. The processes
+# that tests start inherit it: the last bits of a convolution depend on the number of threads.
+os.environ["OMP_NUM_THREADS"] = "1"
+os.environ["HF_HUB_OFFLINE"] = "1"
+torch.set_num_threads(1)
 
 
 def make_unet(out_channels=3, size=16, seed=0):
@@ -41,6 +51,15 @@ def make_unet(out_channels=3, size=16, seed=0):
         norm_num_groups=8,
         attention_head_dim=8,
     ).eval()
+
+
+@pytest.fixture(autouse=True)
+def libraries_are_loud_again():
+    """A command silences diffusers for the rest of its process, which here goes on."""
+    verbosity = diffusers_logging.get_verbosity()
+    yield
+    diffusers_logging.set_verbosity(verbosity)
+    diffusers_logging.enable_progress_bar()
 
 
 @pytest.fixture(scope="session")
@@ -84,17 +103,65 @@ def pictures(tmp_path):
 TINY = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
 
 
-def run_command(*arguments, timeout=300, cwd=ROOT, **environment):
-    """Run a command of the package in a process of its own."""
-    env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", **environment}
+# What takes minutes on a machine under heavy load is no fault; what never ends is one.
+PATIENCE_SECONDS = 600
+
+
+def run_here(*arguments):
+    """``python ARGUMENTS`` in this process: a script, or ``-m MODULE``; as ``run_command``."""
+    first, *rest = map(str, arguments)
+    output, errors = io.StringIO(), io.StringIO()
+    code, before = 0, sys.argv
+    sys.argv = rest if first == "-m" else [first, *rest]
+    try:
+        with contextlib.redirect_stdout(output), contextlib.redirect_stderr(errors):
+            if first == "-m":
+                runpy.run_module(rest[0], run_name="__main__", alter_sys=True)
+            else:
+                runpy.run_path(str(ROOT / first), run_name="__main__")
+    except SystemExit as ended:
+        code = ended.code or 0
+    finally:
+        sys.argv = before
+    return subprocess.CompletedProcess(arguments, code, output.getvalue(), errors.getvalue())
+
+
+def run_command(*arguments, timeout=PATIENCE_SECONDS, **environment):
+    """``python ARGUMENTS`` in a process of its own: for signals, ranks, launchers and imports."""
     return subprocess.run(
         [sys.executable, *map(str, arguments)],
-        cwd=cwd,
-        env=env,
+        cwd=ROOT,
+        env=os.environ | environment,
         capture_output=True,
         text=True,
         timeout=timeout,
     )
+
+
+def start_command(*arguments, **options):
+    """``python ARGUMENTS`` in a process group of its own, which goes on beside the test."""
+    command = [sys.executable, *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, text=True, start_new_session=True, **options)
+
+
+def kill_with_children(process):
+    """Kill a launcher and the ranks that it started, and wait for their end."""
+    family = [*psutil.Process(process.pid).children(recursive=True), psutil.Process(process.pid)]
+    for member in family:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family)
+    process.wait()
+
+
+def wait_until(happened, process):
+    """Wait for what a process leaves, or for its end; a process that does neither is a failure."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not happened() and process.poll() is None:
+        if time.monotonic() > deadline:
+            kill_with_children(process)
+            raise TimeoutError(f"nothing happened: {process.args}")
+        time.sleep(0.01)
 
 
 @pytest.fixture

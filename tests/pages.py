@@ -9,6 +9,7 @@ import subprocess
 from html.parser import HTMLParser
 
 import pytest
+from conftest import PATIENCE_SECONDS
 
 from dr2pipe.core import images
 
@@ -100,7 +101,10 @@ def browse(path, tmp_path, width=1280):
         *("--virtual-time-budget=5000", "--dump-dom"),
     ]
     done = subprocess.run(
-        [browser, *options, frame.as_uri()], capture_output=True, text=True, timeout=120
+        [browser, *options, frame.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_SECONDS,
     )
     found = re.search(r'<pre id="result">(.*?)</pre>', done.stdout, re.DOTALL)
     assert found, done.stderr[-2000:]

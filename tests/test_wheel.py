@@ -10,7 +10,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, make_pictures
+from conftest import PATIENCE_SECONDS, ROOT, make_pictures
 
 MAX_BYTES = 40_000_000
 SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
@@ -68,7 +68,7 @@ def run(*command, cwd=None, **variables):
         env={k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | variables,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=PATIENCE_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
@@ -99,7 +99,8 @@ assert main(["evaluate", "protocol.yaml"]) == 2
 """
 
 
-def test_it_restores_anywhere_with_the_core_packages(environment, tmp_path):
+def test_it_restores_anywhere_with_the_core_packages(wheel, environment, tmp_path):
+    assert wheel.stat().st_size < MAX_BYTES
     make_pictures(tmp_path / "in", 1)
     where = {"cwd": tmp_path, "DR2PIPE_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
     assert "1 restored" in run(environment / "dr2pipe", "restore", "in", "out", **where)

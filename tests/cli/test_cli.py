@@ -3,7 +3,7 @@ import json
 import parity
 import pytest
 import torch
-from conftest import ROOT, TINY, run_command
+from conftest import ROOT, TINY, run_command, run_here
 
 import dr2pipe
 from dr2pipe import cli
@@ -190,7 +190,7 @@ def test_doctor_warns_of_a_cpu_torch_beside_an_nvidia_gpu(tmp_path, monkeypatch,
 
 def test_benchmark_script(pictures, model_folder):
     preset = ROOT / "configs" / "restore" / "portrait64.yaml"
-    process = run_command(
+    process = run_here(
         "scripts/research/benchmark.py", preset, f"input={pictures}", f"dr2.model={model_folder}", *TINY,
         "--full", "--batch-sizes", 2,
     )  # fmt: skip

@@ -6,7 +6,7 @@ import parity
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import TINY, make_pictures, run_command
+from conftest import TINY, make_pictures, run_here
 from PIL import Image
 
 from dr2pipe.convert import convert_checkpoint
@@ -272,7 +272,7 @@ def test_moco_file(tmp_path):
 def test_shares_stand_in_the_manifest(tmp_path, model_folder):
     small().save_pretrained(tmp_path / "panini")
     faces = make_pictures(tmp_path / "in", 3)
-    done = run_command(
+    done = run_here(
         "-m", "dr2pipe", "restore", faces, tmp_path / "o", "--set",
         f"dr2.model={model_folder}", *TINY, "enhancer.name=panini",
         f"enhancer.weights={tmp_path / 'panini'}",
@@ -284,7 +284,7 @@ def test_shares_stand_in_the_manifest(tmp_path, model_folder):
         shares = json.loads(line)["notes"]["prior_share"]
         assert list(shares) == ["4 px", "8 px"]
         assert all(0 < share < 1 for share in shares.values())
-    alone = run_command(
+    alone = run_here(
         "-m", "dr2pipe", "restore", faces, tmp_path / "alone", "--set", "dr2.enabled=false",
         "enhancer.name=panini", f"enhancer.weights={tmp_path / 'panini'}",
     )  # fmt: skip

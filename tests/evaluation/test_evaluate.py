@@ -1,14 +1,18 @@
 import hashlib
 import json
 import shutil
-import signal
 import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, make_pictures, run_command
+from conftest import (
+    kill_with_children,
+    make_pictures,
+    run_command,
+    run_here,
+    start_command,
+    wait_until,
+)
 from conftest import run_study as run
 from conftest import study_rows as rows_of
 from PIL import Image
@@ -150,24 +154,14 @@ def test_two_runs_give_the_same_file_and_a_cut_one_goes_on(protocol, tmp_path):
 def test_a_killed_run_and_two_processes(protocol, tmp_path):
     run(protocol, tmp_path / "a")
     command = [
-        "-m", "torch.distributed.run", "--nproc_per_node", "2",
-        ROOT / "scripts/evaluate.py", protocol, f"output={tmp_path / 'b'}",
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
+        "scripts/evaluate.py", protocol, f"output={tmp_path / 'b'}",
     ]  # fmt: skip
-    process = subprocess.Popen([sys.executable, *map(str, command)], cwd=ROOT)
+    process = start_command(*command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     rows = tmp_path / "b/rows.jsonl"
-    deadline = time.time() + 120
-    while process.poll() is None and time.time() < deadline:
-        if rows.is_file() and rows.stat().st_size:
-            process.send_signal(signal.SIGKILL)
-            break
-        time.sleep(0.02)
-    process.wait()
-    # Its children end by themselves, when they notice or when they are done.
-    for _ in range(60):
-        result = run_command(*command)
-        if "another run is writing" not in result.stderr:
-            break
-        time.sleep(1)
+    wait_until(lambda: rows.is_file() and rows.stat().st_size, process)
+    kill_with_children(process)
+    result = run_command(*command)
     assert result.returncode == 0, result.stderr
     a, b = rows_of(tmp_path / "a"), rows_of(tmp_path / "b")
     for x, y in zip(a, b, strict=True):
@@ -346,9 +340,8 @@ def test_errors_come_before_any_work(protocol, tmp_path, override, says):
 
 
 def test_the_command_prints_the_table(protocol, tmp_path):
-    result = run_command(
-        "scripts/evaluate.py", protocol, f"output={tmp_path / 'o'}", "clean.limit=2",
-    )  # fmt: skip
+    output = tmp_path / "o"
+    result = run_here("scripts/evaluate.py", protocol, f"output={output}", "clean.limit=2")
     assert result.returncode == 0, result.stderr
     assert "psnr in dB, higher is better, mean of 2 faces" in result.stdout
     assert (tmp_path / "o/table.md").read_text() in result.stdout

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 from compare_auto_features import degraded_pictures
-from conftest import make_pictures, run_command
+from conftest import ROOT, make_pictures, run_here
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
@@ -87,17 +87,17 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     assert (found.features.shape, found.scores.shape) == ((12, len(FEATURES)), (12, 3))
     # At the size at which the first stage will see pictures, not that of the sweep.
     assert found.features[:, FEATURES.index("detail_4")].std() > 0
-    done = run_command("scripts/fit_auto.py", tmp_path / "s", tmp_path / "auto.json")
+    done = run_here("-m", "dr2pipe", "fit-auto", tmp_path / "s", tmp_path / "auto.json")
     assert done.returncode == 0, done.stderr
     assert "fixed, on faces left out: psnr" in done.stdout
-    done = run_command(
-        "scripts/restore.py", "configs/restore/portrait64.yaml", f"input={clean}",
+    done = run_here(
+        "scripts/restore.py", ROOT / "configs/restore/portrait64.yaml", f"input={clean}",
         f"output={tmp_path / 'o'}", f"dr2.model={model_folder}", "enhancer.name=none",
         "dr2.mode=auto", f"dr2.auto={tmp_path / 'auto.json'}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     DegradationEncoder(4).save_pretrained(tmp_path / "encoder")
-    done = run_command(
+    done = run_here(
         "scripts/research/compare_auto_features.py", tmp_path / "s", tmp_path / "encoder"
     )
     assert done.returncode == 0, done.stderr

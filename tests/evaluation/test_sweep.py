@@ -4,7 +4,7 @@ import json
 
 import pytest
 import torch
-from conftest import make_pictures, make_unet, run_command
+from conftest import make_pictures, make_unet, run_here
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
@@ -76,13 +76,13 @@ def test_a_sweep_as_a_command_goes_on(settings, tmp_path):
     output = tmp_path / "o"
     path = tmp_path / "empty.yaml"
     path.write_text("seed: 0\n")
-    result = run_command("scripts/sweep.py", path, *settings, f"output={output}")
+    result = run_here("scripts/sweep.py", path, *settings, f"output={output}")
     assert result.returncode == 0, result.stderr
     assert "best for mild" in result.stdout
     before = (output / "results.csv").read_bytes()
     lines = (output / "rows.jsonl").read_bytes().splitlines(keepends=True)
     (output / "rows.jsonl").write_bytes(b"".join(lines[:3]))
-    result = run_command("scripts/sweep.py", path, *settings, f"output={output}")
+    result = run_here("scripts/sweep.py", path, *settings, f"output={output}")
     assert result.returncode == 0, result.stderr
     assert (output / "results.csv").read_bytes() == before
 

@@ -2,7 +2,7 @@ import json
 
 import pytest
 import torch
-from conftest import TINY, run_command
+from conftest import TINY, run_here
 from PIL import Image
 
 from dr2pipe.core.config import load_config, stable_seed
@@ -121,7 +121,7 @@ def test_results_inside_the_input_are_no_inputs(pictures, model_folder):
 
 
 def test_command(pictures, tmp_path, model_folder):
-    done = run_command(
+    done = run_here(
         "-m", "dr2pipe", "restore", pictures, tmp_path / "o",
         "--set", f"dr2.model={model_folder}", *TINY, "enhancer.name=none", "samples=2",
     )  # fmt: skip

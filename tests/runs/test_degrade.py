@@ -3,7 +3,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_pictures, run_command
+from conftest import make_pictures, run_here
 from PIL import Image
 
 from dr2pipe.cli import main
@@ -116,6 +116,6 @@ def test_usage_errors(mixed, tmp_path, capsys, arguments, says):
 
 
 def test_as_a_command(mixed, tmp_path):
-    result = run_command("-m", "dr2pipe", "degrade", mixed, tmp_path / "o", "--with", "mild")
+    result = run_here("-m", "dr2pipe", "degrade", mixed, tmp_path / "o", "--with", "mild")
     assert result.returncode == 0, result.stderr
     assert "5 degraded, 0 already done, 0 failed" in result.stdout

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_pictures, make_pixels, run_command
+from conftest import make_pictures, make_pixels, run_here
 from PIL import Image
 from probe_encoder import FAMILIES, probe
 
@@ -28,13 +28,13 @@ def test_command(encoder, tmp_path):
     clean = make_pictures(tmp_path / "in", 3, height=32, width=32)
     for family in ("haze", "halftone"):
         for severity in (1, 5):
-            done = run_command(
+            done = run_here(
                 "-m", "dr2pipe", "degrade", clean, tmp_path / "bad" / f"{family}{severity}",
                 "--with", family, "--severity", severity,
             )  # fmt: skip
             assert done.returncode == 0, done.stderr
     (tmp_path / "bad/broken.png").write_bytes(b"no picture")
-    done = run_command("-m", "dr2pipe", "embed", tmp_path / "bad", tmp_path / "o",
+    done = run_here("-m", "dr2pipe", "embed", tmp_path / "bad", tmp_path / "o",
                        "--model", encoder)  # fmt: skip
     assert done.returncode == 3, done.stderr
     assert "broken.png" in done.stderr
@@ -171,7 +171,7 @@ def test_probe_command(encoder, tmp_path):
         images=np.stack([make_pixels(i, 32, 32) for i in range(6)]),
         files=np.array([f"{i}.png" for i in range(6)]),
     )
-    done = run_command(
+    done = run_here(
         "scripts/research/probe_encoder.py", encoder, tmp_path / "faces.npz", "--size", 32
     )
     assert done.returncode == 0, done.stderr

@@ -4,8 +4,6 @@ import shutil
 import signal
 import struct
 import subprocess
-import sys
-import threading
 import time
 import zlib
 from pathlib import Path
@@ -15,7 +13,17 @@ import numpy as np
 import psutil
 import pytest
 import torch
-from conftest import ROOT, TINY, make_pictures, make_pixels, run_command
+from conftest import (
+    PATIENCE_SECONDS,
+    ROOT,
+    TINY,
+    make_pictures,
+    make_pixels,
+    run_command,
+    run_here,
+    start_command,
+    wait_until,
+)
 from PIL import ExifTags, Image
 
 from dr2pipe.core import files, images
@@ -209,9 +217,9 @@ def png_bomb(width, height):
         crc = struct.pack(">I", zlib.crc32(kind + body))
         return struct.pack(">I", len(body)) + kind + body + crc
 
-    pixels = zlib.compressobj(9)
-    row = b"\0" * (1 + 3 * width)
-    body = b"".join(pixels.compress(row) for _ in range(height)) + pixels.flush()
+    pixels = zlib.compressobj(1)
+    rows = b"\0" * (1 + 3 * width) * 100
+    body = b"".join(pixels.compress(rows) for _ in range(height // 100)) + pixels.flush()
     header = png_header(width, height)[:-8]
     return header + chunk(b"IDAT", body) + chunk(b"IEND", b"")
 
@@ -290,24 +298,8 @@ def test_hostile_inputs(tmp_path, model_folder):
     bad = make_hostile(tmp_path / "in")
     total = sum(1 for p in (tmp_path / "in").rglob("*") if not p.is_dir())
     assert total >= 40
-    process = subprocess.Popen(
-        [
-            sys.executable, SCRIPT, PRESET, f"input={tmp_path / 'in'}",
-            f"output={tmp_path / 'out'}", f"dr2.model={model_folder}", *TINY,
-        ],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    peak = 0
-    watched = psutil.Process(process.pid)
-    while process.poll() is None:
-        try:
-            peak = max(peak, watched.memory_info().rss)
-        except psutil.NoSuchProcess:
-            break
-        time.sleep(0.02)
-    _, errors = process.communicate()
-    assert process.returncode == 3, errors
-    assert peak < 3e9
+    summary = restore_folder(config_for(tmp_path / "in", tmp_path / "out", model_folder))
+    assert summary.exit_code == 3
     failures = {f["path"]: f for f in lines(tmp_path / "out" / "failures.jsonl")}
     assert sorted(failures) == sorted(bad)
     for failure in failures.values():
@@ -322,20 +314,20 @@ def test_hostile_inputs(tmp_path, model_folder):
 
 
 def test_exit_codes(tmp_path, model_folder, pictures):
-    def code(source, *overrides):
-        return run_command(
+    def run(source, *overrides):
+        return run_here(
             SCRIPT, PRESET, f"input={source}", f"output={tmp_path / 'out'}",
             f"dr2.model={model_folder}", *TINY, *overrides,
         )  # fmt: skip
 
     (tmp_path / "bad").mkdir()
     (tmp_path / "bad" / "x.png").write_bytes(b"no")
-    assert code(tmp_path / "bad").returncode == 4
-    usage = code(tmp_path / "nowhere")
+    assert run(tmp_path / "bad").returncode == 4
+    usage = run(tmp_path / "nowhere")
     assert usage.returncode == 2
     assert "error: no file or folder" in usage.stderr
     assert "Traceback" not in usage.stderr
-    wrong = code(pictures, "dr2.tua=3")
+    wrong = run(pictures, "dr2.tua=3")
     assert wrong.returncode == 2
     assert "did you mean 'tau'" in wrong.stderr
 
@@ -446,40 +438,41 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, pictures):
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_finish_the_batch_in_flight(tmp_path, number):
     source = make_pictures(tmp_path / "in", 30)
+    batches = []
 
-    def slow(batch):
-        time.sleep(0.1)
+    def stopped_in_the_second(batch):
+        batches.append(batch)
+        if len(batches) == 2:
+            os.kill(os.getpid(), number)
 
-    threading.Timer(0.35, os.kill, (os.getpid(), number)).start()
     before = signal.getsignal(number)
-    summary = folder_run(source, tmp_path / "out", FakeNetwork(slow), batch_size=2).run()
+    network = FakeNetwork(stopped_in_the_second)
+    summary = folder_run(source, tmp_path / "out", network, batch_size=2).run()
     assert summary.exit_code == 130
-    assert 2 <= summary.restored < 30
-    assert len(lines(tmp_path / "out" / "manifest.jsonl")) == summary.restored
-    assert len(restored_pixels(tmp_path / "out")) == summary.restored
+    assert summary.restored == 4
+    assert len(lines(tmp_path / "out" / "manifest.jsonl")) == 4
+    assert len(restored_pixels(tmp_path / "out")) == 4
     assert signal.getsignal(number) is before
     rest = folder_run(source, tmp_path / "out", FakeNetwork()).run()
-    assert rest.restored == 30 - summary.restored
+    assert rest.restored == 26
 
 
 def test_sigterm_through_the_command(tmp_path, model_folder):
-    source = make_pictures(tmp_path / "in", 300)
-    command = [
-        sys.executable, "-m", "dr2pipe", "restore", source, tmp_path / "out",
+    out = tmp_path / "out"
+    process = start_command(
+        "-m", "dr2pipe", "restore", make_pictures(tmp_path / "in", 300), out,
         "--set", f"dr2.model={model_folder}", *TINY, "batch_size=2",
-    ]  # fmt: skip
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
-    deadline = time.time() + 120
-    while not restored_pixels_names(tmp_path / "out") and time.time() < deadline:
-        time.sleep(0.01)
+        stdout=subprocess.PIPE,
+    )  # fmt: skip
+    wait_until(lambda: results_in(out), process)
     process.terminate()
-    out, _ = process.communicate(timeout=60)
+    said, _ = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 130
-    done = len(lines(tmp_path / "out" / "manifest.jsonl"))
-    assert f"{done} restored" in out
+    done = len(lines(out / "manifest.jsonl"))
+    assert f"{done} restored" in said
     assert 0 < done < 300
-    assert len(restored_pixels(tmp_path / "out")) == done
-    assert not (tmp_path / "out" / ".partial").exists()
+    assert len(restored_pixels(out)) == done
+    assert not (out / ".partial").exists()
 
 
 def test_a_changed_scheduler_is_seen_and_a_moved_model_is_not(pictures, model_folder, tmp_path):
@@ -494,67 +487,70 @@ def test_a_changed_scheduler_is_seen_and_a_moved_model_is_not(pictures, model_fo
     assert restore_folder(config_for(*run, model, *flags)).restored == 6
 
 
-def test_large_pictures_fit_in_memory(tmp_path):
-    """Several pictures just below max_pixels, of the kinds that need most, in a small process."""
-    folder = tmp_path / "in"
+MEMORY = """
+import sys
+from test_runs import FakeNetwork, folder_run
+
+def peak_mb():  # ru_maxrss would begin with the memory of the process that started this one
+    status = open("/proc/self/status").read()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1000
+
+folder_run(sys.argv[1], sys.argv[3], FakeNetwork()).run()
+before = peak_mb()
+summary = folder_run(sys.argv[2], sys.argv[3], FakeNetwork()).run()
+print(summary.restored, summary.failed, peak_mb() - before)
+"""
+
+
+def test_large_pictures_fit_in_memory(tmp_path, pictures):
+    """Several pictures just below max_pixels, of the kinds that need most, and a bomb."""
+    folder = tmp_path / "large"
     folder.mkdir()
     deep = cv2.imencode(".png", np.full((7900, 7900, 4), 30000, np.uint16))[1].tobytes()
-    for i in range(2):
-        (folder / f"deep{i}.png").write_bytes(deep)
     exif = Image.Exif()
     exif[ExifTags.Base.Orientation] = 6
+    turned = Image.new("RGBA", (7900, 7900), (1, 2, 3, 4))
+    turned.save(folder / "turned0.png", exif=exif, compress_level=1)
+    shutil.copyfile(folder / "turned0.png", folder / "turned1.png")
     for i in range(2):
-        image = Image.new("RGBA", (7900, 7900), (1, 2, 3, 4))
-        image.save(folder / f"turned{i}.png", exif=exif, compress_level=1)
-    code = (
-        "import sys; sys.path[:0] = ['tests', 'tests/runs'];"
-        "from test_runs import FakeNetwork, folder_run;"
-        f"s = folder_run({str(folder)!r}, {str(tmp_path / 'out')!r}, FakeNetwork()).run();"
-        # The usual ru_maxrss begins with the memory of the process that started this one.
-        "status = open('/proc/self/status').read();"
-        "print(s.restored, status.split('VmHWM:')[1].split()[0])"
-    )
-    process = run_command("-c", code)
+        (folder / f"deep{i}.png").write_bytes(deep)
+    (folder / "bomb.png").write_bytes(png_bomb(20_000, 20_000))
+    # The memory of the imports and of a small run is not counted.
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "tests", ROOT / "tests" / "runs")))
+    process = run_command("-c", MEMORY, pictures, folder, tmp_path / "out", PYTHONPATH=paths)
     assert process.returncode == 0, process.stderr
-    restored, peak_kb = process.stdout.split()
-    assert restored == "4"
-    assert int(peak_kb) < 3e6
+    restored, failed, more_mb = process.stdout.split()
+    assert (restored, failed) == ("4", "1")
+    assert float(more_mb) < 2500
 
 
 def kill_often(tmp_path, model_folder, *, count, kills):
     source = make_pictures(tmp_path / "in", count)
     arguments = [f"input={source}", f"dr2.model={model_folder}", *TINY, "batch_size=4"]
-    undisturbed = run_command(SCRIPT, PRESET, f"output={tmp_path / 'calm'}", *arguments)
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    undisturbed = run_here(SCRIPT, PRESET, f"output={calm}", *arguments)
     assert undisturbed.returncode == 0, undisturbed.stderr
-    out = tmp_path / "out"
-    command = [sys.executable, str(SCRIPT), str(PRESET), f"output={out}", *arguments]
     rng = np.random.default_rng(0)
     recorded = set()
     for _ in range(kills):
-        process = subprocess.Popen(
-            command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        # The moment is drawn from the time of work, after the imports.
-        goal = len(recorded) + int(rng.integers(1, 2 * count // kills))
-        deadline = time.time() + 120
-        while process.poll() is None and time.time() < deadline:
-            if len(restored_pixels_names(out)) >= goal:
-                break
-            time.sleep(0.01)
-        time.sleep(float(rng.uniform(0, 0.1)))
+        process = start_command(
+            SCRIPT, PRESET, f"output={out}", *arguments,
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        goal = len(recorded) + int(rng.integers(1, count // kills))
+        wait_until(lambda goal=goal: len(results_in(out)) >= goal, process)
+        time.sleep(float(rng.uniform(0, 0.05)))  # so that every moment of a batch has its turn
         process.kill()
         process.wait()
-        manifest = out / "manifest.jsonl"
         finished = [r["path"] for r in RunRecords(out).finished().values()]
         assert recorded <= set(finished)  # nothing recorded is lost
         recorded = set(finished)
-        for name in restored_pixels_names(out):
+        for name in results_in(out):
             Image.open(out / "restored" / name).load()  # whole, or an error
-        assert len(manifest.read_text().splitlines()) >= len(recorded)
-    last = run_command(SCRIPT, PRESET, f"output={out}", *arguments)
+    last = run_here(SCRIPT, PRESET, f"output={out}", *arguments)
     assert last.returncode == 0, last.stderr
     assert f"{count - len(recorded)} restored, {len(recorded)} already done" in last.stdout
-    assert same_pictures(out, tmp_path / "calm")
+    assert same_pictures(out, calm)
     paths = [r["path"] for r in lines(out / "manifest.jsonl")]
     assert sorted(paths) == sorted(set(paths))  # nothing was done twice
     assert len(paths) == count
@@ -562,7 +558,7 @@ def kill_often(tmp_path, model_folder, *, count, kills):
     assert left == []
 
 
-def restored_pixels_names(out):
+def results_in(out):
     folder = Path(out) / "restored"
     return [p.name for p in folder.glob("*.png")] if folder.exists() else []
 
@@ -583,11 +579,12 @@ def test_two_processes_equal_one(tmp_path, model_folder):
     source = make_pictures(tmp_path / "in", 9)
     (source / "bad.png").write_bytes(b"x")
     arguments = [f"input={source}", f"dr2.model={model_folder}", *TINY, "batch_size=3"]
-    one = run_command(SCRIPT, PRESET, f"output={tmp_path / 'one'}", *arguments)
+    one = run_here(SCRIPT, PRESET, f"output={tmp_path / 'one'}", *arguments)
     assert one.returncode == 3, one.stderr
     two = run_command(
         "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", 2,
-        "--mixed_precision", "no", "--num_machines", 1, "--dynamo_backend", "no", SCRIPT, PRESET,
+        "--main_process_port", 0, "--mixed_precision", "no", "--num_machines", 1,
+        "--dynamo_backend", "no", SCRIPT, PRESET,
         f"output={tmp_path / 'two'}", *arguments, ACCELERATE_USE_CPU="1",
     )  # fmt: skip
     assert "9 restored, 0 already done, 1 failed" in two.stdout, two.stderr
@@ -598,7 +595,7 @@ def test_two_processes_equal_one(tmp_path, model_folder):
     assert sorted(paths) == sorted(set(paths))
     assert [f["path"] for f in lines(tmp_path / "two" / "failures.jsonl")] == ["bad.png"]
     again = run_command(
-        "-m", "torch.distributed.run", "--nproc_per_node", 2, SCRIPT, PRESET,
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2, SCRIPT, PRESET,
         f"output={tmp_path / 'two'}", f"input={source / 'face_000.png'}",
         f"dr2.model={model_folder}", *TINY, ACCELERATE_USE_CPU="1",
     )  # fmt: skip

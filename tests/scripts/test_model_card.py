@@ -2,7 +2,7 @@ import json
 
 import numpy as np
 import pytest
-from conftest import make_pixels, run_command
+from conftest import make_pixels, run_here
 from model_card import _terms, read_log, sample_faces, summarise
 from PIL import Image
 
@@ -33,7 +33,7 @@ def test_summary_of_a_run(tmp_path):
 
 def test_losses_as_a_command(tmp_path):
     runs = [make_run(tmp_path / name, "same", (5, 10)) for name in "ab"]
-    result = run_command("scripts/research/model_card.py", "losses", tmp_path / "l.png", *runs)
+    result = run_here("scripts/research/model_card.py", "losses", tmp_path / "l.png", *runs)
     assert result.returncode == 0, result.stderr
     assert result.stdout.count("pictures 160") == 2
     assert all(str(run) in result.stdout for run in runs)
@@ -48,7 +48,7 @@ def test_the_terms_of_a_loss(tmp_path):
     lines[1] |= {"net/pixel": 0.0, "net/grad_norm": 1.0, "other/loss": 1.0}
     assert _terms(lines) == ["net/pixel", "net/r1", "other/loss"]
     (run / "log.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    result = run_command("scripts/research/model_card.py", "terms", tmp_path / "t.png", run)
+    result = run_here("scripts/research/model_card.py", "terms", tmp_path / "t.png", run)
     assert result.returncode == 0, result.stderr
     with Image.open(tmp_path / "t.png") as picture:
         assert picture.width > 500
@@ -63,7 +63,7 @@ def test_restorations_as_a_command(tmp_path):
         tmp_path / "r.png",
         tmp_path / "faces.npz",
     )
-    result = run_command(*command)
+    result = run_here(*command)
     assert result.returncode == 0, result.stderr
     sheet = np.asarray(Image.open(tmp_path / "r.png"))
     assert sheet.shape == (8 * 130 - 2, 8 * 130 - 2, 3)

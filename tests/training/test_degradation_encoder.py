@@ -164,7 +164,7 @@ def test_unusable_degradations(data, degradations, says):
 
 def test_one_face_is_no_pair(tmp_path):
     np.savez(tmp_path / "one.npz", images=make_pixels(0, 16, 16)[None], files=np.array(["a"]))
-    with pytest.raises(ConfigError, match="takes two faces"):
+    with pytest.raises(ConfigError, match="a pair needs two faces"):
         DegradationPairs(FaceDataset(tmp_path / "one.npz", size=16), {"mild": 1.0})
 
 

@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_pictures, run_command
+from conftest import ROOT, make_pictures, run_here
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -253,13 +253,13 @@ def test_the_commands(clean, config_file, model_folder, tmp_path):
     (tmp_path / "coarse.yaml").write_text(
         f"variants: 1\ntaus: [2]\nomegas: [8]\ndr2: {{model: {model_folder}, scheduler: ddim}}\n"
     )
-    made = run_command(
+    made = run_here(
         "scripts/make_coarse.py", tmp_path / "coarse.yaml", f"input={clean}",
         f"output={tmp_path / 'coarse'}",
     )  # fmt: skip
     assert made.returncode == 0, made.stderr
     assert "variant 0: 6 made" in made.stdout
-    trained = run_command(
+    trained = run_here(
         "scripts/train.py", config_file, f"data.path={clean}", f"output={tmp_path / 'run'}",
         f"pairs.coarse={tmp_path / 'coarse'}", "pairs.coarse_share=0.7", "total_steps=4",
     )  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import ROOT, make_pixels, run_command
+from conftest import make_pixels, run_command
 from safetensors.torch import load_file
 
 from dr2pipe.core.config import load_config
@@ -187,8 +187,8 @@ def test_errors_come_before_the_first_step(data, tmp_path, overrides, says):
 
 @pytest.mark.slow
 def test_two_processes(data, tmp_path):
-    command = ("-m", "torch.distributed.run", "--nproc_per_node", 2, ROOT / "scripts/train.py")
+    command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2)
     settings = (data.parent / "tiny.yaml", f"data.path={data}", f"output={tmp_path / 'run'}")
-    result = run_command(*command, *settings, "batch_size=2")
+    result = run_command(*command, "scripts/train.py", *settings, "batch_size=2")
     assert result.returncode == 0, result.stderr
     assert [line["pictures"] for line in log_of(tmp_path / "run")] == [4] * 6

@@ -182,7 +182,8 @@ def test_two_processes(faces, tmp_path, recipe):
         given += [f"landmarks={faces / 'landmarks.csv'}", "train_prior=true"]
     (tmp_path / "config.yaml").write_text(text)
     result = run_command(
-        "-m", "torch.distributed.run", "--nproc_per_node", 2, "scripts/train.py",
+        "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", 2,
+        "scripts/train.py",
         tmp_path / "config.yaml", f"output={tmp_path / 'two'}", *given,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr
