@@ -216,7 +216,7 @@ def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.b
                 f"{100 * between:.0f} % of its mask is neither black nor white; holes are where it "
                 "is lighter than middle grey"
             )
-        return lightest >= _HALF
+        return np.asarray(lightest >= _HALF)
     clear = images.reduced(mask.alpha) < _HALF
     white = ~clear & (lightest >= _HALF)
     if (
@@ -234,7 +234,7 @@ def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.b
             "without transparency"
         )
     picture.warnings.append(f"of its mask, {shares}; both were taken for holes")
-    return white | clear
+    return np.asarray(white | clear)
 
 
 def _is_flat(mask: images.Picture, visible: npt.NDArray[np.bool_]) -> bool:

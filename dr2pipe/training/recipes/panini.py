@@ -162,7 +162,7 @@ class PaniniRecipe:
         files.write_folder(folder, unwrap(networks["panini"], ModelMixin).save_pretrained)
 
 
-def _load_prior(prior: StyleGAN2Generator, folder: str) -> None:
+def _load_prior(prior: StyleGAN2Generator, folder: Path) -> None:
     """Copy all but the mapping network, which is not used: the encoder gives W+ itself."""
     config = Path(folder) / "config.json"
     if config.is_file() and read_config(config).get("resample") == "bilinear":
