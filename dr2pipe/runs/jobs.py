@@ -121,7 +121,12 @@ def find_jobs(
         files.pair_with(relatives)
     jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
     if all_pages:
-        jobs = [page for job in jobs for page in _pages_of(job)]
+        taken = Counter(job.output_name for job in jobs)
+        jobs = [
+            page if page.page in (None, 0) or not taken[page.output_name] else _long_named(page)
+            for job in jobs
+            for page in _pages_of(job)
+        ]
     inputs = {os.path.realpath(path) for path in (*paths, *(files.path for files in paired))}
     for job in jobs:
         for name in outputs:
@@ -131,6 +136,10 @@ def find_jobs(
                     f"which is an input; choose another output"
                 )
     return jobs
+
+
+def _long_named(job: Job) -> Job:
+    return dataclasses.replace(job, output_name=job.long_name)
 
 
 def _pages_of(job: Job) -> Iterator[Job]:

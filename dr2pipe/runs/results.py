@@ -97,8 +97,8 @@ class Results:
             self._check_foreign(self.records.folder / relative, is_known=relative in known)
         written: dict[str, list[Any]] = {}
         for folder, relative in names.items():
-            is_result = folder == self.outputs[0]
             own = picture.own if folder in in_own_space else None
+            is_result = folder == self.outputs[0] or own is not None
             data = images.encode_png(
                 pixels[folder],
                 alpha=picture.alpha if is_result else None,

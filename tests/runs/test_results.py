@@ -158,6 +158,11 @@ def test_pages(tmp_path):
     third = np.asarray(Image.open(tmp_path / "all/restored/scan.page3.png")).astype(int)
     assert np.abs(third - np.asarray(frames[2])).mean() < 3
     assert restore(source, tmp_path / "all", "pages=all").skipped == 4
+    save(source / "scan.page2.png", make_pixels(8, 32, 32))
+    assert restore(source, tmp_path / "names", "pages=all").restored == 5
+    outputs = [r["output"] for r in records(tmp_path / "names")]
+    assert len(set(outputs)) == 5
+    assert "restored/scan.tif#2.png" in outputs
     with pytest.raises(ConfigError, match="choose first or all"):
         restore(source, tmp_path / "x", "pages=some")
 
