@@ -49,7 +49,7 @@ def load_ddpm(folder: Path) -> FaceDDPM:
     except (OSError, ValueError, RuntimeError) as error:
         raise ConfigError(f"cannot load a face DDPM from {folder}: {error}") from error
     raise ConfigError(
-        f"{folder} holds no diffusers model (model_index.json); "
+        f"{folder} holds {f'a {kind}' if kind else 'no model_index.json'}, not a face DDPM; "
         f"'dr2pipe convert' makes one from an official file"
     )
 
