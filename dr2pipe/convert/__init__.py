@@ -33,7 +33,7 @@ from dr2pipe.convert.stylegan2 import (
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import CheckpointError, ConfigError
 
-__all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
+__all__ = ["CONVERTERS", "convert_checkpoint"]
 
 CONVERTERS: dict[str, Callable[..., ModelMixin]] = {
     "guided_diffusion_unet": convert_guided_diffusion_unet,
