@@ -31,7 +31,7 @@ from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_generator,
 )
 from dr2pipe.core.diffusers_types import ModelMixin
-from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.core.errors import ConfigError
 
 __all__ = ["CONVERTERS", "convert_checkpoint"]
 

@@ -34,7 +34,7 @@ GROUPS = {
     "ropensci": 0,
     "historic": 5,
 }
-_MOST_MASKED = 0.02  # share of a circular crop's corners; SOURCES.md suggests 0.05 at most
+_MOST_MASKED = 0.02  # share of a circular crop's corners; 0.05 at most is usual
 _WITH_CIRCLES = ("us_pif", "us_18f", "us_digitalcorps", "us_usds")
 _ALIKE = 0.93  # correlation of two thumbnails above which they may be one photograph
 
