@@ -4,7 +4,7 @@ WORKERS := 2
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint docs clean
+.PHONY: demo test test-slow lint docs wheel clean
 
 demo: $(READY)
 	$(PYTHON) scripts/demo.py demo
@@ -29,6 +29,10 @@ $(READY): setup.cfg setup.py pyproject.toml constraints.txt
 	python3 -m venv $(VENV)
 	$(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,test,docs,demo]'
 	touch $(READY)
+
+# A wheel with presets and default models, for other environments: dist/dr2pipe-*.whl
+wheel: $(READY)
+	$(PYTHON) -m pip wheel --quiet --disable-pip-version-check --no-deps --wheel-dir dist .
 
 clean:
 	rm -rf $(VENV) build dist site *.egg-info

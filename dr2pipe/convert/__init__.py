@@ -38,7 +38,7 @@ from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import CheckpointError, ConfigError, Dr2pipeError
 from dr2pipe.core.model_folders import within_budget
 
-__all__ = ["CONVERTERS", "CheckpointError", "convert_checkpoint"]
+__all__ = ["CONVERTERS", "convert_checkpoint"]
 
 CONVERTERS: dict[str, Callable[..., ModelMixin]] = {
     "guided_diffusion_unet": convert_guided_diffusion_unet,

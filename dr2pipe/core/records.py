@@ -25,8 +25,7 @@ from dr2pipe.core.errors import ConfigError, describe_error
 from dr2pipe.core.markers import MARKER, marked, read_marker
 from dr2pipe.core.markers import result_folders as result_folders_of
 
-EXIT_DONE = 0
-EXIT_BUG = 1  # Python's own exit code after a traceback
+EXIT_DONE = 0  # 1 is Python's own exit code after a traceback
 EXIT_USAGE = 2  # argparse's too
 EXIT_SOME_FAILED = 3
 EXIT_NONE_SUCCEEDED = 4

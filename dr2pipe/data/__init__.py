@@ -7,6 +7,7 @@ from dr2pipe.data.landmarks import read_parts
 from dr2pipe.data.masked import MaskedFaces
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.data.showings import ShowingDataset, ShuffledBatches
+from dr2pipe.data.tones import TonedFaces
 
 __all__ = [
     "CoarseCache",
@@ -16,6 +17,7 @@ __all__ = [
     "PairDataset",
     "ShowingDataset",
     "ShuffledBatches",
+    "TonedFaces",
     "read_parts",
     "write_pictures",
 ]

@@ -60,7 +60,7 @@ def load_ddpm(folder: Path) -> FaceDDPM:
     if kind in NETWORKS:
         return FaceDDPM(load_network(folder, NETWORKS[kind]).float())
     raise ConfigError(
-        f"{folder} holds no diffusers model (model_index.json); "
+        f"{folder} holds {f'a {kind}' if kind else 'no model_index.json'}, not a face DDPM; "
         f"'dr2pipe convert' makes one from an official file"
     )
 

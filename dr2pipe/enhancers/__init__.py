@@ -40,7 +40,9 @@ def enhancer_class(name: str) -> type[Enhancer]:
         ConfigError: unknown name.
     """
     if name not in ENHANCERS:
-        raise ConfigError(f"unknown enhancer '{name}'; choose one of {', '.join(ENHANCERS)}")
+        # Those with conditions are used by other commands than restore.
+        known = ", ".join(name for name, kind in ENHANCERS.items() if not kind.conditions)
+        raise ConfigError(f"unknown enhancer '{name}'; choose one of {known}")
     return ENHANCERS[name]
 
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import csv
 import io
 import itertools
 import logging
-import math
 import os
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +23,7 @@ from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
 from dr2pipe.degradations import SEVERITIES
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
+from dr2pipe.runs.degrade import PARAMETERS
 
 with needs_extra("evaluate"):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -123,30 +122,6 @@ def embed(
     return vectors
 
 
-@torch.no_grad()
-def untrained_like(encoder: DegradationEncoder, pictures: torch.Tensor) -> DegradationEncoder:
-    """A random encoder of the same size, normalised by the statistics of ``pictures``.
-
-    It is a baseline: what its vectors tell was not learned.
-    """
-    generator = torch.Generator().manual_seed(0)
-    network = copy.deepcopy(encoder)
-    for layer in network.modules():
-        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
-            # torch's own initialisation of these layers
-            torch.nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
-            if layer.bias is not None:
-                bound = 1 / math.sqrt(layer.weight[0].numel())
-                torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
-        elif isinstance(layer, torch.nn.BatchNorm2d):
-            layer.reset_parameters()
-            layer.momentum = None  # the mean over all batches
-    network.train()
-    for part in torch.split(pictures, _BATCH):
-        network(part)
-    return network.eval().requires_grad_(False)
-
-
 def _pictures_of(source: Path) -> list[Path]:
     """All pictures, also results of ``dr2pipe degrade``, but not the maps of ``dr2pipe embed``."""
     if not source.is_dir():
@@ -224,7 +199,7 @@ def principal_components(vectors: Vectors) -> Vectors:
 def read_parameters(source: str | Path) -> dict[str, tuple[str, str]]:
     """(family, severity) by the resolved path of a picture, from every ``parameters.csv`` inside."""
     known = {}
-    for table in sorted(Path(source).rglob("parameters.csv")):
+    for table in sorted(Path(source).rglob(PARAMETERS)):
         content = files.read_regular(table, max_bytes=_MAX_TABLE_BYTES)
         text = content.decode("utf-8-sig", "surrogateescape")
         try:

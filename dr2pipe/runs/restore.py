@@ -80,7 +80,7 @@ class RestoreConfig:
 
 
 def restore_folder(config: RestoreConfig) -> RunSummary:
-    """Restore ``config.input`` into ``config.output``; see docs/restore.md for what a run leaves.
+    """Restore ``config.input`` into ``config.output``; see docs/restore.md for what it leaves.
 
     Raises:
         Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.

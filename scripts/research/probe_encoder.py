@@ -8,6 +8,8 @@ Usage: ``python scripts/research/probe_encoder.py MODEL FACES.npz``
 from __future__ import annotations
 
 import argparse
+import copy
+import math
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -22,7 +24,8 @@ from dr2pipe.core.errors import Dr2pipeError
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import SEVERITIES, degrade
 from dr2pipe.diffusion.degradation_features import degradation_features
-from dr2pipe.runs.embed import embed, load_encoder, untrained_like
+from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
+from dr2pipe.runs.embed import embed, load_encoder
 
 # Kinds of damage that look different; none of them is in a training chain under this name.
 FAMILIES = (
@@ -126,6 +129,30 @@ def _accuracy(vectors: np.ndarray, labels: np.ndarray, seen: np.ndarray) -> floa
     gram = x[seen].T @ x[seen] + _STRENGTH * seen.sum() * np.eye(x.shape[1])
     weights = np.linalg.solve(gram, x[seen].T @ wanted[seen])
     return float(((x[~seen] @ weights).argmax(axis=1) == labels[~seen]).mean())
+
+
+@torch.no_grad()
+def untrained_like(encoder: DegradationEncoder, pictures: torch.Tensor) -> DegradationEncoder:
+    """A random encoder of the same size, normalised by the statistics of ``pictures``.
+
+    It is a baseline: what its vectors tell was not learned.
+    """
+    generator = torch.Generator().manual_seed(0)
+    network = copy.deepcopy(encoder)
+    for layer in network.modules():
+        if isinstance(layer, torch.nn.Conv2d | torch.nn.Linear):
+            # torch's own initialisation of these layers
+            torch.nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            if layer.bias is not None:
+                bound = 1 / math.sqrt(layer.weight[0].numel())
+                torch.nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+        elif isinstance(layer, torch.nn.BatchNorm2d):
+            layer.reset_parameters()
+            layer.momentum = None  # the mean over all batches
+    network.train()
+    for part in torch.split(pictures, 16):
+        network(part)
+    return network.eval().requires_grad_(False)
 
 
 def main() -> int:

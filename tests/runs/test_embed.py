@@ -3,7 +3,7 @@ import pytest
 import torch
 from conftest import make_pictures, make_pixels, run_here
 from PIL import Image
-from probe_encoder import FAMILIES, probe
+from probe_encoder import FAMILIES, probe, untrained_like
 
 from dr2pipe.core.images import to_tensor
 from dr2pipe.diffusion.degradation_features import degradation_features
@@ -13,7 +13,6 @@ from dr2pipe.runs.embed import (
     embed_folder,
     load_encoder,
     principal_components,
-    untrained_like,
 )
 
 

@@ -119,7 +119,7 @@ def test_priors_that_do_not_fit(tmp_path):
     prior = tmp_path / "prior"
     for change, says in (
         ({"narrow": 1 / 32}, r"narrow=0\.03125 instead of 0\.015625"),
-        ({"resample": "bilinear"}, r"bilinear \('clean'\) network; .* the fir kind"),
+        ({"resample": "bilinear"}, "resample=bilinear instead of fir"),
     ):
         StyleGAN2Generator(size=16, **PRIOR | change).save_pretrained(prior)
         with pytest.raises(ConfigError, match=says):

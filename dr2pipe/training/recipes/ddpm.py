@@ -27,11 +27,13 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
 from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.tones import ToneConfig
+from dr2pipe.diffusion.dr2 import estimate_x0
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.losses.diffusion import p2_weights, snr_weights, variational_bound
+from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import TrainConfig, TrainedNetwork
 
 
@@ -145,23 +147,21 @@ class DDPMRecipe:
 
     @torch.no_grad()
     def preview(self, networks: dict[str, torch.nn.Module], batch: dict[str, Any]) -> torch.Tensor:
-        """Rows of eight faces: clean, then noised and their x0 at two timesteps.
+        """Rows of faces: clean, then noised and their x0 at two timesteps.
 
         The timesteps are a tenth and a half of the highest one.
         """
         unet = networks["unet"]
-        clean = batch["image"][:8].to(unet.device)
-        noise, _ = self._draw(batch["seed"][:8].tolist(), clean.shape[1:])
+        clean = batch["image"][:PREVIEW_PICTURES].to(unet.device)
+        noise, _ = self._draw(batch["seed"][:PREVIEW_PICTURES].tolist(), clean.shape[1:])
         rows = [clean]
         for timestep in (self.config.max_timestep // 10, self.config.max_timestep // 2):
             t = torch.full((len(clean),), timestep, device=clean.device)
             noisy = self.scheduler.add_noise(clean, noise.to(clean.device), t)
-            estimate = unet(noisy, t).sample[:, :3].float()
-            if self.config.prediction == "epsilon":
-                alpha_bar = self.scheduler.alphas_cumprod[timestep].to(clean.device)
-                estimate = (noisy - (1 - alpha_bar).sqrt() * estimate) / alpha_bar.sqrt()
-            rows += [noisy.clamp(-1, 1), estimate.clamp(-1, 1)]
-        return torch.cat([torch.cat(list(row), dim=-1) for row in rows], dim=-2)
+            output = unet(noisy, t).sample[:, :3].float()
+            alpha_bar = self.scheduler.alphas_cumprod[timestep].to(clean.device)
+            rows += [noisy, estimate_x0(noisy, output, alpha_bar, self.config.prediction)]
+        return tile_rows(*rows)
 
     def export(self, networks: dict[str, torch.nn.Module], folder: Path) -> None:
         """Write a folder that ``DR2Pipeline.from_pretrained`` loads, and ``slow`` beside it.

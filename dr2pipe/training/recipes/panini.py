@@ -30,7 +30,7 @@ from dr2pipe.features.vgg import load_vgg
 from dr2pipe.losses.adversarial import logistic_discriminator_loss, logistic_generator_loss
 from dr2pipe.losses.reconstruction import pixel_loss
 from dr2pipe.losses.total import weighted_sum
-from dr2pipe.stylegan2 import StyleGAN2Discriminator, StyleGAN2Generator
+from dr2pipe.stylegan2 import StyleGAN2Discriminator
 from dr2pipe.training.checkpoints import load_matching_weights
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import (
@@ -110,7 +110,8 @@ class PaniniRecipe:
         }
         network = unwrap(build_enhancer("panini", **options), PaniniNet).train()
         if config.prior is not None:
-            _load_prior(network.prior, find_model(config.prior))
+            # The mapping network is not used: the encoder gives W+ itself.
+            load_matching_weights(network.prior, find_model(config.prior), without="mapping")
         if config.encoder_weights is not None:
             encoder = find_model(config.encoder_weights)
             load_matching_weights(network.degradation_encoder, encoder)
@@ -160,17 +161,6 @@ class PaniniRecipe:
     def export(self, networks: Networks, folder: Path) -> None:
         """Write a folder that ``build_enhancer`` loads."""
         files.write_folder(folder, unwrap(networks["panini"], ModelMixin).save_pretrained)
-
-
-def _load_prior(prior: StyleGAN2Generator, folder: Path) -> None:
-    """Copy all but the mapping network, which is not used: the encoder gives W+ itself."""
-    config = Path(folder) / "config.json"
-    if config.is_file() and read_config(config).get("resample") == "bilinear":
-        raise ConfigError(
-            f"{folder} holds a bilinear ('clean') network; Panini-Net's prior is a StyleGAN2 of "
-            f"the fir kind"
-        )
-    load_matching_weights(prior, folder, without="mapping")
 
 
 def _freeze_unused(network: PaniniNet) -> None:
