@@ -126,12 +126,12 @@ def load_network(folder: str | Path, kind: type[Network], *, hint: str = "") -> 
         elements = sum(math.prod(shape) for shape in shapes.values())
         with within_budget(len(shapes), elements, what=f"the config.json of {folder}"):
             from_config(kind, config)
-        loaded: Any = kind.from_pretrained(
+        load: Any = kind.from_pretrained
+        loaded = load(
             str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
         )
     network: Network = loaded[0]
-    told: dict[str, Any] = loaded[1]
-    missing = sorted(told["missing_keys"])
+    missing = sorted(loaded[1]["missing_keys"])
     if missing:
         raise CheckpointError(
             f"{folder / WEIGHTS} lacks {len(missing)} weights of the network, such as {missing[0]}"

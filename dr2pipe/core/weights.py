@@ -67,6 +67,23 @@ def read_tensors(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
         raise CheckpointError(f"{path} is no readable checkpoint: {said}") from None
 
 
+def check_checksums(path: str | Path) -> None:
+    """Compare the checksums of a file that ``torch.save`` wrote with its content.
+
+    Raises:
+        CheckpointError: it is damaged.
+        UnreadableFileError: no regular file there.
+    """
+    files.check_regular(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # a damaged archive fails in any way
+        raise CheckpointError(f"{path} is damaged: {error}") from None
+    if damaged is not None:
+        raise CheckpointError(f"{path} is damaged: {damaged}")
+
+
 def tensor_shapes(path: str | Path) -> dict[str, tuple[int, ...]]:
     """The shapes of the tensors in a ``.safetensors`` file by name, from its header alone.
 

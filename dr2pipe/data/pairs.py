@@ -73,7 +73,7 @@ class PairDataset(ShowingDataset):
                 f"the shares of the degradations {dict(degradations)} must be 0 or more, not all 0"
             )
         if coarse is not None and coarse_share > 0:
-            _check_coarse(coarse, faces)
+            coarse.check(faces)
         if parts is not None:
             _check_parts(parts, faces)
         self.faces, self.input_size, self.parts = faces, input_size, parts
@@ -99,7 +99,7 @@ class PairDataset(ShowingDataset):
             clean = images.to_uint8(item["image"][None])[0]
             item["image"] = images.to_tensor(move(clean, by))[0]
         if rng.random() < self.coarse_share and self.coarse is not None:
-            degraded = self.coarse.read(self.faces.relative(item["name"]), rng)
+            degraded = self.coarse.read(self.faces, item["name"], rng)
             if item["flipped"]:
                 degraded = degraded[:, ::-1]
             if by is not None:
@@ -123,15 +123,6 @@ class PairDataset(ShowingDataset):
             parts = self.parts[Path(item["name"]).stem]
             item["parts"] = _parts_in_pixels(parts, self.faces.size, flipped=item["flipped"])
         return item
-
-
-def _check_coarse(coarse: CoarseCache, faces: FaceDataset) -> None:
-    """Raise Dr2pipeError for faces without a coarse version."""
-    missing = [name for name in faces.names if not coarse.has(faces.relative(name))]
-    if missing:
-        raise Dr2pipeError(
-            f"{len(missing)} faces have no coarse version, the first is {missing[0]}"
-        )
 
 
 def _check_parts(parts: Mapping[str, Parts], faces: FaceDataset) -> None:

@@ -10,7 +10,6 @@ candidate that was best for the third of the faces with the lowest scores.
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +20,7 @@ import numpy.typing as npt
 import torch
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.foreign import read_object
 from dr2pipe.core.models import find_file
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 
@@ -108,13 +108,31 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
     """
     path = find_file("checkpoints", name, what="automatic setting", suffix=".json")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_object(path)
         features, score = content.pop("features"), content.pop("score")
         setting = AutoSetting(**content)
         shape = np.array(setting.weights, dtype=float).shape
+        _check(setting)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} is no automatic setting: {error}") from None
     count = len(setting.candidates)
     if (features, score) != (list(FEATURES), SCORE) or shape != (2 * len(FEATURES) + 1, count):
         raise ConfigError(f"{path} was fitted by another version; fit it again")
     return setting, path
+
+
+def _check(setting: AutoSetting) -> None:
+    """Raise ValueError or TypeError for lists of other lengths, or numbers that are none."""
+    count = len(setting.candidates)
+    for values in (setting.mean, setting.scale, setting.low, setting.high):
+        if not np.isfinite(np.array(values, dtype=float)).all() or len(values) != len(FEATURES):
+            raise ValueError(f"{len(FEATURES)} numbers are needed, one for each feature")
+    if not np.isfinite(np.array(setting.weights, dtype=float)).all() or not count:
+        raise ValueError("the weights are no numbers")
+    if np.array(setting.deviation, dtype=float).shape != (count,):
+        raise ValueError("a deviation is needed for each candidate")
+    for place in (setting.fixed, setting.fallback):
+        if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < count:
+            raise ValueError(f"there is no candidate {place!r}")
+    if not all(isinstance(candidate, dict) for candidate in setting.candidates):
+        raise TypeError("candidates must be settings")

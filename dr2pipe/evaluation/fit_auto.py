@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import json
 from dataclasses import dataclass, field
@@ -14,6 +13,7 @@ import numpy.typing as npt
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.foreign import read_csv, read_object
 from dr2pipe.diffusion.auto import SCORE, AutoSetting, FloatArray, regression_inputs
 from dr2pipe.diffusion.degradation_features import FEATURES
 
@@ -135,8 +135,8 @@ def read_sweep(folder: str | Path) -> SweepTable:
                 f"Run 'dr2pipe sweep' to its end first"
             )
     try:
-        summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        results, features = (_rows(folder / n) for n in ("results.csv", "features.csv"))
+        summary = read_object(folder / "summary.json", max_bytes=1 << 28)
+        results, features = (read_csv(folder / n) for n in ("results.csv", "features.csv"))
         points = {point["id"]: point["settings"] for point in summary["points"]}
         described = summary["settings"]["methods"].values()
         first_stages = [m["dr2"] for m in described if "dr2" in m]
@@ -152,7 +152,7 @@ def read_sweep(folder: str | Path) -> SweepTable:
             for name, array in values.items():
                 array[place] = float(row[name])
         table = np.array([[float(row[name]) for name in FEATURES] for row in features])
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder} holds no finished sweep to fit on: {error!r}") from None
     if len(models) != 1 or any(np.isnan(array).any() for array in values.values()):
         raise ConfigError(f"{folder}: every face must have met every setting of one model")
@@ -172,11 +172,6 @@ def save_auto(setting: AutoSetting, path: str | Path) -> None:
     """Write a setting as JSON, for :func:`dr2pipe.diffusion.auto.load_auto`."""
     content = {"score": SCORE, "features": list(FEATURES)} | dataclasses.asdict(setting)
     files.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
-
-
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _standard(features: FloatArray) -> tuple[FloatArray, FloatArray]:

@@ -18,7 +18,7 @@ from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
 from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2
-from dr2pipe.evaluation.protocol import Degradation, MethodConfig, Protocol, read_partner
+from dr2pipe.evaluation.protocol import Degradation, MethodConfig, PartnerFolder, Protocol
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.restoration.restorer import (
     EnhancerConfig,
@@ -56,6 +56,7 @@ class Methods:
             raise ConfigError("methods must name at least one")
         self.size, self.precision = protocol.size, protocol.precision
         self.configs = {name: resolve(name, m) for name, m in protocol.methods.items()}
+        self.made: dict[tuple[str, str], PartnerFolder] = {}
         self._restorers: dict[str, Restorer] = {}
         self._hashes: dict[str, dict[str, str]] = {}
         self._networks: dict[str, SharedUNet] = {}  # by hashes of their weights and config
@@ -63,6 +64,13 @@ class Methods:
             for stage in (config.dr2, config.enhancer):
                 if stage is not None:
                     self._build(stage)
+
+    def find_made(self, names: list[str], degradations: list[str]) -> None:
+        """Find the pictures of other tools for all faces, by the folders of the degradations."""
+        for method, config in self.configs.items():
+            for degradation in degradations if config.folder is not None else ():
+                folder = Path(str(config.folder)) / degradation
+                self.made[method, degradation] = PartnerFolder(folder, names)
 
     def describe(self) -> dict[str, Any]:
         """Return settings, network configs and weight hashes by method."""
@@ -108,8 +116,8 @@ class Methods:
             faces, calls = coarse[method]
             pictures = faces
             if config.folder is not None:
-                folder = Path(config.folder) / degradation.folder
-                pixels = [read_partner(folder, name, self.size) for name in names]
+                folder = self.made[method, degradation.folder]
+                pixels = [folder.read(name, self.size) for name in names]
                 pictures = images.to_tensor(np.stack(pixels))
             if config.enhancer is not None:
                 enhancer = self._restorers[_key(config.enhancer)]

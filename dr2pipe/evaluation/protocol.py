@@ -7,7 +7,7 @@ and weights. Results of different hashes are never mixed.
 
 from __future__ import annotations
 
-import csv
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,8 +15,10 @@ import numpy as np
 import numpy.typing as npt
 from omegaconf import MISSING
 
-from dr2pipe.core import images
-from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core import files, images
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError, UnreadableFileError
+from dr2pipe.core.foreign import read_csv, read_text
+from dr2pipe.core.pairing import Pairing, normalised
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import check_degradation
 from dr2pipe.diffusion.stage1 import DR2Config
@@ -148,8 +150,7 @@ class CleanSet:
         self._faces = FaceDataset(config.path, size=size, sources=config.sources, flip=False)
         self.paths = self._faces.names[: config.limit]
         self.names = [self._faces.relative(name) for name in self.paths]
-        self.is_folder = Path(config.path).is_dir()
-        if self.is_folder and config.crop == "none":
+        if self._faces.pixels is None and config.crop == "none":
             self._check_square()
         self.sha256 = {name: self._hash(i) for i, name in enumerate(self.names)}
         if config.sha256 is not None:
@@ -193,11 +194,11 @@ def read_hashes(path: str | Path) -> dict[str, str]:
         ConfigError: no such file, or a line of another form.
     """
     try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the list of hashes {path}: {error}") from None
+        lines = read_text(path).replace("\r\n", "\n").split("\n")
+    except UnreadableFileError as error:
+        raise ConfigError(f"cannot read the list of hashes {error}") from None
     hashes = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(lines if lines[-1] else lines[:-1], 1):
         # sha256sum marks files that it read as binary by a star; the hash is the same.
         digest, name, mark = line[:64], line[66:], line[64:66]
         if mark not in ("  ", " *") or len(digest) != 64 or not name:
@@ -206,9 +207,10 @@ def read_hashes(path: str | Path) -> dict[str, str]:
     return hashes
 
 
-def write_hashes(hashes: dict[str, str]) -> str:
-    """Return the text that :func:`read_hashes` reads."""
-    return "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
+def write_hashes(hashes: dict[str, str]) -> bytes:
+    """Return the bytes of a file that :func:`read_hashes` reads."""
+    text = "".join(f"{digest}  {name}\n" for name, digest in hashes.items())
+    return text.encode("utf-8", "surrogateescape")
 
 
 def check_hashes(found: dict[str, str], listed: dict[str, str], source: str) -> None:
@@ -227,26 +229,64 @@ def png_name(name: str) -> str:
     return name if name.lower().endswith(".png") else f"{name}.png"
 
 
-def read_partner(folder: str | Path, name: str, size: int) -> Pixels:
-    """Read the picture in ``folder`` that belongs to a face, (size,size,3) uint8 RGB.
+class PartnerFolder:
+    """Pictures that another tool made of faces, or that belong to them.
 
-    Its relative path is the face's own, or that with ``.png`` added or in place of the ending.
+    A picture has the relative path under which the study keeps the face (``a.jpg.png``), or the
+    face's own, each with any ending where that leaves no doubt; see :mod:`dr2pipe.core.pairing`.
 
-    Raises:
-        ConfigError: there is none, it cannot be read, or it has another size.
+    Args:
+        folder: of the pictures.
+        names: of all faces.
     """
-    names = (name, png_name(name), Path(name).with_suffix(".png"))
-    path = next((p for p in (Path(folder) / n for n in names) if p.is_file()), None)
-    if path is None:
-        raise ConfigError(f"{name} has no picture of its own in {folder}")
+
+    def __init__(self, folder: str | Path, names: Sequence[str]):
+        self.folder = Path(folder)
+        found = images.find_images(folder, with_results=True).paths if self.folder.is_dir() else []
+        offered = [path.relative_to(folder).as_posix() for path in found]
+        self._kept_names = {name: _kept_name(name) for name in names}
+        self._by_kept_name = Pairing(self._kept_names.values(), offered, folder)
+        self._by_name = Pairing(names, offered, folder)
+
+    def path(self, name: str) -> Path:
+        """The file that belongs to a face.
+
+        Raises:
+            ConfigError: there is none, or more than one.
+        """
+        kept = self._kept_names[name]
+        try:
+            if kept != name and self._by_kept_name.has_partner(kept):
+                return self.folder / self._by_kept_name.partner(kept)
+            return self.folder / self._by_name.partner(name)
+        except PictureError as error:
+            raise ConfigError(f"{name}: {error}") from None
+
+    def read(self, name: str, size: int) -> Pixels:
+        """The picture that belongs to a face, (size,size,3) uint8 RGB.
+
+        Raises:
+            ConfigError: see :meth:`path`; or it cannot be read, or has another size.
+        """
+        path = self.path(name)
+        try:
+            pixels = images.read_image(path).pixels
+        except PictureError as error:
+            raise ConfigError(f"{path}: {error}") from None
+        if pixels.shape[:2] != (size, size):
+            height, width = pixels.shape[:2]
+            raise ConfigError(
+                f"{path} has {width}x{height} pixels; the study compares {size}x{size}"
+            )
+        return pixels
+
+
+def _kept_name(name: str) -> str:
+    """Where a study keeps the picture of a face, from its folder."""
     try:
-        pixels = images.read_image(path).pixels
-    except PictureError as error:
-        raise ConfigError(f"{path}: {error}") from None
-    if pixels.shape[:2] != (size, size):
-        height, width = pixels.shape[:2]
-        raise ConfigError(f"{path} has {width}x{height} pixels; the study compares {size}x{size}")
-    return pixels
+        return files.safe_join(".", png_name(name)).as_posix()
+    except Dr2pipeError:  # said where pictures are kept
+        return png_name(name)
 
 
 def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, list[int]]]:
@@ -261,22 +301,16 @@ def read_groups(config: CleanConfig, names: list[str]) -> dict[str, dict[str, li
     if config.groups_csv is None:
         raise ConfigError("clean.groups needs clean.groups_csv")
     try:
-        # Spreadsheets begin a file with a byte order mark.
-        with open(config.groups_csv, newline="", encoding="utf-8-sig") as file:
-            lines = {line.get("file"): line for line in csv.DictReader(file)}
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read {config.groups_csv}: {error}") from None
-    columns = next(iter(lines.values()), {})
-    missing = [column for column in ("file", *config.groups) if column not in columns]
-    if missing:
-        known = ", ".join(map(str, columns)) or "no lines"
-        raise ConfigError(f"{config.groups_csv} has no column '{missing[0]}'; it has {known}")
+        table = read_csv(config.groups_csv, ["file", *config.groups])
+    except UnreadableFileError as error:
+        raise ConfigError(f"cannot use {error}") from None
+    lines = {normalised(line["file"]): line for line in table}
     groups: dict[str, dict[str, list[int]]] = {}
     for column in config.groups:
         found: dict[str, list[int]] = {}
         for place, name in enumerate(names):
             # The column may hold relative paths, or file names alone.
-            line = lines.get(name) or lines.get(Path(name).name)
+            line = lines.get(normalised(name)) or lines.get(normalised(Path(name).name))
             if line is None:
                 raise ConfigError(f"{config.groups_csv} has no line for {name}")
             if not line[column]:

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_hash, stable_seed, to_dict, to_yaml
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.markers import MARKER, marked
 from dr2pipe.core.processes import process_state, stop_signals_caught
-from dr2pipe.core.records import RUN, append_jsonl, to_jsonl, versions
+from dr2pipe.core.records import append_jsonl, set_damaged_aside, to_jsonl, versions
 from dr2pipe.degradations import degrade, describe_chain
 from dr2pipe.diffusion.degradation_features import degradation_features
 from dr2pipe.evaluation.calibration import calibration
@@ -30,14 +31,14 @@ from dr2pipe.evaluation.protocol import (
     GIVEN,
     CleanSet,
     Degradation,
+    PartnerFolder,
     Protocol,
     parse_degradations,
     png_name,
     read_groups,
-    read_partner,
     write_hashes,
 )
-from dr2pipe.evaluation.records import ROWS, read_hash, read_rows
+from dr2pipe.evaluation.records import KIND, RESULT_FOLDERS, ROWS, read_hash, read_rows
 from dr2pipe.metrics import psnr
 from dr2pipe.metrics.meter import Meter, available
 from dr2pipe.restoration.restorer import Restorer
@@ -99,6 +100,10 @@ class Study:
             self.sampled = self.methods.restorer(self.main)
         self.clean = CleanSet(protocol.clean, protocol.size)
         self.groups = read_groups(protocol.clean, self.clean.names)
+        if self.keeps_pictures:
+            self._check_names()
+        self.given = self._given()
+        self.methods.find_made(self.clean.names, [d.folder for d in self.degradations])
         self.made_elsewhere = self._check_partners()
         self.description = self._describe()
         self.hash = stable_hash(self.description)
@@ -129,8 +134,8 @@ class Study:
         pixels = []
         for index in unit.faces:
             name = self.clean.names[index]
-            if label == GIVEN and self.protocol.clean.degraded is not None:
-                pixels.append(read_partner(self.protocol.clean.degraded, name, side))
+            if label == GIVEN and self.given is not None:
+                pixels.append(self.given.read(name, side))
                 continue
             small = images.resize_pixels(self.clean.face(index), (side, side))
             rng = np.random.default_rng(stable_seed(self.protocol.seed, label, name))
@@ -201,8 +206,9 @@ class Study:
 
     def picture_path(self, degradation: Degradation, method: str, picture: str) -> Path:
         """Return where a result is saved, or an input (the method ``DEGRADED``)."""
-        folder = Path(self.protocol.output) / "pictures" / method.replace("/", "_")
-        return folder / degradation.folder / png_name(picture)
+        folder = Path(self.protocol.output, "pictures")
+        folder = files.safe_join(folder, method.replace("/", "_"))
+        return files.safe_join(folder / degradation.folder, png_name(picture))
 
     def is_done(self, unit: Unit, done: set[tuple[str, str]]) -> bool:
         """Whether all its rows are there, and all its pictures if they are to be saved."""
@@ -247,15 +253,32 @@ class Study:
     def _check_partners(self) -> list[str]:
         """Return a hash of each folder of pictures of other tools; every picture is read once."""
         p = self.protocol
-        wanted = [(Path(p.clean.degraded), p.degraded_size)] if p.clean.degraded else []
-        for config in self.methods.configs.values():
-            if config.folder is not None:
-                wanted += [(Path(config.folder) / d.folder, p.size) for d in self.degradations]
+        wanted = [(self.given, p.degraded_size)] if self.given is not None else []
+        wanted += [(made, p.size) for made in self.methods.made.values()]
         names = self.clean.names
         return [
-            stable_hash([images.hash_bytes(read_partner(folder, n, side).tobytes()) for n in names])
+            stable_hash([images.hash_bytes(folder.read(n, side).tobytes()) for n in names])
             for folder, side in wanted
         ]
+
+    def _given(self) -> PartnerFolder | None:
+        folder = self.protocol.clean.degraded
+        return None if folder is None else PartnerFolder(folder, self.clean.names)
+
+    def _check_names(self) -> None:
+        """Raise Dr2pipeError unless every picture has a file of its own, below the output."""
+        methods = [*self.methods.configs, DEGRADED]
+        folders = {self.picture_path(self.degradations[0], m, "x").parent for m in methods}
+        if len(folders) < len(methods):
+            raise ConfigError(
+                f"methods must differ in their names as folders: {', '.join(methods)}"
+            )
+        owners: dict[Path, str] = {}
+        for name in self.clean.names:
+            path = self.picture_path(self.degradations[0], DEGRADED, name)
+            other = owners.setdefault(path, name)
+            if other != name:
+                raise ConfigError(f"{other} and {name} would both be kept as {path.name}")
 
     def _describe(self) -> dict[str, Any]:
         """Return everything that decides a value."""
@@ -342,16 +365,20 @@ def _prepare(study: Study, output: Path) -> None:
                 f"{folder} holds results of another protocol ({found}, this one is {study.hash}): "
                 f"its pictures, settings, weights or metrics differ; choose another output"
             )
+    set_damaged_aside(output / ROWS)
     rows = read_rows(output / ROWS)
     for merged in study.protocol.merge:
         rows += read_rows(Path(merged) / ROWS)
     # Written anew, because a killed run may have left half a line.
     files.write_bytes(output / ROWS, to_jsonl(rows))
+    clean = {"crop": study.protocol.clean.crop, "faces": "see clean.sha256"}
     described = {
+        "kind": KIND,
         "protocol_hash": study.hash,
         "config": to_dict(study.protocol),
-        "protocol": study.description,
+        "protocol": study.description | {"clean": clean},
         "versions": versions(),
     }
-    files.write_bytes(output / RUN, to_yaml(described).encode())
-    files.write_bytes(output / "clean.sha256", write_hashes(study.clean.sha256).encode())
+    content = to_yaml(marked(described, RESULT_FOLDERS)).encode()
+    files.write_bytes(output / MARKER, content)
+    files.write_bytes(output / "clean.sha256", write_hashes(study.clean.sha256))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import json
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,7 +14,8 @@ import torch
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, PictureError
-from dr2pipe.core.records import versions
+from dr2pipe.core.foreign import to_csv
+from dr2pipe.core.records import finite, versions
 from dr2pipe.degradations import UNSEEN
 from dr2pipe.evaluation.calibration import pooled_bins
 from dr2pipe.evaluation.report.markdown import markdown_tables
@@ -24,9 +23,11 @@ from dr2pipe.evaluation.report.pages import Example, write_evaluation_report
 from dr2pipe.evaluation.statistics import estimate
 from dr2pipe.evaluation.study import Row, Study
 from dr2pipe.metrics import METRICS
+from dr2pipe.metrics.reference import MOST_DB
 
 FloatArray = npt.NDArray[np.float64]
 
+_IN_DECIBELS = ("psnr", "psnr_luma")
 MEANS = {"mean of chains": False, "mean of unseen families": True}  # title: whether unseen
 
 
@@ -36,12 +37,11 @@ def write_study_results(study: Study, rows: list[Row], output: Path) -> str:
     order = {name: i for i, name in enumerate(study.clean.names)}
     labels = {d.label: i for i, d in enumerate(study.degradations)}
     rows = sorted(rows, key=lambda row: (labels[row["degradation"]], order[row["picture"]]))
-    files.write_bytes(output / "results.csv", _csv_of(study, rows).encode())
+    files.write_bytes(output / "results.csv", to_csv(_csv_of(study, rows)))
     summary = summarise(study, rows, values)
-    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False)
-    files.write_bytes(output / "summary.json", text.encode())
+    write_json(output / "summary.json", summary)
     table = markdown_tables(summary)
-    files.write_bytes(output / "table.md", table.encode())
+    files.write_bytes(output / "table.md", table.encode("utf-8", "surrogateescape"))
     write_evaluation_report(output, summary, _examples(study, values))
     return table
 
@@ -60,6 +60,8 @@ def summarise(study: Study, rows: list[Row], values: dict[str, FloatArray]) -> d
                 cell |= dataclasses.asdict(estimate(of_method))
                 difference = estimate(of_method - base)
                 is_other = method != study.baseline and difference.count > 0
+                if metric in _IN_DECIBELS:
+                    cell["equal"] = int((array[places, methods.index(method)] >= MOST_DB).sum())
                 cell["difference"] = dataclasses.asdict(difference) if is_other else None
                 cells.append(cell)
     return {
@@ -232,15 +234,11 @@ def _examples(study: Study, values: dict[str, FloatArray]) -> list[Example]:
     return chosen
 
 
-def _csv_of(study: Study, rows: list[Row]) -> str:
-    """Return a line per face, degradation and method, each with the protocol's hash."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _csv_of(study: Study, rows: list[Row]) -> Iterable[list[Any]]:
+    """Yield a line per face, degradation and method, each with the protocol's hash."""
     metrics = [m for m in study.metrics if m not in study.meter.set_names]
     columns = list(study.groups)
-    writer.writerow(
-        ["protocol", "degradation", "method", "picture", *columns, "network_calls", *metrics]
-    )
+    yield ["protocol", "degradation", "method", "picture", *columns, "network_calls", *metrics]
     group_of = {
         (column, study.clean.names[i]): group
         for column, groups in study.groups.items()
@@ -253,16 +251,9 @@ def _csv_of(study: Study, rows: list[Row]) -> str:
             numbers = ["" if np.isnan(values[m]) else f"{values[m]:.6f}" for m in metrics]
             of_face = [group_of[column, name] for column in columns]
             calls = row["calls"][method]
-            writer.writerow(
-                [study.hash, row["degradation"], method, name, *of_face, calls, *numbers]
-            )
-    return text.getvalue()
+            yield [study.hash, row["degradation"], method, name, *of_face, calls, *numbers]
 
 
-def without_nan(value: Any) -> Any:
-    """Replace numbers that are not finite by None, because JSON cannot hold them."""
-    if isinstance(value, dict):
-        return {k: without_nan(v) for k, v in value.items()}
-    if isinstance(value, list):
-        return [without_nan(v) for v in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file; numbers that are not finite become null, which JSON can hold."""
+    files.write_bytes(path, json.dumps(finite(content), indent=1, allow_nan=False).encode())

@@ -11,11 +11,9 @@ is left. Higher is better, and no setting has the most of both.
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 import itertools
-import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,13 +25,14 @@ from omegaconf.errors import OmegaConfBaseException
 from dr2pipe.core import files
 from dr2pipe.core.config import stable_seed, to_yaml
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.foreign import to_csv
 from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.diffusion.stage1 import STRENGTHS, DR2Config
 from dr2pipe.diffusion.timesteps import default_omega
 from dr2pipe.evaluation.protocol import CleanConfig, MethodConfig, Protocol
 from dr2pipe.evaluation.report.pages import write_sweep_report
 from dr2pipe.evaluation.study import Row, Study, run_study
-from dr2pipe.evaluation.summary import without_nan
+from dr2pipe.evaluation.summary import write_json
 from dr2pipe.metrics import METRICS
 from dr2pipe.restoration.restorer import EnhancerConfig
 
@@ -157,11 +156,10 @@ def _write_results(
     output: Path,
 ) -> str:
     rows = sorted(rows, key=lambda row: (row["degradation"], row["picture"]))
-    files.write_bytes(output / "results.csv", _results_csv(study, rows).encode())
-    files.write_bytes(output / "features.csv", _features_csv(rows).encode())
+    files.write_bytes(output / "results.csv", to_csv(_results_csv(study, rows)))
+    files.write_bytes(output / "features.csv", to_csv(_features_csv(rows)))
     summary = _summarise(config, points, study, rows)
-    text = json.dumps(without_nan(summary), indent=1, ensure_ascii=False)
-    files.write_bytes(output / "summary.json", text.encode())
+    write_json(output / "summary.json", summary)
     best = points[summary["best"]["mean"]]
     files.write_bytes(output / "preset.yaml", _preset(config, best, study.hash).encode())
     write_sweep_report(output, summary)
@@ -250,26 +248,20 @@ def _preset(config: SweepConfig, best: DR2Config, protocol_hash: str) -> str:
     )
 
 
-def _results_csv(study: Study, rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
+def _results_csv(study: Study, rows: list[Row]) -> Iterable[list[Any]]:
     metrics = [*study.metrics, "fidelity", "removal"]
-    writer.writerow(["protocol", "point", "degradation", "picture", "network_calls", *metrics])
+    yield ["protocol", "point", "degradation", "picture", "network_calls", *metrics]
     for row in rows:
         for point, values in row["values"].items():
             numbers = ["" if np.isnan(values[m]) else f"{values[m]:.6f}" for m in metrics]
             place = [row["degradation"], row["picture"], row["calls"][point]]
-            writer.writerow([study.hash, point, *place, *numbers])
-    return text.getvalue()
+            yield [study.hash, point, *place, *numbers]
 
 
-def _features_csv(rows: list[Row]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["degradation", "picture", *FEATURES])
+def _features_csv(rows: list[Row]) -> Iterable[list[Any]]:
+    yield ["degradation", "picture", *FEATURES]
     for row in rows:
-        writer.writerow([row["degradation"], row["picture"], *row["features"]])
-    return text.getvalue()
+        yield [row["degradation"], row["picture"], *row["features"]]
 
 
 def _as_text(summary: dict[str, Any]) -> str:

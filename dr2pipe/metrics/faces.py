@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import CheckpointError, Dr2pipeError
+from dr2pipe.core.foreign import read_csv
 from dr2pipe.features.arcface import to_grey
 
 Points = npt.NDArray[np.float64]  # (P,2) in pixels, the eyes first
@@ -83,11 +83,7 @@ def read_landmarks(path: str | Path) -> Detector:
             picture. The detector raises it for a picture that is not listed.
     """
     path = Path(path)
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as table:
-            lines = list(csv.DictReader(table))
-    except (OSError, UnicodeDecodeError) as error:
-        raise Dr2pipeError(f"cannot read {path}: {error}") from None
+    lines = read_csv(path)
     columns = list(lines[0]) if lines else []
     points = ["eyeL", "eyeR", *(c[:-2] for c in columns if c.endswith("_x"))]
     axes = [f"{point}_{axis}" for point in dict.fromkeys(points) for axis in "xy"]

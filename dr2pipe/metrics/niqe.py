@@ -18,10 +18,12 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files
-from dr2pipe.core.errors import CheckpointError, ConfigError, PictureError
+from dr2pipe.core.errors import CheckpointError, ConfigError, PictureError, UnreadableFileError
+from dr2pipe.core.foreign import read_npz
 
 _WINDOW_PX, _SIGMA_PX = 7, 7 / 6
 _SCALES = 2
+_FEATURES, _MAX_BYTES = 36, 1 << 24
 _SHARP_SHARE = 0.75  # of the sharpest block: what counts as sharp when fitting
 _NEIGHBOURS = ((0, 1), (1, 0), (1, 1), (1, -1))
 _LUMA = (0.2989, 0.5870, 0.1140)  # MATLAB's rgb2gray, as in the authors' code
@@ -110,25 +112,36 @@ def load_pristine(path: str | Path) -> Pristine:
         CheckpointError: no such file, another kind of file, or no scipy to read a ``.mat`` with.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"no NIQE parameters at {path}")
+    try:
+        files.check_regular(path, max_bytes=_MAX_BYTES)
+    except UnreadableFileError as error:
+        raise CheckpointError(f"no NIQE parameters at {error}") from None
     if path.suffix == ".mat":
         try:
             from scipy.io import loadmat
         except ImportError:
             raise CheckpointError(f"reading {path} needs scipy: pip install scipy") from None
-        stored = loadmat(path)
+        try:
+            stored = loadmat(path)
+        except Exception as error:  # the reader fails in any way on other files
+            raise CheckpointError(f"{path} is no readable .mat file: {error}") from None
         names = ("mu_prisparam", "cov_prisparam")
         block_px = 96
     else:
-        with np.load(path, allow_pickle=False) as archive:
-            stored = {name: archive[name] for name in archive.files}
+        stored = read_npz(path)
         names = ("mean", "covariance")
-        block_px = int(stored.get("block_px", 0))
-    if any(name not in stored for name in names) or block_px < 1:
+        block = stored.get("block_px", np.zeros(()))
+        block_px = int(block) if block.shape == () and block.dtype.kind in "iu" else 0
+    arrays = [np.asarray(stored[name]) for name in names if name in stored]
+    shapes = [array.size for array in arrays]
+    if (
+        shapes != [_FEATURES, _FEATURES**2]
+        or block_px < 1
+        or any(a.dtype.kind not in "fiu" or not np.isfinite(a).all() for a in arrays)
+    ):
         raise CheckpointError(f"{path} holds no NIQE parameters ({', '.join(names)})")
-    mean, covariance = (torch.from_numpy(np.asarray(stored[n], np.float64)) for n in names)
-    return Pristine(mean.flatten(), covariance, block_px)
+    mean, covariance = (torch.from_numpy(array.astype(np.float64)) for array in arrays)
+    return Pristine(mean.flatten(), covariance.reshape(_FEATURES, _FEATURES), block_px)
 
 
 def block_features(picture: torch.Tensor, block_px: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -14,6 +14,7 @@ from dr2pipe.core.errors import PictureError
 from dr2pipe.core.extras import needs_extra
 
 _LEVELS = 255.0
+MOST_DB = 100.0  # of equal pictures
 # Of SSIM: side and σ of the window, and the two constants for values in [0,1].
 _WINDOW_PX, _SIGMA_PX = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
@@ -24,19 +25,26 @@ _LUMA = (65.481, 128.553, 24.966)  # ITU-R BT.601, studio range: 16..235 from [0
 def psnr(
     restored: torch.Tensor, original: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """Peak signal-to-noise ratio in dB over all channels, (B,); higher is better."""
+    """Peak signal-to-noise ratio in dB over all channels, (B,), at most 100; higher is better.
+
+    Equal pictures have 100 dB, so that one of them does not take the mean from all others.
+    """
     error = (_rounded(restored) - _rounded(original)).square().mean(dim=1, keepdim=True)
-    return 10 * torch.log10(_LEVELS**2 / _mean(error, mask))
+    return _decibels(_mean(error, mask))
 
 
 def psnr_luma(
     restored: torch.Tensor, original: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """PSNR in dB of the luma channel (Y of YCbCr, BT.601), (B,); higher is better."""
+    """PSNR in dB of the luma channel (Y of YCbCr, BT.601), (B,), at most 100; higher is better."""
     weights = torch.tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1) / _LEVELS
     difference = (_rounded(restored) - _rounded(original)) * weights
     error = difference.sum(dim=1, keepdim=True).square()
-    return 10 * torch.log10(_LEVELS**2 / _mean(error, mask))
+    return _decibels(_mean(error, mask))
+
+
+def _decibels(error: torch.Tensor) -> torch.Tensor:
+    return (10 * torch.log10(_LEVELS**2 / error)).clamp(max=MOST_DB)
 
 
 def ssim(

@@ -98,8 +98,8 @@ def _load_niqe(path: str) -> Measure:
 
 
 METRICS: dict[str, Metric] = {
-    "psnr": Metric("dB", "higher", 2, "0 to infinity", lambda: psnr, maskable=True),
-    "psnr_luma": Metric("dB", "higher", 2, "0 to infinity", lambda: psnr_luma, maskable=True),
+    "psnr": Metric("dB", "higher", 2, "0 to 100", lambda: psnr, maskable=True),
+    "psnr_luma": Metric("dB", "higher", 2, "0 to 100", lambda: psnr_luma, maskable=True),
     "ssim": Metric("", "higher", 3, "-1 to 1", lambda: ssim, least_side_px=11, maskable=True),
     "ms_ssim": Metric(
         "",

@@ -14,16 +14,20 @@ import torch
 from omegaconf import MISSING
 
 from dr2pipe.core import files, images
-from dr2pipe.core.config import stable_seed, to_dict
+from dr2pipe.core.config import stable_seed, to_dict, to_yaml
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.markers import MARKER, marked
 from dr2pipe.core.processes import process_state
-from dr2pipe.data.coarse import PLAN
+from dr2pipe.core.records import check_output
+from dr2pipe.data.coarse import CLEAN, PLAN
 from dr2pipe.data.folders import write_pictures
 from dr2pipe.degradations import check_degradation, degrade, describe_chain
 from dr2pipe.diffusion.stage1 import DR2Config, Remover
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.runs.folder_run import BatchResult, FolderRun, ProcessBatch, RunSummary
 from dr2pipe.runs.result_folders import RESTORED
+
+_KIND = "coarse faces"  # in the marker
 
 
 @dataclass
@@ -57,11 +61,13 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
     variants = [_build_variant(config, variant) for variant in range(config.variants)]
     source = Path(config.input)
     if source.suffix == ".npz":
-        source = Path(config.output) / "clean"
+        source = Path(config.output) / CLEAN
         if process_state().is_main_process:
             write_pictures(config.input, source, sources=config.sources)
         process_state().wait_for_everyone()
     if process_state().is_main_process:
+        marker = marked({"kind": _KIND, "config": to_dict(config)}, [CLEAN])
+        files.write_bytes(Path(config.output) / MARKER, to_yaml(marker).encode())
         plan = json.dumps({"variants": config.variants}).encode()
         files.write_bytes(Path(config.output) / PLAN, plan)
     summaries = []
@@ -99,6 +105,7 @@ def _check(config: CoarseConfig) -> None:
     if config.sources is not None and Path(config.input).suffix != ".npz":
         raise ConfigError("sources selects inside an .npz file; for a folder set sources=null")
     variants = {_folder_of(variant) for variant in range(config.variants)}
+    check_output(config.output, [MARKER, PLAN], kind=_KIND)
     other = [p.name for p in Path(config.output).glob("variant_*") if p.name not in variants]
     if other:
         raise ConfigError(

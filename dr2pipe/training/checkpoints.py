@@ -17,7 +17,7 @@ from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import CheckpointError, ConfigError, UnreadableFileError
 from dr2pipe.core.foreign import read_object
 from dr2pipe.core.model_folders import CONFIG, WEIGHTS, load_network
-from dr2pipe.core.weights import read_tensors
+from dr2pipe.core.weights import check_checksums, read_tensors
 from dr2pipe.training.recipe import Networks, TrainConfig, unwrap
 
 logger = logging.getLogger(__name__)
@@ -104,6 +104,7 @@ def _read_checkpoint(
     folder: Path, networks: Networks, recipe: str
 ) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
     """State and weights by network of one checkpoint; CheckpointError where it is damaged."""
+    check_checksums(folder / _STATE)
     try:
         state = read_tensors(folder / _STATE)
     except pickle.UnpicklingError as error:

@@ -50,7 +50,9 @@ def test_the_newest_whole_checkpoint_is_taken(config_file, tmp_path, caplog, nam
     if damage == "fifo":
         os.mkfifo(newest)
     elif damage != "gone":
-        flipped = content[:middle] + bytes([content[middle] ^ 255]) + content[middle + 1 :]
+        flipped = bytearray(content)
+        for place in range(middle, middle + 300):
+            flipped[place] ^= 255
         newest.write_bytes({"empty": b"", "cut": content[:middle], "flipped": flipped}[damage])
     with caplog.at_level(logging.WARNING):
         assert train(config_file, 4) == 0
