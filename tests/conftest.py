@@ -99,6 +99,9 @@ def pictures(tmp_path):
     return make_pictures(tmp_path / "in", 6)
 
 
+# Options of an EXE-GAN of any size with few channels.
+TINY_EXEGAN = {"style_channels": 16, "mapping_layers": 2, "narrow": 1 / 64}
+
 # dr2 settings for the tiny network, as overrides
 TINY = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
 

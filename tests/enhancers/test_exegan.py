@@ -5,6 +5,7 @@ import numpy as np
 import parity
 import pytest
 import torch
+from conftest import TINY_EXEGAN
 
 from dr2pipe.convert import convert_checkpoint
 from dr2pipe.core.errors import CheckpointError
@@ -27,8 +28,6 @@ from dr2pipe.losses.inpainting import (
     inner_weights,
     weigh_gradient,
 )
-
-TINY_EXEGAN = {"style_channels": 16, "mapping_layers": 2, "narrow": 1 / 64}
 
 
 def made_input(record, arrays, name):

@@ -4,7 +4,7 @@ import subprocess
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, make_pixels, run_here, start_command, wait_until
+from conftest import TINY, TINY_EXEGAN, make_pixels, run_here, start_command, wait_until
 from measure_inpainting import measure_inpainting
 from PIL import Image
 
@@ -21,8 +21,6 @@ from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.training.recipes.exegan import random_style_encoder
 
 TINY_STYLES = {"rows": 8, "channels": 16, "size": 32, "width": 4, "blocks": [1, 1, 1, 1]}
-
-TINY_EXEGAN = {"style_channels": 16, "mapping_layers": 2, "narrow": 1 / 64}
 
 
 @pytest.fixture(scope="module")
