@@ -21,7 +21,6 @@ import torch.nn.functional as F
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.model_folders import read_config
 from dr2pipe.core.models import find_model
 from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
