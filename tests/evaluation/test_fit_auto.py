@@ -87,7 +87,7 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     assert (found.features.shape, found.scores.shape) == ((12, len(FEATURES)), (12, 3))
     # At the size at which the first stage will see pictures, not that of the sweep.
     assert found.features[:, FEATURES.index("detail_4")].std() > 0
-    done = run_command("scripts/fit_auto.py", tmp_path / "s", tmp_path / "auto.json")
+    done = run_command("-m", "dr2pipe", "fit-auto", tmp_path / "s", tmp_path / "auto.json")
     assert done.returncode == 0, done.stderr
     assert "fixed, on faces left out: psnr" in done.stdout
     done = run_command(
