@@ -13,7 +13,7 @@ from dr2pipe.core.errors import UnreadableFileError
 
 MARKER = "run.yaml"
 FORMAT = 1
-_KEY, _RESULTS = "dr2pipe_run", "result_folders"
+_KEY, _RESULTS, _RESULT_FILES = "dr2pipe_run", "result_folders", "result_files"
 _MAX_BYTES = 1 << 20
 
 
@@ -37,9 +37,18 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
     return content if isinstance(content, dict) and content.get(_KEY) == FORMAT else None
 
 
+def result_files(folder: str | Path) -> frozenset[str]:
+    """Names of the files beside the marker of ``folder`` that a command wrote."""
+    return _names(folder, _RESULT_FILES)
+
+
 def result_folders(folder: str | Path) -> frozenset[str]:
     """Names of the folders below ``folder`` that a command filled with results."""
-    names = (read_marker(folder) or {}).get(_RESULTS)
+    return _names(folder, _RESULTS)
+
+
+def _names(folder: str | Path, key: str) -> frozenset[str]:
+    names = (read_marker(folder) or {}).get(key)
     if not isinstance(names, list):
         return frozenset()
     return frozenset(name for name in names if isinstance(name, str))

@@ -18,6 +18,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.errors import Dr2pipeError, PictureError
 from dr2pipe.core.foreign import read_object
 from dr2pipe.core.images import Pixels
+from dr2pipe.core.pairing import Pairing
 from dr2pipe.core.records import RunRecords
 from dr2pipe.data.folders import FaceDataset, written_name
 
@@ -28,7 +29,8 @@ CLEAN = "clean"  # the faces of an .npz, as files
 class CoarseCache:
     """The coarse faces of a folder made by ``scripts/make_coarse.py``.
 
-    Each is found by the record of the run that made it.
+    Each is found by the record of the run that made it. In a variant without records, such as
+    one that another tool made, it is found by its name, see :mod:`dr2pipe.core.pairing`.
 
     Raises:
         Dr2pipeError: the folder holds no variant, or fewer than planned.
@@ -36,79 +38,105 @@ class CoarseCache:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        numbered = sorted(p for p in self.folder.glob("variant_*") if p.is_dir())
-        if not numbered:
+        self.variants = sorted(p for p in self.folder.glob("variant_*") if p.is_dir())
+        if not self.variants:
             raise Dr2pipeError(f"no coarse faces in {folder}; scripts/make_coarse.py makes them")
         plan = self.folder / PLAN
         planned = read_object(plan).get("variants") if os.path.lexists(plan) else 0
-        if not isinstance(planned, int) or len(numbered) < planned:
+        if not isinstance(planned, int) or len(self.variants) < planned:
             raise Dr2pipeError(
-                f"{folder} has {len(numbered)} of {planned} variants; run "
+                f"{folder} has {len(self.variants)} of {planned} variants; run "
                 f"scripts/make_coarse.py to its end first"
             )
-        # By variant: record of the run by the path of the clean face.
-        self.variants = {variant: RunRecords(variant).finished() for variant in numbered}
+        self._found: list[dict[str, Path]] = []  # by variant, the file by the name of the face
 
-    def check(self, faces: FaceDataset) -> None:
-        """Check that every variant has a coarse face of every clean face, made of it as it is.
+    def find(self, faces: FaceDataset) -> None:
+        """Find a coarse face of every clean face in every variant, made of it as it is.
 
         Raises:
-            Dr2pipeError: a face without one, or one that was replaced since; the message names it.
+            Dr2pipeError: faces without one, or a face that was replaced since.
         """
-        for place, name in enumerate(faces.names):
-            made_of = self._name_of(faces, name)
-            sha256 = self._sha256_of(faces, place)
-            for variant, records in self.variants.items():
-                record = records.get(made_of, {})
+        self._found, hashes = [], dict[str, str]()
+        for variant in self.variants:
+            records = RunRecords(variant).finished()
+            if not records:
+                self._found.append(_by_name(variant, faces))
+                continue
+            if not hashes:
+                hashes = {name: self._sha256_of(faces, i) for i, name in enumerate(faces.names)}
+            found = {}
+            for name in faces.names:
+                record = records.get(_path_in_run(faces, name), {})
                 if not isinstance(record.get("output"), str):
-                    raise Dr2pipeError(
-                        f"{name} has no coarse version in {variant}; run scripts/make_coarse.py"
-                    )
-                if record.get("sha256") != sha256:
+                    continue
+                if record.get("sha256") != hashes[name]:
                     raise Dr2pipeError(
                         f"{name} has changed since its coarse version in {variant} was made; run "
                         "scripts/make_coarse.py again"
                     )
                 path = files.safe_join(variant, record["output"])
-                if not path.is_file():
-                    raise Dr2pipeError(f"{path} is missing; run scripts/make_coarse.py again")
+                if path.is_file():
+                    found[name] = path
+            _check_all(variant, faces, found)
+            self._found.append(found)
 
-    def read(self, faces: FaceDataset, name: str, rng: np.random.Generator) -> Pixels:
-        """A random variant of one of ``faces``, (S,S,3) RGB.
+    def read(self, name: str, rng: np.random.Generator) -> Pixels:
+        """A random variant of a face, (S,S,3) RGB.
+
+        Args:
+            name: one of the ``names`` of the faces that :meth:`find` got.
+            rng: of the choice.
 
         Raises:
             PictureError: the file cannot be read.
         """
-        variant = list(self.variants)[int(rng.integers(len(self.variants)))]
-        record = self.variants[variant][self._name_of(faces, name)]
-        path = files.safe_join(variant, record["output"])
+        path = self._found[int(rng.integers(len(self._found)))][name]
         try:
             return images.read_image(path).pixels
         except PictureError as error:
             raise PictureError(f"{path}: {error}") from None
 
-    @staticmethod
-    def _name_of(faces: FaceDataset, name: str) -> str:
-        """The path by which the run that made the coarse faces knew a face."""
-        return (
-            written_name(name)
-            if faces.pixels is not None
-            else Path(faces.relative(name)).as_posix()
-        )
-
     def _sha256_of(self, faces: FaceDataset, place: int) -> str:
-        """Of the file that the coarse faces are to be made of."""
+        """Of the file that the coarse versions of a face are to be made of."""
+        name = faces.names[place]
         if faces.pixels is None:
-            return images.hash_bytes(images.read_file(faces.names[place]))
-        path = files.safe_join(self.folder / CLEAN, written_name(faces.names[place]))
+            return images.hash_bytes(images.read_file(name))
+        path = files.safe_join(self.folder / CLEAN, written_name(name))
         if not path.is_file() or not np.array_equal(
             images.read_image(path).pixels, faces.pixels[place]
         ):
             raise Dr2pipeError(
-                f"{faces.names[place]} of {faces.root} is not the face in {path}, of which the "
-                "coarse ones were made; run scripts/make_coarse.py into another folder"
+                f"{name} of {faces.root} is not the face in {path}, of which the coarse ones were "
+                "made; run scripts/make_coarse.py into another folder"
             )
         return images.hash_bytes(images.read_file(path))
+
+
+def _path_in_run(faces: FaceDataset, name: str) -> str:
+    """The path by which the run that makes coarse faces knows a face."""
+    return written_name(name) if faces.pixels is not None else faces.relative(name)
+
+
+def _by_name(variant: Path, faces: FaceDataset) -> dict[str, Path]:
+    folder = variant / "restored"
+    offered = images.find_images(folder).paths if folder.is_dir() else []
+    wanted = [faces.relative(name) for name in faces.names]
+    pairing = Pairing(wanted, [path.relative_to(folder).as_posix() for path in offered], folder)
+    found = {
+        name: folder / pairing.partner(relative)
+        for name, relative in zip(faces.names, wanted, strict=True)
+        if pairing.has_partner(relative)
+    }
+    _check_all(variant, faces, found)
+    return found
+
+
+def _check_all(variant: Path, faces: FaceDataset, found: dict[str, Path]) -> None:
+    missing = [name for name in faces.names if name not in found]
+    if missing:
+        raise Dr2pipeError(
+            f"{len(missing)} faces have no coarse version in {variant}, the first is {missing[0]}"
+        )
 
 
 def gaussian_blur(pixels: npt.NDArray[np.uint8], sigma_px: float) -> npt.NDArray[np.uint8]:

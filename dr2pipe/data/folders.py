@@ -79,7 +79,7 @@ class FaceDataset(ShowingDataset):
         Args:
             name: one of ``names``.
         """
-        return name if self.pixels is not None else str(Path(name).relative_to(self.root))
+        return name if self.pixels is not None else Path(name).relative_to(self.root).as_posix()
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """One showing: ``image``, ``name``, ``flipped`` and ``seed``.

@@ -73,7 +73,7 @@ class PairDataset(ShowingDataset):
                 f"the shares of the degradations {dict(degradations)} must be 0 or more, not all 0"
             )
         if coarse is not None and coarse_share > 0:
-            coarse.check(faces)
+            coarse.find(faces)
         if parts is not None:
             _check_parts(parts, faces)
         self.faces, self.input_size, self.parts = faces, input_size, parts
@@ -99,7 +99,7 @@ class PairDataset(ShowingDataset):
             clean = images.to_uint8(item["image"][None])[0]
             item["image"] = images.to_tensor(move(clean, by))[0]
         if rng.random() < self.coarse_share and self.coarse is not None:
-            degraded = self.coarse.read(self.faces, item["name"], rng)
+            degraded = self.coarse.read(item["name"], rng)
             if item["flipped"]:
                 degraded = degraded[:, ::-1]
             if by is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import itertools
 import logging
@@ -17,10 +16,14 @@ import numpy.typing as npt
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError, PictureError, UnreadableFileError
+from dr2pipe.core.config import to_yaml
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
 from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.foreign import read_csv
+from dr2pipe.core.markers import MARKER, marked
 from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
+from dr2pipe.core.records import check_output
 from dr2pipe.degradations import SEVERITIES
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.runs.degrade import PARAMETERS
@@ -33,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 16
 _MARKS = "os^DvP*X"
+_SEVERITIES = tuple("12345")
+_KIND = "embedding"  # in the marker
 _VECTORS, _MAP = "vectors.npz", "map.png"
 _MAX_TABLE_BYTES = 1 << 28
 _TOO_LARGE = 2  # times the side to which the encoder itself reduces pictures
@@ -75,6 +80,7 @@ def embed_folder(source: str, output: str, model: str, *, size: int | None = Non
         raise ConfigError(f"size={size} must be at least 1")
     encoder = load_encoder(model)
     inputs, folder = Path(source), Path(output)
+    check_output(folder, [MARKER, _VECTORS, _MAP], kind=_KIND)
     found = _pictures_of(inputs)
     root = inputs if inputs.is_dir() else inputs.parent
     embedded = _embed(encoder, found, root, size)
@@ -92,6 +98,8 @@ def embed_folder(source: str, output: str, model: str, *, size: int | None = Non
         family=np.array([family for family, _ in labels]),
         severity=np.array([severity for _, severity in labels]),
     )
+    marker = marked({"result_files": [_MAP], "kind": _KIND, "input": str(source)}, [])
+    files.write_bytes(folder / MARKER, to_yaml(marker).encode())
     files.write_bytes(folder / _VECTORS, buffer.getvalue())
     files.write_bytes(folder / _MAP, draw_map(embedded.places, labels))
     return embedded
@@ -128,11 +136,7 @@ def _pictures_of(source: Path) -> list[Path]:
         if not os.path.lexists(source):
             raise ConfigError(f"no file or folder at {source}")
         return [source]
-    found = [
-        path
-        for path in images.find_images(source, with_results=True).paths
-        if path.name != _MAP or not (path.parent / _VECTORS).is_file()
-    ]
+    found = images.find_images(source, with_results=True).paths
     if not found:
         raise ConfigError(f"no pictures in {source}")
     return found
@@ -200,20 +204,17 @@ def read_parameters(source: str | Path) -> dict[str, tuple[str, str]]:
     """(family, severity) by the resolved path of a picture, from every ``parameters.csv`` inside."""
     known = {}
     for table in sorted(Path(source).rglob(PARAMETERS)):
-        content = files.read_regular(table, max_bytes=_MAX_TABLE_BYTES)
-        text = content.decode("utf-8-sig", "surrogateescape")
-        try:
-            rows = list(csv.DictReader(io.StringIO(text, newline="")))
-        except csv.Error as error:
-            raise UnreadableFileError(table, f"is no table: {error}") from None
-        for row in rows:
-            output, family, severity = (
-                row.get(name) or "" for name in ("output", "degradation", "severity")
-            )
-            if output and family and "\0" not in output:
-                is_known = severity in map(str, SEVERITIES)
-                path = str((table.parent / output).resolve())
-                known[path] = (family, severity if is_known else "")
+        for row in read_csv(table):
+            if "output" in row and "degradation" in row:
+                try:
+                    path = files.safe_join(table.parent, row["output"]).resolve()
+                except Dr2pipeError:  # no run of ours wrote this line
+                    continue
+                severity = row.get("severity", "")
+                known[str(path)] = (
+                    row["degradation"],
+                    severity if severity in map(str, SEVERITIES) else "",
+                )
     return known
 
 

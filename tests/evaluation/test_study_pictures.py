@@ -11,7 +11,7 @@ from conftest import study_rows as rows_of
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.evaluation.protocol import read_partner
+from dr2pipe.evaluation.protocol import PartnerFolder
 from dr2pipe.metrics import psnr, sets
 
 
@@ -110,8 +110,22 @@ def test_partners_by_name(tmp_path):
         images.write_png(
             tmp_path / name, images.to_uint8(torch.full((1, 3, 8, 8), len(name) / 20))[0]
         )
-    level = {n: read_partner(tmp_path, n, 8)[0, 0, 0] for n in ("a.png", "a.jpg", "b.jpg")}
+    names = ["a.png", "a.jpg", "b.jpg"]
+    folder = PartnerFolder(tmp_path, names)
+    level = {n: folder.read(n, 8)[0, 0, 0] for n in names}
     assert level["a.jpg"] != level["a.png"] == level["b.jpg"]
+    # The result of b.png is not taken for that of b.jpg where both are faces, nor the reverse.
+    folder = PartnerFolder(tmp_path, [*names, "b.png"])
+    assert folder.path("b.png") == tmp_path / "b.png"
+    with pytest.raises(
+        ConfigError, match=r"b\.jpg: b\.png in .* may belong to b\.jpg or to b\.png"
+    ):
+        folder.read("b.jpg", 8)
+    (tmp_path / "b.png").rename(tmp_path / "b.jpg")
+    with pytest.raises(ConfigError, match=r"b\.png: b\.jpg in .* may belong"):
+        PartnerFolder(tmp_path, [*names, "b.png"]).read("b.png", 8)
+    with pytest.raises(ConfigError, match=r"c\.png: no file of its name"):
+        PartnerFolder(tmp_path / "none", ["c.png"]).read("c.png", 8)
 
 
 class TinyInception(torch.nn.Module):

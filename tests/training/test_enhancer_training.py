@@ -1,5 +1,6 @@
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,12 +72,17 @@ def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
     assert {d.tau for d in drawn} == {2, 4}
     assert {d.omega for d in drawn} == {8, 10}
     cache = CoarseCache(tmp_path / "coarse")
-    assert cache.has("face_003.jpg")
-    assert not cache.has("face_009.png")
-    seen = {cache.read("face_000.png", np.random.default_rng(i)).tobytes() for i in range(20)}
+    faces = FaceDataset(clean, size=32, flip=False)
+    cache.find(faces)
+    name = faces.names[0]
+    seen = {cache.read(name, np.random.default_rng(i)).tobytes() for i in range(20)}
     assert len(seen) == 3
     lines = (tmp_path / "coarse/variant_00/manifest.jsonl").read_text()
     assert '"degraded_by": "severe"' in lines
+    # A face that was replaced is not trained on with the coarse versions of the former one.
+    Path(faces.names[1]).write_bytes(Path(faces.names[0]).read_bytes())
+    with pytest.raises(ValueError, match=r"face_001\.png has changed since its coarse version"):
+        cache.find(faces)
 
 
 def test_coarse_faces_of_another_run_are_not_mixed_in(clean, model_folder, tmp_path):
@@ -150,7 +156,7 @@ def test_coarse_faces_of_an_npz(model_folder, tmp_path):
         make_coarse(config)
     files[1] = "f2.png"
     np.savez(tmp_path / "twice.npz", images=pixels, files=files, source=np.array([0, 1, 1, 1]))
-    with pytest.raises(ValueError, match="faces of the same name"):
+    with pytest.raises(ValueError, match=r"two faces of the name 'f2.png', number 1 and 2"):
         make_coarse(coarse_config(tmp_path / "twice.npz", tmp_path / "d", model_folder))
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from PIL import Image
 
 from dr2pipe.core.errors import UnreadableFileError
-from dr2pipe.core.markers import result_folders
+from dr2pipe.core.markers import result_files, result_folders
 
 logger = logging.getLogger(__name__)
 
@@ -114,12 +114,13 @@ def find_images(
             continue
         seen.add(real)
         results = frozenset() if with_results else result_folders(parent)
+        own_files = result_files(parent)
         found.result_folders += [Path(parent) / name for name in folders if name in results]
         folders[:] = sorted(name for name in folders if name not in results and not _is_trash(name))
         for name in names:
             # macOS keeps a companion "._name" of each file on foreign disks; it is no picture.
             ending = os.path.splitext(name)[1].lower()
-            if name.startswith("._") or not ending:
+            if name.startswith("._") or not ending or name in own_files:
                 continue
             path = Path(parent) / name
             if ending in endings and os.path.realpath(path) not in excluded:
