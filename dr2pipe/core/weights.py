@@ -61,6 +61,8 @@ def read_tensors(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
             return torch.load(path, map_location="cpu", weights_only=True)
     except (CheckpointError, UnreadableFileError, pickle.UnpicklingError):
         raise
+    except (TypeError, AttributeError) as error:  # torch's way to refuse some classes
+        raise pickle.UnpicklingError(str(error)) from None
     # A damaged file makes the readers fail in any way; nothing unsafe is tried after it.
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__

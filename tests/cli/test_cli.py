@@ -119,7 +119,7 @@ def test_errors_that_a_user_can_mend_take_one_line(error, code, says, capsys):
     assert capsys.readouterr().err.endswith(says)
 
 
-@pytest.mark.parametrize("error", [ValueError("a bug"), OSError("no file"), KeyError("a")])
+@pytest.mark.parametrize("error", [ValueError("a bug"), TypeError("another"), KeyError("a")])
 def test_a_bug_shows_its_traceback(error):
     def run():
         raise error

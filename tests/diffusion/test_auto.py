@@ -173,4 +173,4 @@ def test_coarse_faces_are_not_made_automatically(pictures, tmp_path, model_folde
         f"output={tmp_path / 'o'}", f"dr2.model={model_folder}", "dr2.mode=auto",
     )  # fmt: skip
     assert done.returncode == 2
-    assert "dr2.mode must be fixed" in done.stderr
+    assert "drawn settings, not dr2.mode=auto" in done.stderr

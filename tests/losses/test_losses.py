@@ -91,7 +91,7 @@ def test_vgg_errors(tmp_path):
     with pytest.raises(ValueError, match="is not vgg19"):
         load_vgg(tmp_path / "x.pth")
     (tmp_path / "junk.pth").write_bytes(b"no weights")
-    with pytest.raises(ValueError, match=r"junk\.pth holds no readable weights"):
+    with pytest.raises(ValueError, match=r"junk\.pth is no file of PyTorch"):
         load_vgg(tmp_path / "junk.pth")
     with pytest.raises(ValueError, match="no layer conv9_1"):
         VGGFeatures("vgg19", ["conv9_1"])

@@ -2,7 +2,6 @@ import pytest
 from conftest import make_pictures
 
 from dr2pipe.runs.folder_run import FolderRun
-from dr2pipe.runs.jobs import find_jobs
 from dr2pipe.runs.result_folders import is_result_folder, sample_folder
 
 
@@ -12,13 +11,6 @@ def test_names():
     ]  # fmt: skip
     assert all(is_result_folder(name) for name in ("restored", "inpainted", "inpainted_10"))
     assert not any(is_result_folder(name) for name in ("photos", "restored_2", "inpainted_x"))
-
-
-def test_results_in_the_input_are_no_inputs(tmp_path):
-    for folder in (".", "restored", "inpainted_2", "photos"):
-        make_pictures(tmp_path / folder, 1)
-    found = [job.relative for job in find_jobs(tmp_path, tmp_path)]
-    assert found == ["face_000.png", "photos/face_000.png"]
 
 
 def test_a_run_fills_known_folders_alone(tmp_path):

@@ -1,3 +1,4 @@
+import errno
 import json
 import os
 import shutil
@@ -386,20 +387,37 @@ def test_a_picture_that_breaks_the_network_does_not_take_its_neighbours_along(tm
     }  # fmt: skip
 
 
-def test_a_write_that_fails_is_recorded(tmp_path, monkeypatch):
-    source = make_pictures(tmp_path / "in", 3)
+def failing_write(monkeypatch, error):
+    """Writing the result of ``face_001`` fails."""
     write = files.write_bytes
 
-    def full_disk(path, *arguments, **options):
+    def fails(path, *arguments, **options):
         if Path(path).name == "face_001.png":
-            raise OSError(28, "No space left on device")
+            raise error
         write(path, *arguments, **options)
 
-    monkeypatch.setattr(files, "write_bytes", full_disk)
+    monkeypatch.setattr(files, "write_bytes", fails)
+
+
+def test_a_write_that_fails_is_recorded(tmp_path, monkeypatch):
+    source = make_pictures(tmp_path / "in", 3)
+    failing_write(monkeypatch, OSError(errno.ENAMETOOLONG, "File name too long", "face_001.png"))
     summary = folder_run(source, tmp_path / "out", FakeNetwork()).run()
     assert (summary.restored, summary.failed) == (2, 1)
     (failure,) = lines(tmp_path / "out" / "failures.jsonl")
-    assert "No space left" in failure["message"]
+    assert "File name too long" in failure["message"]
+
+
+def test_a_full_disk_ends_the_run_and_the_same_command_goes_on(tmp_path, monkeypatch):
+    source = make_pictures(tmp_path / "in", 3)
+    with monkeypatch.context() as patch:
+        failing_write(patch, OSError(errno.ENOSPC, "No space left on device", "face_001.png"))
+        run = folder_run(source, tmp_path / "out", FakeNetwork())
+        with pytest.raises(OSError, match="No space left"):
+            run.run()
+    summary = folder_run(source, tmp_path / "out", FakeNetwork()).run()
+    assert summary.failed == 0
+    assert summary.restored + summary.skipped == 3
 
 
 def test_failures_are_tried_again_and_forgotten_when_mended(tmp_path):
@@ -495,7 +513,7 @@ def peak_mb():  # ru_maxrss would begin with the memory of the process that star
     status = open("/proc/self/status").read()
     return int(status.split("VmHWM:")[1].split()[0]) / 1000
 
-folder_run(sys.argv[1], sys.argv[3], FakeNetwork()).run()
+folder_run(sys.argv[1], sys.argv[3] + "_small", FakeNetwork()).run()
 before = peak_mb()
 summary = folder_run(sys.argv[2], sys.argv[3], FakeNetwork()).run()
 print(summary.restored, summary.failed, peak_mb() - before)

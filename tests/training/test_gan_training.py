@@ -199,7 +199,7 @@ def test_two_processes(faces, tmp_path, recipe):
     [
         (["train_prior=false"], "prior: name the folder"),
         (["landmarks=null"], "face parts need landmarks"),
-        (["landmarks_size=16"], "outside a face of 16 pixels"),
+        (["landmarks_size=16"], "outside aligned faces of 16 pixels"),
         (["landmarks=nowhere.csv"], "no landmarks at nowhere.csv"),
         (["prior=nowhere"], "no model 'nowhere'"),
         (["loss.identity=1"], r"arcface_resnet18\.pth \(no path given\)"),
@@ -228,9 +228,9 @@ def test_landmarks(faces, tmp_path):
     parts = read_parts(tmp_path / "landmarks.pth")["00000000"]
     assert parts[1] == pytest.approx([300.5 / 512, 201.5 / 512, 22 / 512])
     (tmp_path / "bad.csv").write_text("file,eyeL_x\na.png,3\n")
-    with pytest.raises(ValueError, match="no column eyeL_y"):
+    with pytest.raises(ValueError, match="no column 'eyeL_y'"):
         read_parts(tmp_path / "bad.csv")
-    with pytest.raises(ValueError, match=r"face_0 lie outside a face of 16 pixels"):
+    with pytest.raises(ValueError, match=r"face_0 lie outside aligned faces of 16 pixels"):
         read_parts(faces / "landmarks.csv", 16)
     torch.save({"a": csv.DictReader}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="was not loaded"):
