@@ -26,7 +26,7 @@ from tqdm import tqdm
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_hash, stable_seed
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.processes import process_state, stop_signals_caught
+from dr2pipe.core.processes import is_out_of_memory, process_state, stop_signals_caught
 from dr2pipe.core.records import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
@@ -382,11 +382,3 @@ def _shard(job: Job, state: PartialState) -> int:
     """Number of the process that does a picture; its name decides, so that all agree."""
     processes: int = state.num_processes
     return stable_seed("shard", job.relative) % processes
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error means that memory ran out, on a GPU or on the CPU."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    messages = ("out of memory", "not enough memory", "can't allocate memory")
-    return isinstance(error, RuntimeError) and any(m in str(error) for m in messages)

@@ -151,10 +151,10 @@ def test_a_pair_shares_its_degradation_and_nothing_else(data):
 @pytest.mark.parametrize(
     ("degradations", "says"),
     [
-        ({}, "must name chains"),
+        ({}, "must be 0 or more, not all 0"),
         ({"haze": 1.0}, "haze: kept for evaluation"),
         ({"mould": 1.0}, "unknown degradation 'mould'"),
-        ({"mild": -1.0}, "shares of 0 or more"),
+        ({"mild": -1.0}, "must be 0 or more, not all 0"),
     ],
 )
 def test_unusable_degradations(data, degradations, says):
@@ -164,7 +164,7 @@ def test_unusable_degradations(data, degradations, says):
 
 def test_one_face_is_no_pair(tmp_path):
     np.savez(tmp_path / "one.npz", images=make_pixels(0, 16, 16)[None], files=np.array(["a"]))
-    with pytest.raises(ConfigError, match="takes two faces"):
+    with pytest.raises(ConfigError, match="a pair needs two faces"):
         DegradationPairs(FaceDataset(tmp_path / "one.npz", size=16), {"mild": 1.0})
 
 
