@@ -11,6 +11,7 @@ import torch
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.shares import check_share, normalised_shares
 from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
@@ -45,18 +46,15 @@ class DegradationPairs(ShowingDataset):
     ):
         if len(faces) < 2:
             raise ConfigError("a pair needs two faces, and there is one")
-        shares = np.array(list(degradations.values()), dtype=float)
-        if not len(shares) or (shares < 0).any() or shares.sum() <= 0:
-            raise ConfigError("degradations must name chains with shares of 0 or more, not all 0")
+        shares = normalised_shares("degradations", degradations)
         unseen = [name for name in degradations if name in UNSEEN]
         if unseen:
             raise ConfigError(f"{', '.join(unseen)}: kept for evaluation, training must not see it")
         for name in degradations:
             check_degradation(name)
-        for name, strength in (("recolour", recolour), ("jitter", jitter)):
-            if not 0 <= strength <= 1:
-                raise ConfigError(f"{name}={strength} must lie in [0, 1]")
-        self.faces, self.names, self.shares = faces, list(degradations), shares / shares.sum()
+        check_share("recolour", recolour)
+        check_share("jitter", jitter)
+        self.faces, self.names, self.shares = faces, list(degradations), shares
         self.recolour, self.jitter = recolour, jitter
 
     def __len__(self) -> int:

@@ -9,6 +9,7 @@ import torch
 
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.shares import normalised_shares
 from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.degradations.masks import MASKS, draw_mask
 
@@ -28,10 +29,8 @@ class MaskedFaces(ShowingDataset):
         unknown = [name for name in masks if name not in MASKS]
         if unknown:
             raise ConfigError(f"unknown masks {', '.join(unknown)}; choose {', '.join(MASKS)}")
-        shares = np.array(list(masks.values()), dtype=float)
-        if not len(shares) or (shares < 0).any() or shares.sum() <= 0:
-            raise ConfigError("masks must name kinds with shares of 0 or more, not all 0")
-        self.faces, self.names, self.shares = faces, list(masks), shares / shares.sum()
+        self.faces, self.names = faces, list(masks)
+        self.shares = normalised_shares("masks", masks)
 
     def __len__(self) -> int:
         return len(self.faces)

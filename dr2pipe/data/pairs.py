@@ -13,6 +13,7 @@ from dr2pipe.core.errors import ConfigError, Dr2pipeError
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.landmarks import Parts
+from dr2pipe.data.shares import check_share, normalised_shares
 from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
@@ -54,11 +55,9 @@ class PairDataset(ShowingDataset):
         jitter: float = 0.0,
         parts: Mapping[str, Parts] | None = None,
     ):
-        if not 0 <= coarse_share <= 1:
-            raise ConfigError(f"coarse_share={coarse_share} must lie in [0, 1]")
-        for name, strength in (("recolour", recolour), ("jitter", jitter)):
-            if not 0 <= strength <= 1:
-                raise ConfigError(f"{name}={strength} must lie in [0, 1]")
+        check_share("coarse_share", coarse_share)
+        check_share("recolour", recolour)
+        check_share("jitter", jitter)
         if jitter > 0 and parts is not None:
             raise ConfigError("jitter moves the faces, but not their landmarks; set it to 0")
         if coarse_share > 0 and coarse is None:
@@ -67,18 +66,15 @@ class PairDataset(ShowingDataset):
             if name in UNSEEN:
                 raise ConfigError(f"'{name}' is kept for evaluation; training must not see it")
             check_degradation(name)
-        shares = np.array(list(degradations.values()), dtype=float)
-        if coarse_share < 1 and (not len(shares) or (shares < 0).any() or shares.sum() == 0):
-            raise ConfigError(
-                f"the shares of the degradations {dict(degradations)} must be 0 or more, not all 0"
-            )
+        self.shares = np.zeros(0)  # not used where all inputs are coarse faces
+        if coarse_share < 1:
+            self.shares = normalised_shares("degradations", degradations)
         if coarse is not None and coarse_share > 0:
             coarse.find(faces)
         if parts is not None:
             _check_parts(parts, faces)
         self.faces, self.input_size, self.parts = faces, input_size, parts
         self.names = list(degradations)
-        self.shares = shares / shares.sum() if len(shares) else shares
         self.coarse, self.coarse_share = coarse, coarse_share
         self.coarse_sigma_px, self.recolour, self.jitter = coarse_sigma_px, recolour, jitter
 

@@ -19,6 +19,7 @@ import numpy.typing as npt
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.shares import check_share
 from dr2pipe.data.showings import ShowingDataset
 from dr2pipe.data.variations import draw_move, move
 
@@ -72,8 +73,7 @@ class TonedFaces(ShowingDataset):
         self, faces: FaceDataset, tones: ToneConfig, repeats: Mapping[str, int] | None = None
     ):
         for name in ("monochrome", "tinted", "faded", "relit", "moved", "move_strength"):
-            if not 0 <= getattr(tones, name) <= 1:
-                raise ConfigError(f"tones.{name}={getattr(tones, name)} must lie in [0, 1]")
+            check_share(f"tones.{name}", getattr(tones, name))
         repeats = dict(repeats or {})
         if min(repeats.values(), default=1) < 1:
             raise ConfigError(f"repeats={repeats}: every group must be shown at least once")

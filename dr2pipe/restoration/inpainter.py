@@ -109,12 +109,13 @@ class Inpainter:
         """
         if len(seeds) != len(pictures):
             raise Dr2pipeError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
-        small = _resized(pictures, (self.size, self.size))
+        small = images.resize_tensor(pictures, self.size)
         fill = self._fill(small, resize_mask(masks, self.size), styles, seeds)
         if not fill.isfinite().all():
             raise NotFiniteError("the filled holes are not finite")
         height, width = pictures.shape[-2:]
-        return complete(pictures, masks, _resized(fill.to(pictures.device), (height, width)))
+        fill = images.resize_tensor(fill.to(pictures.device), (height, width))
+        return complete(pictures, masks, fill)
 
     def mixtures(
         self,
@@ -137,7 +138,7 @@ class Inpainter:
             (2,num_exemplar_rows + 1,3,size,size). In column i, row 0 has the first i style rows
             from ``styles`` and the rest from ``other``; row 1 the other way round.
         """
-        picture = _resized(picture, (self.size, self.size))
+        picture = images.resize_tensor(picture, self.size)
         mask, crossovers = resize_mask(mask, self.size), range(self.num_exemplar_rows + 1)
         return torch.stack(
             [
@@ -161,12 +162,6 @@ class Inpainter:
         latents = network.latents(network.random_w(z.to(self.device)), styles)
         small, masks = small.to(self.device), masks.to(self.device)
         return network(small, mask=masks, latents=latents, noise=noise)
-
-
-def _resized(pictures: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if pictures.shape[-2:] == size:
-        return pictures
-    return F.interpolate(pictures, size, mode="bicubic", antialias=True, align_corners=False)
 
 
 def resize_mask(masks: torch.Tensor, size: int) -> torch.Tensor:

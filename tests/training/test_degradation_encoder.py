@@ -151,10 +151,10 @@ def test_a_pair_shares_its_degradation_and_nothing_else(data):
 @pytest.mark.parametrize(
     ("degradations", "says"),
     [
-        ({}, "must name chains"),
+        ({}, "must be 0 or more, not all 0"),
         ({"haze": 1.0}, "haze: kept for evaluation"),
         ({"mould": 1.0}, "unknown degradation 'mould'"),
-        ({"mild": -1.0}, "shares of 0 or more"),
+        ({"mild": -1.0}, "must be 0 or more, not all 0"),
     ],
 )
 def test_unusable_degradations(data, degradations, says):

@@ -166,7 +166,7 @@ def test_random_style_encoders_repeat_and_see_colours():
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
-        (["masks={}"], "must name kinds"),
+        (["masks={}"], "must be 0 or more, not all 0"),
         (["masks={holes: 1.0}"], "unknown masks holes; choose stroke_rect"),
         (["self_exemplar=2"], r"must lie in \[0, 1\]"),
         (["border.kernel=box"], "choose flat or gaussian"),

@@ -34,16 +34,16 @@ def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return np.asarray(picture)
 
 
-def resize_tensor(image: torch.Tensor, size: int) -> torch.Tensor:
-    """(B,C,H,W) resized to (B,C,size,size), bicubic (a = -0.5) with antialiasing, unclamped.
+def resize_tensor(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
+    """(B,C,H,W) resized to ``size``, bicubic (a = -0.5) with antialiasing, unclamped.
 
-    The step between DR2's stages: what torchvision's ``Resize`` does to tensors.
+    The step between DR2's stages: what torchvision's ``Resize`` does to tensors. ``size`` is the
+    side of a square, or (height, width).
     """
-    if image.shape[-2:] == (size, size):
+    sides = (size, size) if isinstance(size, int) else size
+    if image.shape[-2:] == sides:
         return image
-    return F.interpolate(
-        image, size=(size, size), mode="bicubic", antialias=True, align_corners=False
-    )
+    return F.interpolate(image, size=sides, mode="bicubic", antialias=True, align_corners=False)
 
 
 def to_tensor(pixels: Pixels) -> torch.Tensor:
