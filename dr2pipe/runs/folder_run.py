@@ -26,13 +26,8 @@ from tqdm import tqdm
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_hash, stable_seed
-<<<<<<< HEAD
 from dr2pipe.core.errors import ConfigError, is_out_of_memory
 from dr2pipe.core.processes import process_state, stop_signals_caught
-=======
-from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.processes import is_out_of_memory, process_state, stop_signals_caught
->>>>>>> h-r
 from dr2pipe.core.records import (
     EXIT_DONE,
     EXIT_INTERRUPTED,
