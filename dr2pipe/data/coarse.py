@@ -1,7 +1,7 @@
 """Coarse faces cached on disk: results of DR2 for clean faces.
 
 The enhancer of DR2 is trained on y = k_σ * DR2(x; N, ω, τ) (Wang et al., CVPR 2023, §3.3). DR2(x)
-is slow, so ``scripts/make_coarse.py`` makes it once, in several variants with their own settings.
+is slow, so ``dr2pipe make-coarse`` makes it once, in several variants with their own settings.
 The blur k_σ is drawn anew for every showing.
 """
 
@@ -27,7 +27,7 @@ CLEAN = "clean"  # the faces of an .npz, as files
 
 
 class CoarseCache:
-    """The coarse faces of a folder made by ``scripts/make_coarse.py``.
+    """The coarse faces of a folder made by ``dr2pipe make-coarse``.
 
     Each is found by the record of the run that made it. In a variant without records, such as
     one that another tool made, it is found by its name, see :mod:`dr2pipe.core.pairing`.
@@ -40,13 +40,13 @@ class CoarseCache:
         self.folder = Path(folder)
         self.variants = sorted(p for p in self.folder.glob("variant_*") if p.is_dir())
         if not self.variants:
-            raise Dr2pipeError(f"no coarse faces in {folder}; scripts/make_coarse.py makes them")
+            raise Dr2pipeError(f"no coarse faces in {folder}; dr2pipe make-coarse makes them")
         plan = self.folder / PLAN
         planned = read_object(plan).get("variants") if os.path.lexists(plan) else 0
         if not isinstance(planned, int) or len(self.variants) < planned:
             raise Dr2pipeError(
                 f"{folder} has {len(self.variants)} of {planned} variants; run "
-                f"scripts/make_coarse.py to its end first"
+                f"dr2pipe make-coarse to its end first"
             )
         self._found: list[dict[str, Path]] = []  # by variant, the file by the name of the face
 
@@ -72,7 +72,7 @@ class CoarseCache:
                 if record.get("sha256") != hashes[name]:
                     raise Dr2pipeError(
                         f"{name} has changed since its coarse version in {variant} was made; run "
-                        "scripts/make_coarse.py again"
+                        "dr2pipe make-coarse again"
                     )
                 path = files.safe_join(variant, record["output"])
                 if path.is_file():
@@ -107,7 +107,7 @@ class CoarseCache:
         ):
             raise Dr2pipeError(
                 f"{name} of {faces.root} is not the face in {path}, of which the coarse ones were "
-                "made; run scripts/make_coarse.py into another folder"
+                "made; run dr2pipe make-coarse into another folder"
             )
         return images.hash_bytes(images.read_file(path))
 

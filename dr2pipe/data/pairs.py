@@ -28,7 +28,7 @@ class PairDataset(ShowingDataset):
         faces: the clean faces, at the enhancer's output size.
         input_size: side in pixels at which faces are degraded; the size of stage 1.
         degradations: share of each chain, see ``degradations.degrade``.
-        coarse: cached coarse faces, see ``scripts/make_coarse.py``.
+        coarse: cached coarse faces, see ``dr2pipe make-coarse``.
         coarse_share: share of coarse faces among the inputs, in [0,1].
         coarse_sigma_px: range of σ of the blur of coarse faces (DR2, §3.3: y = k_σ * DR2(x)).
         recolour: strength 0..1 of random changes of brightness, contrast and tint. Input and

@@ -4,50 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.foreign import read_csv, read_object
 from dr2pipe.diffusion.auto import SCORE, AutoSetting, FloatArray, regression_inputs
 from dr2pipe.diffusion.degradation_features import FEATURES
+from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep
 
 _STRENGTHS = tuple(10.0**k for k in range(-1, 5))  # of the ridge, to choose from
 _FOLDS = 5
 _MARGIN = 0.1  # of the range of a feature, by which a familiar picture may lie outside
-
-
-@dataclass(frozen=True)
-class SweepTable:
-    """The results of a sweep as arrays. A row R is a face under one degradation.
-
-    Attributes:
-        features: (R,F) of the degraded pictures.
-        values: ``psnr``, ``ssim`` and ``network_calls``, each (R,candidates).
-        faces: (R,) names of the faces.
-        candidates: the settings that were tried.
-        model_sha256: of the DDPM.
-        sweep: hash of the sweep.
-        rows: (degradation, picture) of each row.
-    """
-
-    features: FloatArray
-    values: dict[str, FloatArray]
-    faces: npt.NDArray[np.str_]
-    candidates: list[dict[str, Any]]
-    model_sha256: str
-    sweep: str
-    rows: list[tuple[str, str]] = field(default_factory=list)
-
-    @property
-    def scores(self) -> FloatArray:
-        """(R,candidates), what the automatic setting maximises, see ``SCORE``."""
-        return self.values["psnr"] + 20 * self.values["ssim"]
 
 
 def fit_from_sweep(folder: str | Path, path: str | Path) -> str:
@@ -119,53 +89,6 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
         for how, pick in picks.items()
     }
     return setting, means
-
-
-def read_sweep(folder: str | Path) -> SweepTable:
-    """Read what ``sweep`` left in a folder.
-
-    Raises:
-        ConfigError: a missing file or column, or a sweep of several models.
-    """
-    folder = Path(folder)
-    for name in ("summary.json", "results.csv", "features.csv"):
-        if not (folder / name).is_file():
-            raise ConfigError(
-                f"{folder} holds no finished sweep: {name} is missing. "
-                f"Run 'dr2pipe sweep' to its end first"
-            )
-    try:
-        summary = read_object(folder / "summary.json", max_bytes=1 << 28)
-        results, features = (read_csv(folder / n) for n in ("results.csv", "features.csv"))
-        points = {point["id"]: point["settings"] for point in summary["points"]}
-        described = summary["settings"]["methods"].values()
-        first_stages = [m["dr2"] for m in described if "dr2" in m]
-        models = {dr2["weights_sha256"]["dr2"] for dr2 in first_stages}
-        places = {(row["degradation"], row["picture"]): i for i, row in enumerate(features)}
-        columns = {name: i for i, name in enumerate(points)}
-        values = {
-            name: np.full((len(places), len(columns)), np.nan)
-            for name in ("psnr", "ssim", "network_calls")
-        }
-        for row in results:
-            place = places[row["degradation"], row["picture"]], columns[row["point"]]
-            for name, array in values.items():
-                array[place] = float(row[name])
-        table = np.array([[float(row[name]) for name in FEATURES] for row in features])
-    except (OSError, KeyError, ValueError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder} holds no finished sweep to fit on: {error!r}") from None
-    if len(models) != 1 or any(np.isnan(array).any() for array in values.values()):
-        raise ConfigError(f"{folder}: every face must have met every setting of one model")
-    num_steps = first_stages[0]["num_steps"]
-    return SweepTable(
-        features=table,
-        values=values,
-        faces=np.array([row["picture"] for row in features]),
-        candidates=[settings | {"num_steps": num_steps} for settings in points.values()],
-        model_sha256=models.pop(),
-        sweep=summary["hash"],
-        rows=list(places),
-    )
 
 
 def save_auto(setting: AutoSetting, path: str | Path) -> None:

@@ -1,4 +1,4 @@
-"""``scripts/make_coarse.py``: DR2 augmentation, coarse faces for training an enhancer."""
+"""``dr2pipe make-coarse``: DR2 augmentation, coarse faces for training an enhancer."""
 
 from __future__ import annotations
 

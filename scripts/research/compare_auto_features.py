@@ -19,9 +19,10 @@ from omegaconf import OmegaConf
 from dr2pipe.cli import report_errors
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config
-from dr2pipe.evaluation.fit_auto import fit_auto, read_sweep
+from dr2pipe.evaluation.fit_auto import fit_auto
 from dr2pipe.evaluation.protocol import Protocol
 from dr2pipe.evaluation.study import Study
+from dr2pipe.evaluation.sweep_table import read_sweep
 from dr2pipe.runs.embed import embed, load_encoder
 
 

@@ -9,8 +9,9 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.auto import load_auto
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
-from dr2pipe.evaluation.fit_auto import SweepTable, fit_auto, read_sweep, save_auto
+from dr2pipe.evaluation.fit_auto import fit_auto, save_auto
 from dr2pipe.evaluation.sweep import SweepConfig, sweep
+from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep
 
 
 def candidates(count):
