@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 from dr2pipe.core.errors import Dr2pipeError, MissingPackageError
 from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.weights import check_sizes
 
 logger = logging.getLogger(__name__)
 
@@ -106,6 +107,7 @@ def load_spandrel(path: str | Path) -> SpandrelEnhancer:
     else:
         spandrel_extra_arches.install(ignore_duplicates=True)
     try:
+        check_sizes(path)
         descriptor = spandrel.ModelLoader(device="cpu").load_from_file(str(path))
     except Exception as error:  # many kinds; all mean that it cannot be used
         raise CheckpointError(
