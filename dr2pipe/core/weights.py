@@ -51,12 +51,11 @@ def read_tensors(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
         CheckpointError: a damaged file, or one whose tensors are larger than what it holds.
     """
     path = Path(path)
-    size = files.check_regular(path)
+    files.check_regular(path)
     try:
+        check_sizes(path)
         if path.suffix == ".safetensors":
-            tensor_shapes(path)
             return load_file(path)
-        _check_pickles(path, size)
         with torch.serialization.safe_globals(list(allowed)):
             return torch.load(path, map_location="cpu", weights_only=True)
     except (CheckpointError, UnreadableFileError, pickle.UnpicklingError):
@@ -67,6 +66,22 @@ def read_tensors(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
     except Exception as error:
         said = " ".join(str(error).split()) or type(error).__name__
         raise CheckpointError(f"{path} is no readable checkpoint: {said}") from None
+
+
+def check_sizes(path: str | Path) -> None:
+    """Check that the tensors of a file are no larger than what it holds; none is built.
+
+    Raises:
+        CheckpointError: they are, or the file is damaged.
+        pickle.UnpicklingError: no file of tensors.
+        UnreadableFileError: no regular file there.
+    """
+    path = Path(path)
+    size = files.check_regular(path)
+    if path.suffix == ".safetensors":
+        tensor_shapes(path)
+    else:
+        _check_pickles(path, size)
 
 
 def check_checksums(path: str | Path) -> None:

@@ -21,6 +21,7 @@ from dr2pipe.core.errors import (
 )
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.seeding import random_stream
+from dr2pipe.core.weights import check_sizes
 from dr2pipe.enhancers.base import Enhancer
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def load_spandrel(path: str | Path) -> SpandrelEnhancer:
     else:
         spandrel_extra_arches.install(ignore_duplicates=True)
     try:
+        check_sizes(path)
         descriptor = spandrel.ModelLoader(device="cpu").load_from_file(str(path))
     except Exception as error:  # many kinds; all mean that it cannot be used
         raise CheckpointError(

@@ -33,7 +33,7 @@ def test_pictures_made_elsewhere(protocol, clean, tmp_path):
     ]
     assert found == pytest.approx([psnr(*pair).item() for pair in pairs], abs=1e-4)
     (degraded / "face_003.png").unlink()
-    with pytest.raises(ConfigError, match=r"face_003\.png has no picture of its own"):
+    with pytest.raises(ConfigError, match=r"face_003\.png: no file of its name"):
         run(protocol, tmp_path / "p", *given)
     make_pictures(degraded, 5, height=20, width=16)
     with pytest.raises(ConfigError, match="has 16x20 pixels"):
