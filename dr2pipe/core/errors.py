@@ -53,7 +53,9 @@ def describe_error(error: BaseException) -> str:
     said = " ".join(str(error).split()) or type(error).__name__
     if not isinstance(error, OSError) or error.strerror is None:
         return said
-    names = [os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)]
+    names = [
+        os.fsdecode(n) for n in (error.filename, error.filename2) if isinstance(n, str | bytes)
+    ]
     return f"{' -> '.join(names)}: {error.strerror}" if names else error.strerror
 
 
