@@ -161,7 +161,7 @@ def test_bad_masks_and_exemplars_are_failures_with_reasons(faces, model):
     assert (summary.failed, summary.exit_code) == (6, 4)
     reasons = {r["path"]: r["message"] for r in lines(faces / "out/failures.jsonl")}
     for i, says in enumerate(
-        ("its mask: no file of its name", "its mask: 40x20 pixels, and the picture has 40x40",
+        ("its mask: exactly one file of its name must be", "its mask: 40x20 pixels, and the picture has 40x40",
          "its exemplar: not an image", "its mask: covers nothing", "its mask: covers everything",
          "found face_5.jpg, face_5.png")
     ):  # fmt: skip
