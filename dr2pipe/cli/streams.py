@@ -66,7 +66,7 @@ def _made_safe(stream: TextIO | None) -> TextIO:
         io.BufferedWriter(_DroppingWriter(raw)),
         encoding=stream.encoding,
         errors="backslashreplace",
-        line_buffering=bool(stream.line_buffering or stream is sys.stderr or binary is raw),
+        line_buffering=bool(stream.line_buffering) or stream is sys.stderr or binary is raw,
     )
 
 

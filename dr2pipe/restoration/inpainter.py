@@ -217,7 +217,7 @@ def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.b
                 "is lighter than middle grey"
             )
         return np.asarray(lightest >= _HALF)
-    clear: npt.NDArray[np.bool_] = images.reduced(mask.alpha) < _HALF
+    clear = images.reduced(mask.alpha) < _HALF
     white = ~clear & (lightest >= _HALF)
     if (
         mask.sha256 == picture.sha256

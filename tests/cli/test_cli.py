@@ -81,8 +81,6 @@ def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_p
         (["convert", "x", "y", "--kind", "sparnet", "--set", "a"], "not of the form key=value"),
         (["train", "none.yaml"], "no configuration file"),
         (["degrade", "x", "y"], "name a degradation"),
-        (["restore", "x", "y", "--set", "dr2.tau=010"], "the override 'dr2.tau': 010 is refused"),
-        (["restore", "x", "y", "--set", "seed=1:30"], "the override 'seed': 1:30 is refused"),
         (["degrade", "x", "y", "--sheet", "--size", "3"], "no --severity, no --size"),
         (["fit-auto", "none", "auto.json"], "none"),
     ],
@@ -100,12 +98,7 @@ def test_usage_errors(arguments, says, capsys, tmp_path, monkeypatch):
     [
         (NotFiniteError("the loss is\nnan"), 2, "dr2pipe: error: the loss is nan\n"),
         (FileNotFoundError(2, "No such file", "a.png"), 2, "error: a.png: No such file\n"),
-        (OSError("the network said no"), 2, "error: the network said no\n"),
-        (OSError(28, "No space left"), 2, "error: No space left\n"),
-        (OSError(18, "Invalid link", "a", None, "b"), 2, "error: a -> b: Invalid link\n"),
-        (MemoryError(), 2, "error: not enough memory; use smaller pictures or batches. \n"),
-        (RuntimeError("CUDA out of memory. Tried"), 2, "CUDA out of memory. Tried\n"),
-        (KeyboardInterrupt(), 130, "interrupted; the same command goes on later\n"),
+        (KeyboardInterrupt(), 130, ""),
     ],
 )
 def test_errors_that_a_user_can_mend_take_one_line(error, code, says, capsys):
@@ -116,22 +109,7 @@ def test_errors_that_a_user_can_mend_take_one_line(error, code, says, capsys):
     assert capsys.readouterr().err.endswith(says)
 
 
-def test_a_run_without_result_says_that_it_was_interrupted(capsys):
-    assert cli.report_errors(lambda: 130) == 130
-    assert "interrupted" in capsys.readouterr().err
-    assert cli.report_errors(lambda: 3) == 3
-    assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize("seed", ["010", "1_0", " 1", "1:30", "9" * 40])
-def test_arguments_are_plain_numbers(seed, capsys):
-    with pytest.raises(SystemExit) as ended:
-        cli.main(["degrade", "a", "b", "--with", "mild", "--seed", seed])
-    assert ended.value.code == 2
-    assert "is not a whole number without leading zeros" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("error", [ValueError("a bug"), RuntimeError("a bug"), KeyError("a")])
+@pytest.mark.parametrize("error", [ValueError("a bug"), OSError("no file"), KeyError("a")])
 def test_a_bug_shows_its_traceback(error):
     def run():
         raise error
