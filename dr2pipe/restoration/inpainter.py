@@ -23,8 +23,9 @@ from dr2pipe.features.psp import StyleEncoder, load_style_encoder
 _STYLE_ENCODER = "style_encoder"  # the subfolder for it in the generator's folder
 # of 8-bit levels
 _HALF, _DARK, _LIGHT = 128, 32, 223
-# Shares of pixels: of a mask in greys, of stray pixels, and of the two colours of a painted mask.
-_MANY, _FEW, _FLAT_SHARE = 0.1, 0.05, 0.98
+# Shares of pixels: greys of a doubtful mask, its largest holes, stray pixels, and the two colours
+# of a painted mask.
+_MANY, _MOST, _FEW, _FLAT_SHARE = 0.1, 0.5, 0.05, 0.98
 
 
 @dataclass
@@ -203,7 +204,7 @@ def read_mask(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
 
 def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.bool_]:
     """(H,W), True in the holes."""
-    lightest = mask.pixels.max(axis=2)
+    lightest: images.Pixels = mask.pixels.max(axis=2)
     if mask.alpha is None:
         between = ((lightest > _DARK) & (lightest < _LIGHT)).mean()
         if between > _MANY:
@@ -223,7 +224,7 @@ def _holes_of(mask: images.Picture, picture: images.Picture) -> npt.NDArray[np.b
     # Somebody painted on a layer that has transparency, too.
     shares = f"{100 * white.mean():.2f} % is white and {100 * clear.mean():.2f} % is transparent"
     smaller, larger = sorted((white.sum(), clear.sum()))
-    if (white | clear).all() or smaller > _FEW * larger:
+    if (white | clear).mean() > _MOST or smaller > _FEW * larger:
         raise PictureError(
             f"ambiguous: {shares}, and either could be the holes; save it in black and white "
             "without transparency"

@@ -1,5 +1,7 @@
 import csv
+import errno
 import json
+import os
 
 import numpy as np
 import pytest
@@ -7,7 +9,9 @@ from conftest import make_pictures, run_here
 from PIL import Image
 
 from dr2pipe.cli import main
+from dr2pipe.core import files
 from dr2pipe.runs.degrade import DegradeConfig, degrade_folder
+from dr2pipe.runs.embed import read_parameters
 from dr2pipe.runs.folder_run import find_jobs
 
 
@@ -119,3 +123,31 @@ def test_as_a_command(mixed, tmp_path):
     result = run_here("-m", "dr2pipe", "degrade", mixed, tmp_path / "o", "--with", "mild")
     assert result.returncode == 0, result.stderr
     assert "5 degraded, 0 already done, 0 failed" in result.stdout
+
+
+def test_names_that_are_no_utf_8_keep_their_bytes(mixed, tmp_path):
+    name = b"M\xfcller.png"
+    (mixed / "face_000.png").rename(os.fsdecode(os.fsencode(mixed) + b"/" + name))
+    assert main(["degrade", str(mixed), str(tmp_path / "o"), "--with", "mild"]) == 0
+    assert b"\n" + name + b",degraded/" + name in (tmp_path / "o" / "parameters.csv").read_bytes()
+    assert name in os.listdir(os.fsencode(tmp_path / "o" / "degraded"))
+    known = read_parameters(tmp_path / "o")
+    assert str((tmp_path / "o" / "degraded" / os.fsdecode(name)).resolve()) in known
+
+
+def test_a_full_disk_ends_the_run_and_names_the_file(mixed, tmp_path, monkeypatch, capsys):
+    write, refused = files.write_bytes, []
+
+    def fail(path, data, **options):
+        if refused or "face_002" in str(path):
+            refused.append(path)
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write(path, data, **options)
+
+    command = ["degrade", str(mixed), str(tmp_path / "o"), "--with", "mild"]
+    monkeypatch.setattr(files, "write_bytes", fail)
+    assert main(command) == 2
+    assert "face_002.png: No space left on device" in capsys.readouterr().err
+    monkeypatch.setattr(files, "write_bytes", write)
+    assert main(command) == 0
+    assert "3 degraded, 2 already done" in capsys.readouterr().out

@@ -362,3 +362,68 @@ def test_fillings_are_measured_inside_the_hole(model):
     assert all(row["EXE-GAN, another face"] > 1 for row in table.values())
     with pytest.raises(ValueError, match="needs another one"):
         measure_inpainting(load_inpainter(InpainterConfig(str(model)))[0], faces[:1])
+
+
+def layer(white, clear):
+    """A black mask of 20 pixels with white and with transparent pixels (row, column slices)."""
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[..., 3] = 255
+    pixels[white] = 255
+    pixels[clear] = 0
+    return pixels
+
+
+NOTHING = np.s_[0:0, 0:0]
+
+
+@pytest.mark.parametrize(
+    ("pixels", "says"),
+    [
+        (layer(np.s_[5:9, 5:9], np.s_[12:16, 5:9]), "ambiguous: 4.00 % is white and 4.00 %"),
+        (layer(np.s_[:10], np.s_[10:]), "ambiguous: 50.00 % is white and 50.00 %"),
+        (layer(np.s_[:1, :1], np.s_[1:]), "ambiguous"),
+        (layer(NOTHING, np.s_[:]), "covers everything: all of it is transparent"),
+        (layer(np.s_[:], NOTHING)[..., :3], "covers everything: all of it is white"),
+    ],
+)
+def test_ambiguous_masks_are_refused(pixels, says, tmp_path):
+    write(tmp_path / "mask.png", pixels)
+    picture = images.Picture(make_pixels(0))
+    with pytest.raises(PictureError, match=says):
+        read_mask(images.read_image(tmp_path / "mask.png"), picture)
+
+
+def test_a_painted_layer_is_refused(tmp_path):
+    """White paint on a transparent layer: all but the paint is transparent."""
+    pixels = np.zeros((20, 20, 4), np.uint8)
+    pixels[5:9, 5:9] = 255
+    write(tmp_path / "mask.png", pixels)
+    with pytest.raises(PictureError, match=r"4\.00 % is white and 96\.00 %"):
+        read_mask(images.read_image(tmp_path / "mask.png"), images.Picture(make_pixels(0)))
+
+
+@pytest.mark.parametrize(
+    ("pixels", "share", "warnings"),
+    [
+        (layer(np.s_[5:15, 5:15], np.s_[0:1, 0:1]), 101, ["both were taken for holes"]),
+        (layer(np.s_[0:1, 0:1], np.s_[5:15, 5:15]), 101, ["both were taken for holes"]),
+        (layer(NOTHING, np.s_[5:15, 5:15]), 100, []),
+        (layer(np.s_[5:15, 5:15], NOTHING), 100, []),
+        (np.tile(np.arange(20, dtype=np.uint8)[:, None] * 12, (1, 20)), 180, ["neither black"]),
+    ],
+)
+def test_what_is_white_or_transparent_is_a_hole(pixels, share, warnings, tmp_path):
+    write(tmp_path / "mask.png", pixels)
+    picture = images.Picture(make_pixels(0))
+    assert read_mask(images.read_image(tmp_path / "mask.png"), picture).sum() == share
+    assert len(picture.warnings) == len(warnings)
+    assert all(says in found for says, found in zip(warnings, picture.warnings, strict=True))
+
+
+def test_a_face_with_holes_is_its_own_mask_in_any_file(tmp_path):
+    pixels = np.dstack([make_pixels(0), np.full((20, 20), 255, np.uint8)])
+    pixels[3:8, 3:8, 3] = 0
+    write(tmp_path / "a.png", pixels)
+    mask, picture = images.read_image(tmp_path / "a.png"), images.Picture(make_pixels(0))
+    assert read_mask(mask, picture).sum() == 25
+    assert not picture.warnings

@@ -1,0 +1,47 @@
+"""What the command line says where a user, a disk or the network is at fault, and its exit codes."""
+
+import pytest
+
+from dr2pipe import cli
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "says"),
+    [
+        (OSError("the network said no"), 2, "error: the network said no\n"),
+        (OSError(28, "No space left"), 2, "error: No space left\n"),
+        (OSError(18, "Invalid link", "a", None, "b"), 2, "error: a -> b: Invalid link\n"),
+        (MemoryError(), 2, "error: not enough memory"),
+        (RuntimeError("CUDA out of memory. Tried\nto"), 2, "CUDA out of memory. Tried"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command goes on later\n"),
+    ],
+)
+def test_errors_take_one_line(error, code, says, capsys):
+    def run():
+        raise error
+
+    assert cli.report_errors(run) == code
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_a_run_without_result_says_that_it_was_interrupted(capsys):
+    assert cli.report_errors(lambda: 130) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert cli.report_errors(lambda: 3) == 3
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("setting", "key"), [("dr2.tau=010", "dr2.tau"), ("seed=1:30", "seed")])
+def test_odd_numbers_name_their_key(setting, key, capsys):
+    assert cli.main(["restore", "x", "y", "--set", setting]) == 2
+    assert f"the override '{key}': {setting.split('=')[1]} is refused" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("seed", ["010", "1_0", " 1", "1:30", "9" * 40])
+def test_arguments_are_plain_numbers(seed, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["degrade", "a", "b", "--with", "mild", "--seed", seed])
+    assert ended.value.code == 2
+    assert "is not a whole number without leading zeros" in capsys.readouterr().err
