@@ -140,10 +140,18 @@ def resource(folder: str) -> Path:
     """The folder ``configs`` or ``checkpoints``, or one below, of this installation.
 
     A wheel carries both inside the package; a checkout has them beside it.
+
+    Raises:
+        ConfigError: this installation has neither.
     """
     package = Path(str(importlib.resources.files("dr2pipe")))
-    inside = package / folder
-    return inside if inside.is_dir() else package.parent / folder
+    for place in (package, package.parent):
+        if (place / folder).is_dir():
+            return place / folder
+    raise ConfigError(
+        f"the installation in {package} lacks {folder}: install the wheel of dr2pipe, or a "
+        "checkout by: pip install -e ."
+    )
 
 
 def _read_yaml(path: str | Path) -> DictConfig:
