@@ -12,7 +12,7 @@ from dr2pipe.core.records import check_output, read_jsonl
 
 ROWS = "rows.jsonl"
 KIND = "study"  # in the marker
-RESULT_FOLDERS = ("pictures",)
+RESULT_FOLDERS = ("pictures", "plots")
 _WRITTEN = (MARKER, ROWS, "clean.sha256", "results.csv", "summary.json", *RESULT_FOLDERS)
 
 

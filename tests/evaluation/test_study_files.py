@@ -30,9 +30,7 @@ def npz(path, *names):
     return path
 
 
-@pytest.mark.parametrize(
-    "name", ["../../out", "{tmp}/out", "a/../../out", "C:\\out", "x\0/../y"]
-)
+@pytest.mark.parametrize("name", ["../../out", "{tmp}/out", "a/../../out", "C:\\out", "x\0/../y"])
 def test_names_of_an_npz_never_leave_the_output(tmp_path, name):
     faces = npz(tmp_path / "f.npz", "good", name.format(tmp=tmp_path))
     if "\0" not in name:  # NumPy ends texts there
