@@ -59,10 +59,8 @@ def load_ddpm(folder: Path) -> FaceDDPM:
     kind = class_in_folder(folder)
     if kind in NETWORKS:
         return FaceDDPM(load_network(folder, NETWORKS[kind]).float())
-    raise ConfigError(
-        f"{folder} holds {f'a {kind}' if kind else 'no model_index.json'}, not a face DDPM; "
-        f"'dr2pipe convert' makes one from an official file"
-    )
+    found = f"a {kind}, not a face DDPM" if kind else "no diffusers model (model_index.json)"
+    raise ConfigError(f"{folder} holds {found}; 'dr2pipe convert' makes one from an official file")
 
 
 def check_index(path: Path) -> tuple[str, str]:

@@ -50,7 +50,7 @@ def library(monkeypatch):
 
 @pytest.fixture
 def weights(tmp_path):
-    (tmp_path / "net.pth").write_bytes(b"weights")
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "net.pth")
     return tmp_path / "net.pth"
 
 
