@@ -210,5 +210,5 @@ def test_every_preset_can_switch_to_a_baseline(model_folder, preset, name):
 
 
 def test_a_folder_without_a_model(tmp_path):
-    with pytest.raises(ConfigError, match=r"no model_index\.json, not a face DDPM"):
+    with pytest.raises(ConfigError, match=r"no diffusers model"):
         build_restorer(settings(tmp_path), EnhancerConfig())
