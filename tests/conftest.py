@@ -107,7 +107,7 @@ TINY = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
 
 
 # What takes minutes on a machine under heavy load is no fault; what never ends is one.
-PATIENCE_SECONDS = 600
+PATIENCE_SECONDS = 1200
 
 
 def run_here(*arguments):
