@@ -21,7 +21,7 @@ def test_damaged_and_other_folders_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no diffusers model"):
         load_ddpm(tmp_path)
     (tmp_path / "model_index.json").write_text("{")
-    with pytest.raises(CheckpointError, match="model_index.json: is no JSON"):
+    with pytest.raises(CheckpointError, match=r"model_index\.json: is no JSON"):
         load_ddpm(tmp_path)
 
 
