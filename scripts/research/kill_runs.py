@@ -81,7 +81,7 @@ def make_cases(folder: Path) -> list[Case]:
     train = [
         f"data.path={faces}", "data.sources=null", "total_steps=12", "batch_size=2",
         "save_every_steps=2", "preview_every_steps=100", "log_every_steps=4", "precision=no",
-        "unet.channels=[16,16]", "unet.attention_sizes=[]", "schedule=constant",
+        "unet.channels=[32,32]", "unet.attention_sizes=[]", "schedule=constant",
     ]  # fmt: skip
     return [
         Case("restore", lambda out: ["restore", str(faces), str(out), "--set", "batch_size=2"]),
