@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, make_pictures
+from conftest import PATIENCE_SECONDS, ROOT, make_pictures
 
 PROGRAM = """
 import logging, sys
@@ -35,7 +35,7 @@ def run_in_shell(redirection, *arguments, **environment):
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
-        timeout=120,
+        timeout=PATIENCE_SECONDS,
     )
 
 

@@ -1,7 +1,7 @@
 import os
 
 import pytest
-from conftest import make_pictures, run_command
+from conftest import PATIENCE_SECONDS, make_pictures, run_command
 
 from dr2pipe.core.processes import forget_stray_ranks
 
@@ -49,7 +49,7 @@ def test_a_command_does_not_wait_for_processes_that_do_not_exist(tmp_path):
     pictures = make_pictures(tmp_path / "in", 1)
     command = ["-m", "dr2pipe", "degrade", pictures, tmp_path / "out", "--with", "mild"]
     ranks = {"LOCAL_RANK": "1", "RANK": "1", "WORLD_SIZE": "2"}
-    done = run_command(*command, timeout=100, **ranks)
+    done = run_command(*command, timeout=PATIENCE_SECONDS, **ranks)
     assert done.returncode == 0, done.stderr
     assert "1 degraded" in done.stdout
     assert "ignoring RANK=1 WORLD_SIZE=2 LOCAL_RANK=1" in done.stderr
