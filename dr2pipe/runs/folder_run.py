@@ -13,12 +13,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
@@ -28,13 +26,9 @@ from dr2pipe.core import images
 from dr2pipe.core.config import stable_hash, stable_seed
 from dr2pipe.core.errors import ConfigError, is_out_of_memory
 from dr2pipe.core.processes import process_state, stop_signals_caught
-from dr2pipe.core.records import (
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    EXIT_NONE_SUCCEEDED,
-    EXIT_SOME_FAILED,
-    RunRecords,
-)
+from dr2pipe.core.records import RunRecords
+from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.runs.batches import BatchResult, ProcessBatch, Result, RunSummary
 from dr2pipe.runs.jobs import (
     Job,
     LoadedPicture,
@@ -53,58 +47,6 @@ logger = logging.getLogger(__name__)
 _DISK_TAKES_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-@dataclass
-class BatchResult:
-    """The results of a batch, each a list with an entry per picture.
-
-    Attributes:
-        pixels: (H,W,3) or (H,W), uint8 or uint16, by result folder.
-        notes: further entries of the manifest: parameters drawn or chosen for the picture, and
-            measures of its result.
-        warnings: sentences for the manifest; None for none at all.
-        in_own_space: result folders whose pixels are in the colour space of the input's file.
-    """
-
-    pixels: list[dict[str, npt.NDArray[Any]]]
-    notes: list[dict[str, Any]]
-    warnings: list[list[str]] | None = None
-    in_own_space: frozenset[str] = frozenset()
-
-
-# Called with pictures (B,3,S,S) in [-1,1], one seed per picture, the decoded pictures that they
-# are of (without pixels), and for each kind of paired files a keyword argument of its name, a
-# list of what was prepared for each picture.
-ProcessBatch = Callable[..., BatchResult]
-
-
-@dataclass
-class RunSummary:
-    """Numbers of pictures.
-
-    Attributes:
-        restored: done in this run.
-        skipped: done by an earlier run.
-        failed: with a line in ``failures.jsonl``.
-        warned: done in this run, with a warning in the manifest.
-        interrupted: whether a signal ended the run.
-    """
-
-    restored: int = 0
-    skipped: int = 0
-    failed: int = 0
-    warned: int = 0
-    interrupted: bool = False
-
-    @property
-    def exit_code(self) -> int:
-        """0 all done, 3 some failed, 4 none succeeded, 130 interrupted."""
-        if self.interrupted:
-            return EXIT_INTERRUPTED
-        if not self.failed:
-            return EXIT_DONE
-        return EXIT_SOME_FAILED if self.restored + self.skipped else EXIT_NONE_SUCCEEDED
-
-
 class FolderRun:
     """Run ``process`` on every picture of ``source`` and write the results into ``output``.
 
@@ -113,7 +55,7 @@ class FolderRun:
         output: folder for the results and the records.
         process: computes the results of a batch.
         size: side in pixels that ``process`` takes; None leaves every picture as it is, which
-            needs ``batch_size`` 1.
+            needs ``batch_size`` 1, or ``prepare``.
         output_size: side in pixels of its results, to which an alpha channel is resized; None
             leaves the alpha channel as it is.
         settings: everything that decides a result besides the picture. Pictures that were done
@@ -125,6 +67,8 @@ class FolderRun:
         max_pixels: larger pictures are failures.
         keep_tint: show the process the luma of monochrome pictures, see ``Picture.tint``.
         keep_own: keep the pictures in their own colour space, see ``Picture.own``.
+        prepare: makes of a photo of any shape, and its relative path, what ``process`` takes a
+            list of; called in the loaders' threads. The photo's pixels are its own to keep.
         options: how files are read and compared.
         run_description: the content of ``run.yaml``.
         png_text: written into every result, besides its seed.
@@ -148,9 +92,10 @@ class FolderRun:
         batch_size: int,
         loader_threads: int = 2,
         max_pixels: int = images.MAX_PIXELS,
-        options: RunOptions | None = None,
         keep_tint: bool = False,
         keep_own: bool = False,
+        prepare: Callable[[images.Picture, str], PreparedPhoto] | None = None,
+        options: RunOptions | None = None,
         run_description: dict[str, Any] | None = None,
         png_text: dict[str, Any] | None = None,
         paired: Mapping[str, PairedFiles] | None = None,
@@ -162,11 +107,10 @@ class FolderRun:
             raise ValueError(f"{', '.join(unknown)}: add new result folders to result_folders.py")
         self.paired = dict(paired or {})
         self.options = options or RunOptions()
-        self.jobs = find_jobs(
-            source, output, outputs, self.paired.values(), all_pages=self.options.all_pages()
-        )
+        self.options.check_format()
+        self.jobs = find_jobs(source, output, outputs, self.paired.values(), options=self.options)
         self.source, self.output = Path(source), Path(output)
-        self.keep_tint, self.keep_own = keep_tint, keep_own
+        self.keep_tint, self.keep_own, self.prepare = keep_tint, keep_own, prepare
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)
         self.outputs, self.seed = tuple(outputs), seed
@@ -224,7 +168,8 @@ class FolderRun:
             for batch in self._batches(self._load_ahead(jobs, loaders)):
                 for done in self._process(batch):
                     writing.append(writer.submit(self._write, *done))
-                while len(writing) > 2 * self.batch_size:  # bounds what waits in memory
+                # What waits in memory is bounded: whole photos may be large.
+                while len(writing) > (1 if self.size is None else 2 * self.batch_size):
                     writing.popleft().result()
                 if self.stop_requested:
                     self.summary.interrupted = True
@@ -235,8 +180,10 @@ class FolderRun:
     def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[LoadedPicture]:
         waiting: deque[Future[LoadedPicture | None]] = deque()
         remaining = iter(jobs)
-        # Pictures that keep their size may be large: only one is read ahead.
-        ahead = 1 if self.size is None else 2 * self.batch_size + self.loader_threads
+        # Pictures that keep their size may be large: few are read ahead.
+        ahead = 2 * self.batch_size + self.loader_threads
+        if self.size is None:
+            ahead = 1 if self.prepare is None else self.loader_threads
         try:
             while True:
                 while len(waiting) < ahead and (job := next(remaining, None)) is not None:
@@ -255,19 +202,19 @@ class FolderRun:
 
     def _batches(self, pictures: Iterator[LoadedPicture]) -> Iterator[list[LoadedPicture]]:
         batch: list[LoadedPicture] = []
+        filled = 0.0
         for loaded in pictures:
             batch.append(loaded)
-            if len(batch) >= self.batch_size:
+            filled += loaded.share_of_batch(self.batch_size)
+            if filled >= 1 - 1e-9:
                 yield batch
-                batch = []
+                batch, filled = [], 0.0
         if batch:
             yield batch
 
     def _process(
         self, batch: list[LoadedPicture]
-    ) -> Iterator[
-        tuple[LoadedPicture, dict[str, npt.NDArray[Any]], dict[str, Any], frozenset[str]]
-    ]:
+    ) -> Iterator[tuple[LoadedPicture, dict[str, Result | None], dict[str, Any], frozenset[str]]]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
         size = len(batch)
         while batch:
@@ -275,7 +222,9 @@ class FolderRun:
             start = time.perf_counter()
             try:
                 result = self.process(
-                    torch.cat([loaded.image for loaded in part]),
+                    [loaded.ready for loaded in part]
+                    if self.prepare
+                    else torch.cat([loaded.ready for loaded in part]),
                     [self._seed(loaded.job) for loaded in part],
                     [loaded.picture for loaded in part],
                     **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
@@ -299,6 +248,8 @@ class FolderRun:
                 record = {"seconds": seconds, "warnings": warnings}
                 if result.notes[i]:
                     record["notes"] = result.notes[i]
+                if result.faces is not None:
+                    record["faces"] = result.faces[i]
                 yield loaded, result.pixels[i], record, result.in_own_space
             batch = batch[len(part) :]
 
@@ -319,34 +270,42 @@ class FolderRun:
                 self._count("skipped")
                 return None
             picture = images.decode_image(
-                data, max_pixels=self.max_pixels, page=job.page, keep_own=self.keep_own
+                data,
+                max_pixels=self.max_pixels,
+                page=job.page,
+                keep_own=self.keep_own,
+                whole_photo=self.prepare is not None,
             )
             if self.keep_tint:
                 picture.set_tint_aside()
             prepared = prepare_paired(self.paired, paired, picture, self.max_pixels)
-            if self.size is None:
-                image = images.to_tensor(picture.pixels)
+            if self.prepare is not None:
+                ready: torch.Tensor | PreparedPhoto = self.prepare(picture, job.relative)
             else:
-                image = picture.resized(self.size)
-            height, width = picture.pixels.shape[:2]
-            if picture.alpha is not None and self.output_size is not None:
-                side = (self.output_size, self.output_size)
-                picture.alpha = images.resize_pixels(images.reduced(picture.alpha), side)
-            if self.output_size is not None and min(height, width) > self.output_size:
-                picture.warnings.append(
-                    f"{width}x{height} reduced: the result has {self.output_size} pixels a side"
-                )
+                ready = self._resized(picture)
             # The full-size pixels are not needed any more, and many pictures wait in memory.
             picture = dataclasses.replace(picture, pixels=np.empty((0, 0, 3), np.uint8))
-            return LoadedPicture(job, image, picture, prepared, hashes)
+            return LoadedPicture(job, ready, picture, prepared, hashes)
         except Exception as error:  # recorded; the next picture goes on
             self._fail(job, error)
             return None
 
+    def _resized(self, picture: images.Picture) -> torch.Tensor:
+        """(1,3,S,S) in [-1,1]; the alpha channel becomes as large as the result."""
+        height, width = picture.pixels.shape[:2]
+        if picture.alpha is not None and self.output_size is not None:
+            side = (self.output_size, self.output_size)
+            picture.alpha = images.resize_pixels(images.reduced(picture.alpha), side)
+        if self.output_size is not None and min(height, width) > self.output_size:
+            picture.warnings.append(
+                f"{width}x{height} reduced: the result has {self.output_size} pixels a side"
+            )
+        return images.to_tensor(picture.pixels) if self.size is None else picture.resized(self.size)
+
     def _write(
         self,
         loaded: LoadedPicture,
-        pixels: dict[str, npt.NDArray[Any]],
+        pixels: dict[str, Result | None],
         record: dict[str, Any],
         in_own_space: frozenset[str],
     ) -> None:

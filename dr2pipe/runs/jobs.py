@@ -14,6 +14,8 @@ import torch
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.pairing import Pairing
+from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import RESTORED
 
 
@@ -36,7 +38,12 @@ class Job:
     @property
     def long_name(self) -> str:
         """An output name that no other picture has."""
-        return f"{self.relative}.png"
+        return f"{self.relative}{Path(self.output_name).suffix}"
+
+    def name_in(self, folder: str, *, is_main: bool) -> str:
+        """Path of its file in a result folder; all but the main one hold PNG files."""
+        is_png = is_main or self.output_name.lower().endswith(".png")
+        return f"{folder}/{self.output_name}" + ("" if is_png else ".png")
 
 
 class PairedFiles:
@@ -86,26 +93,27 @@ def find_jobs(
     outputs: Sequence[str] = (RESTORED,),
     paired: Iterable[PairedFiles] = (),
     *,
-    all_pages: bool = False,
+    options: RunOptions | None = None,
 ) -> list[Job]:
     """The pictures of a file or folder with the names of their results.
 
-    A result is named after its picture with ``.png``. Where two would collide, the input's
-    extension stays inside the name.
+    A result is named after its picture, with the ending of the results' format. Where two would
+    collide, the input's extension stays inside the name.
 
     Args:
         source: picture, or folder that is searched recursively.
         output: folder for the results.
         outputs: result folders that the run fills.
         paired: files that belong to the pictures; they are no inputs.
-        all_pages: take every page or frame of a file, not only the first. Those after the first
-            are called ``name#2`` and so on, their results ``name.page2.png``.
+        options: the results' format, and whether every page or frame of a file is taken. Those
+            after the first are called ``name#2`` and so on, their results ``name.page2.png``.
 
     Raises:
         ConfigError: no such file or folder, no picture in it, or a result that would replace an
             input.
     """
     source, output, paired = Path(source), Path(output), list(paired)
+    options = options or RunOptions()
     if source.is_dir():
         paths = _pictures_in(source, output, [files.path for files in paired])
         relatives = [path.relative_to(source).as_posix() for path in paths]
@@ -116,11 +124,11 @@ def find_jobs(
     if not paths:
         kinds = ", ".join(ending.removeprefix(".") for ending in images.readable_endings())
         raise ConfigError(f"no pictures ({kinds}) in {source}")
-    names = _result_names(relatives)
+    names = _result_names(relatives, options.format)
     for files in paired:
         files.pair_with(relatives)
     jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
-    if all_pages:
+    if options.all_pages():
         taken = Counter(job.output_name for job in jobs)
         jobs = [
             page if page.page in (None, 0) or not taken[page.output_name] else _long_named(page)
@@ -130,10 +138,11 @@ def find_jobs(
     inputs = {os.path.realpath(path) for path in (*paths, *(files.path for files in paired))}
     for job in jobs:
         for name in outputs:
-            if os.path.realpath(output / name / job.output_name) in inputs:
+            result = output / job.name_in(name, is_main=name == outputs[0])
+            if os.path.realpath(result) in inputs:
                 raise ConfigError(
-                    f"the result of {job.path} would replace {output / name / job.output_name}, "
-                    f"which is an input; choose another output"
+                    f"the result of {job.path} would replace {result}, which is an input; "
+                    f"choose another output"
                 )
     return jobs
 
@@ -151,7 +160,8 @@ def _pages_of(job: Job) -> Iterator[Job]:
     yield dataclasses.replace(job, page=0 if pages > 1 else None)
     for page in range(1, pages):
         number = page + 1
-        name = str(Path(job.output_name).with_suffix("")) + f".page{number}.png"
+        name = Path(job.output_name)
+        name = f"{name.with_suffix('')}.page{number}{name.suffix}"
         yield Job(job.path, f"{job.relative}#{number}", name, page)
 
 
@@ -165,16 +175,25 @@ def _pictures_in(source: Path, output: Path, paired: list[Path]) -> list[Path]:
     return found.paths
 
 
-def _result_names(relatives: list[str]) -> list[str]:
-    """Names with ``.png``, each of them once."""
-    short = [str(Path(relative).with_suffix(".png")) for relative in relatives]
-    long = [f"{relative}.png" for relative in relatives]
+def _result_names(relatives: list[str], format: str) -> list[str]:
+    """Names with the ending of the format, each of them once."""
+    endings = [_ending(relative, format) for relative in relatives]
+    named = list(zip(relatives, endings, strict=True))
+    short = [str(Path(relative).with_suffix(ending)) for relative, ending in named]
+    long = [relative + ending for relative, ending in named]
     uses = Counter(short)
     taken = set(long)
     return [
         long_name if uses[short_name] > 1 or short_name in taken else short_name
         for short_name, long_name in zip(short, long, strict=True)
     ]
+
+
+def _ending(relative: str, format: str) -> str:
+    ending = Path(relative).suffix
+    if format != "keep":
+        return f".{format}"
+    return ending if ending.lower() in (".png", *images.KINDS) else ".png"
 
 
 # -- loaded pictures -------------------------------------------------------------------------
@@ -186,17 +205,23 @@ class LoadedPicture:
 
     Attributes:
         job: the picture.
-        image: (1,3,S,S) float32 RGB in [-1,1].
+        ready: what the process takes: (1,3,S,S) float32 RGB in [-1,1], or a photo and its faces.
         picture: what its result keeps of it; without the pixels.
         paired: what was prepared from each paired file, by name.
         paired_sha256: hex digest of each paired file, by name.
     """
 
     job: Job
-    image: torch.Tensor
+    ready: torch.Tensor | PreparedPhoto
     picture: images.Picture
     paired: dict[str, torch.Tensor]
     paired_sha256: dict[str, str]
+
+    def share_of_batch(self, batch_size: int) -> float:
+        """How much of a batch of ``batch_size`` faces it fills, from 0 to 1 or more."""
+        if isinstance(self.ready, PreparedPhoto):
+            return self.ready.share_of_batch(batch_size)
+        return 1 / batch_size
 
 
 def read_paired(paired: Mapping[str, PairedFiles], job: Job) -> dict[str, bytes]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 RESTORED = "restored"  # restore, make_coarse
 REPAIRED = "repaired"  # restore: inputs after their holes were filled
+FACES = "faces"  # restore: the faces of each photo: input, coarse, restored and mask
 COARSE = "coarse"  # restore: results of stage 1
 COMPARE = "compare"  # restore: input, coarse and restored side by side
 SPREAD = "spread"  # restore: where several samples differ
@@ -15,7 +16,7 @@ INPAINTED = "inpainted"  # inpaint; further samples in inpainted_2 and on
 MIXTURES = "mixtures"  # inpaint: styles of two exemplars mixed
 DEGRADED = "degraded"  # degrade
 
-_FOLDERS = (RESTORED, REPAIRED, COARSE, COMPARE, SPREAD, INPAINTED, MIXTURES, DEGRADED)
+_FOLDERS = (RESTORED, FACES, REPAIRED, COARSE, COMPARE, SPREAD, INPAINTED, MIXTURES, DEGRADED)
 
 
 def sample_folder(number: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,9 @@ from PIL import Image
 
 from dr2pipe.core import files, images
 from dr2pipe.core.records import RunRecords
+from dr2pipe.runs.batches import Result
 from dr2pipe.runs.jobs import Job, LoadedPicture
+from dr2pipe.runs.result_folders import FACES
 
 Record = dict[str, Any]
 
@@ -65,13 +67,21 @@ class Results:
         ):
             return False
         written = _files_of(record)
-        wanted = [f"{name}/{job.output_name}" for name in self.outputs]
-        return all(name in written and self._is_whole(name, written[name]) for name in wanted)
+        wanted = self._names_in(job)
+        # A result that is a folder holds any number of files, so the record says if it was made.
+        if FACES in wanted and not record.get("faces_saved"):
+            return False
+        single = {name for folder, name in wanted.items() if folder != FACES}
+        return single <= written.keys() and all(
+            self._is_whole(name, entry)
+            for name, entry in written.items()
+            if name in single or name.split("/")[0] in wanted
+        )
 
     def write(
         self,
         loaded: LoadedPicture,
-        pixels: dict[str, npt.NDArray[Any]],
+        pixels: dict[str, Result | None],
         record: Record,
         *,
         text: dict[str, Any],
@@ -81,7 +91,8 @@ class Results:
 
         Args:
             loaded: the picture.
-            pixels: (H,W) or (H,W,3) by result folder, uint8 or uint16.
+            pixels: (H,W) or (H,W,3) by result folder, uint8 or uint16. None: the picture is
+                unchanged, so its file is copied where the format allows it.
             record: what the manifest says besides.
             text: goes into every result as PNG text.
             in_own_space: result folders whose pixels are in the colour space of the input file.
@@ -92,21 +103,26 @@ class Results:
         """
         job, picture = loaded.job, loaded.picture
         known = _files_of(self.finished.get(job.relative, {}))
-        names = {name: f"{name}/{job.output_name}" for name in self.outputs}
-        for relative in names.values():
+        marked = {images.OWN_TEXT: json.dumps(text)}
+        names = self._names_in(job)
+        contents: dict[str, bytes] = {}
+        for folder, result in pixels.items():
+            if isinstance(result, Mapping):
+                stem = str(Path(names[folder]).with_suffix(""))
+                for part, part_pixels in result.items():
+                    contents[f"{stem}/{part}.png"] = images.encode_png(part_pixels, text=marked)
+            elif result is None:
+                contents[names[folder]] = self._unchanged(loaded, names[folder], marked)
+            else:
+                is_own = folder in in_own_space
+                is_result = folder == self.outputs[0] or is_own
+                contents[names[folder]] = _encoded(
+                    names[folder], result, picture, marked, is_result=is_result, is_own=is_own
+                )
+        for relative in contents:
             self._check_foreign(self.records.folder / relative, is_known=relative in known)
         written: dict[str, list[Any]] = {}
-        for folder, relative in names.items():
-            own = picture.own if folder in in_own_space else None
-            is_result = folder == self.outputs[0] or own is not None
-            data = images.encode_png(
-                pixels[folder],
-                alpha=picture.alpha if is_result else None,
-                profile=picture.profile if own is None else own.profile,
-                colour_chunks=() if own is None else own.chunks,
-                metadata=picture.metadata if is_result else None,
-                text={"dr2pipe": json.dumps(text)},
-            )
+        for relative, data in contents.items():
             path = self.records.folder / relative
             files.write_bytes(path, data, partial_folder=self.records.partial_folder)
             written[relative] = [len(data), images.hash_bytes(data)]
@@ -117,6 +133,7 @@ class Results:
                 "settings": self.settings_hash,
                 "output": names[self.outputs[0]],
                 "files": written,
+                **({"faces_saved": True} if FACES in self.outputs else {}),
                 **({"paired_sha256": loaded.paired_sha256} if loaded.paired_sha256 else {}),
                 **record,
             }
@@ -126,6 +143,23 @@ class Results:
             path = self.records.folder / relative
             if not self._check_stale(path):
                 path.unlink(missing_ok=True)
+
+    def _names_in(self, job: Job) -> dict[str, str]:
+        """{result folder: path of the picture's file in it}."""
+        return {
+            folder: job.name_in(folder, is_main=folder == self.outputs[0])
+            for folder in self.outputs
+        }
+
+    def _unchanged(self, loaded: LoadedPicture, name: str, text: dict[str, str]) -> bytes:
+        """The picture as it was: its own file, or its samples in another format."""
+        picture, job = loaded.picture, loaded.job
+        if Path(name).suffix == job.path.suffix and job.page is None:
+            data = images.read_file(job.path)
+            if images.hash_bytes(data) == picture.sha256 and picture.own_pages == 1:
+                return data
+        assert picture.own is not None
+        return _encoded(name, picture.own.levels, picture, text, is_result=True, is_own=True)
 
     def _main(self, output_name: str) -> str:
         return f"{self.outputs[0]}/{output_name}"
@@ -148,16 +182,47 @@ class Results:
         return path.exists() and is_foreign(path)
 
 
+def _encoded(
+    name: str,
+    pixels: npt.NDArray[Any],
+    picture: images.Picture,
+    text: dict[str, str],
+    *,
+    is_result: bool,
+    is_own: bool,
+) -> bytes:
+    """A picture's file, with what it keeps of its input."""
+    own = picture.own if is_own else None
+    profile = picture.profile if own is None else own.profile
+    chunks = () if own is None else own.chunks
+    if own is not None and chunks and own.is_other_than_srgb and not name.endswith(".png"):
+        # Only PNG files have these chunks.
+        pixels, profile, chunks = own.to_srgb(pixels), picture.profile, ()
+    return images.encode_picture(
+        name,
+        pixels,
+        alpha=picture.alpha if is_result else None,
+        profile=profile,
+        colour_chunks=chunks,
+        metadata=picture.metadata if is_result else None,
+        text=text,
+        jpeg=picture.jpeg,
+    )
+
+
 def is_foreign(path: Path) -> bool:
     """Whether a file exists that no run wrote.
 
-    Runs mark their results with a PNG text named ``dr2pipe``.
+    Runs mark their results with a PNG text named ``dr2pipe``, or a comment in JPEG files.
     """
     if not path.is_file():
         return os.path.lexists(path)
     try:
         with Image.open(path) as picture:
-            return "dr2pipe" not in getattr(picture, "text", {})
+            comment = picture.info.get("comment", b"")
+            return images.OWN_TEXT not in getattr(picture, "text", {}) and not (
+                isinstance(comment, bytes) and comment.startswith(images.OWN_TEXT.encode())
+            )
     except Exception:  # decoders raise many kinds on what is no picture
         return True
 

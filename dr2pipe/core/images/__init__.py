@@ -13,6 +13,8 @@ from dr2pipe.core.images.arrays import (
     to_uint8,
     to_uint16,
 )
+from dr2pipe.core.images.jpeg import JpegTables
+from dr2pipe.core.images.metadata import OWN_TEXT
 from dr2pipe.core.images.own_space import OwnSpace, reduced
 from dr2pipe.core.images.reading import (
     MAX_PIXELS,
@@ -26,19 +28,24 @@ from dr2pipe.core.images.reading import (
     read_image,
 )
 from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
-from dr2pipe.core.images.tint import Tint, find_tint, to_grey
-from dr2pipe.core.images.writing import encode_png, write_png
+from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
+from dr2pipe.core.images.writing import KINDS, encode_picture, encode_png, write_png
 
 __all__ = [
     "FoundImages",
+    "JpegTables",
+    "KINDS",
     "MAX_PIXELS",
+    "OWN_TEXT",
     "OwnSpace",
     "Picture",
     "Pixels",
+    "Place",
     "Tint",
     "check_file",
     "count_pages",
     "decode_image",
+    "encode_picture",
     "encode_png",
     "find_images",
     "find_tint",

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import threading
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +25,7 @@ from dr2pipe.core import files
 from dr2pipe.core.errors import PictureError, UnreadableFileError
 from dr2pipe.core.images import colour
 from dr2pipe.core.images.arrays import Pixels, resize_pixels, to_tensor
+from dr2pipe.core.images.jpeg import JpegTables, jpeg_tables
 from dr2pipe.core.images.metadata import Metadata, read_metadata
 from dr2pipe.core.images.own_space import OwnSpace, reduced, space_of_file
 from dr2pipe.core.images.samples import Samples, fill_transparent, read_samples
@@ -55,6 +57,7 @@ class Picture:
         own: the samples in the file's own colour space; None unless it was asked for.
         profile: the ICC profile that belongs to ``pixels``: sRGB's where they were converted
             from another space, that of the file where it is sRGB, else None.
+        jpeg: how a JPEG file was compressed; None for other kinds.
         tint: the colours of a monochrome picture, if they were set aside.
         metadata: what the result should carry.
         sha256: hex digest of the file's bytes.
@@ -66,6 +69,7 @@ class Picture:
     bits: int = 8
     own: OwnSpace | None = None
     profile: bytes | None = None
+    jpeg: JpegTables | None = None
     tint: Tint | None = None
     metadata: Metadata = field(default_factory=Metadata)
     sha256: str = ""
@@ -149,20 +153,30 @@ def count_pages(data: bytes) -> int:
 
 
 def decode_image(
-    data: bytes, *, max_pixels: int = MAX_PIXELS, page: int | None = None, keep_own: bool = False
+    data: bytes,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    page: int | None = None,
+    keep_own: bool = False,
+    whole_photo: bool = False,
 ) -> Picture:
     """As :func:`read_image`, from the bytes of a file.
 
     Args:
         page: the page or frame to take, from 0; None takes the first and warns of others.
         keep_own: keep the samples in the file's own colour space too, see ``Picture.own``.
+        whole_photo: the picture may have any shape, since only its faces are looked at.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
-            _check_shape(width, height, max_pixels)
+            check = _check_pixels if whole_photo else _check_shape
+            check(width, height, max_pixels)
             with _turn_of_large(width * height):
-                picture = _decode(image, data, page, max_pixels, keep_own)
+                picture = _decode(image, data, page, max_pixels, keep_own, check)
+            height, width = picture.pixels.shape[:2]
+            if height != width and not whole_photo:
+                picture.warnings.append(f"{width}x{height} squeezed to a square")
     except Image.DecompressionBombError:
         raise PictureError("the header says more pixels than Pillow decodes safely") from None
     except UnidentifiedImageError:
@@ -182,11 +196,11 @@ def decode_image(
     return picture
 
 
-def picture_of(image: Image.Image) -> Picture:
+def picture_of(image: Image.Image, *, keep_own: bool = False, whole_photo: bool = False) -> Picture:
     """A picture that Pillow has opened, or that a program has made: upright sRGB of 8 bits.
 
     What the picture says of itself counts as in a file: its orientation, its colour profile, its
-    transparency.
+    transparency. ``keep_own`` and ``whole_photo`` are those of :func:`decode_image`.
 
     Raises:
         PictureError: it cannot be decoded, or is of an unsupported kind.
@@ -194,9 +208,11 @@ def picture_of(image: Image.Image) -> Picture:
     name = getattr(image, "filename", "")
     is_untouched = bool(getattr(image, "tile", None))  # opened, and not loaded yet
     if is_untouched and name and os.path.isfile(name):
-        return decode_image(read_file(name), page=image.tell())
+        data = read_file(name)
+        return decode_image(data, page=image.tell(), keep_own=keep_own, whole_photo=whole_photo)
     try:
-        return _decode(image.copy() if image.format is None else image, b"", 0, MAX_PIXELS, False)
+        image = image.copy() if image.format is None else image
+        return _decode(image, b"", 0, MAX_PIXELS, keep_own, _check_pixels)
     except PictureError:
         raise
     except Exception as error:
@@ -207,10 +223,14 @@ def _turn_of_large(pixels: int) -> AbstractContextManager[Any]:
     return _LARGE_DECODE if pixels > _LARGE_PIXELS else nullcontext()
 
 
-def _check_shape(width: int, height: int, max_pixels: int) -> None:
+def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         allowed = f"more than the {max_pixels / 1e6:.0f} million pixels allowed (max_pixels)"
         raise PictureError(f"the header says {width}x{height} pixels, {allowed}")
+
+
+def _check_shape(width: int, height: int, max_pixels: int) -> None:
+    _check_pixels(width, height, max_pixels)
     if min(width, height) < MIN_SIDE_PX:
         raise PictureError(f"{width}x{height} pixels are too few (at least {MIN_SIDE_PX} a side)")
     if max(width, height) > MAX_ASPECT * min(width, height):
@@ -218,13 +238,18 @@ def _check_shape(width: int, height: int, max_pixels: int) -> None:
 
 
 def _decode(
-    image: Image.Image, data: bytes, page: int | None, max_pixels: int, keep_own: bool
+    image: Image.Image,
+    data: bytes,
+    page: int | None,
+    max_pixels: int,
+    keep_own: bool,
+    check: Callable[[int, int, int], None],
 ) -> Picture:
     warnings: list[str] = []
     pages = int(getattr(image, "n_frames", 1))
     if page:
         image.seek(page)
-        _check_shape(*image.size, max_pixels)
+        check(*image.size, max_pixels)
     elif page is None and pages > 1:
         warnings.append(f"only the first of {pages} pages or frames was taken (--pages all)")
     if image.mode in ("CMYK", "LAB"):
@@ -252,9 +277,6 @@ def _decode(
     pixels = reduced(own_space.to_srgb(visible))
     if pixels.ndim == 2:
         pixels = np.repeat(pixels[..., None], 3, axis=2)
-    height, width = pixels.shape[:2]
-    if height != width:
-        warnings.append(f"{width}x{height} squeezed to a square")
     is_converted = own_space.is_other_than_srgb
     return Picture(
         np.ascontiguousarray(pixels),
@@ -262,6 +284,7 @@ def _decode(
         bits=8 if levels.dtype == np.uint8 else 16,
         own=own_space if keep_own else None,
         profile=colour.srgb_profile() if is_converted else own_space.rgb_profile,
+        jpeg=jpeg_tables(image),
         metadata=metadata,
         warnings=warnings,
     )

@@ -30,6 +30,16 @@ _MAX_RESIDUAL, _MAX_FIELD = 3.9, 5.0
 _MAX_SHARE_OF_CONTRAST, _NOTHING = 0.066, 0.8
 
 
+@dataclass(frozen=True)
+class Place:
+    """A part of a picture: its first row and column, and the height and width of the picture."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
 @dataclass(frozen=True, eq=False)
 class Tint:
     """The colours of a monochrome picture.
@@ -42,16 +52,22 @@ class Tint:
     curve: Chroma
     field: Chroma
 
-    def apply(self, pixels: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """(H,W,3) uint8 or uint16 RGB in the picture's own colours; its luma stays."""
+    def apply(self, pixels: npt.NDArray[Any], place: Place | None = None) -> npt.NDArray[Any]:
+        """(H,W,3) uint8 or uint16 RGB in the picture's own colours; its luma stays.
+
+        ``place`` tells which part of the picture the pixels are; None: they are all of it.
+        """
         top = float(np.iinfo(pixels.dtype).max)
         height, width = pixels.shape[:2]
-        field = cv2.resize(self.field, (width, height), interpolation=cv2.INTER_LINEAR)
+        place = place or Place(0, 0, height, width)
+        down = _interpolation(place.top, height, place.height, len(self.field))
+        across = _interpolation(place.left, width, place.width, self.field.shape[1])
         result = np.empty_like(pixels)
         for start in range(0, height, _ROWS_AT_ONCE):  # large pictures are large as floats
             rows = slice(start, start + _ROWS_AT_ONCE)
+            field = np.einsum("yi,ijc,xj->yxc", down[rows], self.field, across, optimize=True)
             luma = np.asarray(pixels[rows].astype(np.float32) @ _LUMA * (255 / top), np.float32)
-            rgb = _to_rgb(luma, _on_curve(self.curve, luma) + field[rows]) * (top / 255)
+            rgb = _to_rgb(luma, _on_curve(self.curve, luma) + field) * (top / 255)
             result[rows] = np.clip(np.round(rgb), 0, top)
         return result
 
@@ -122,3 +138,9 @@ def _on_curve(curve: Chroma, luma: npt.NDArray[np.float32]) -> Chroma:
     return np.stack([np.interp(place, levels, curve[:, i]) for i in range(2)], axis=-1).astype(
         np.float32
     )
+
+
+def _interpolation(start: int, count: int, length: int, cells: int) -> npt.NDArray[np.float32]:
+    """(count,cells): linear interpolation of cells over a length, from pixel ``start`` on."""
+    at = np.clip((np.arange(start, start + count) + 0.5) * cells / length - 0.5, 0, cells - 1)
+    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)

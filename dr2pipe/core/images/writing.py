@@ -1,4 +1,4 @@
-"""PNG files with all that belongs to a picture, whole or not at all."""
+"""Picture files with all that belongs to a picture: PNG, or JPEG and WebP where those are wished."""
 
 from __future__ import annotations
 
@@ -16,12 +16,20 @@ import numpy.typing as npt
 from PIL import Image
 
 from dr2pipe.core import files
-from dr2pipe.core.images.metadata import Metadata
+from dr2pipe.core.errors import PictureError
+from dr2pipe.core.images.jpeg import JpegTables
+from dr2pipe.core.images.metadata import OWN_TEXT, Metadata
 
 COMPRESSION_LEVEL = 4
 _HEADER_BYTES = 8 + 25  # signature and IHDR
 _METRES_PER_INCH = 0.0254
 _LINE = 36  # bytes per line of an IPTC block in hexadecimal
+
+# Kinds of files other than PNG, by the ending of their names.
+KINDS = {
+    **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
+    ".webp": "WEBP",
+}
 
 Chunk = tuple[bytes, bytes]
 
@@ -76,6 +84,65 @@ def encode_png(
     chunks += _metadata_chunks(metadata or Metadata(), width, height)
     chunks += [_text_chunk(key, value) for key, value in (text or {}).items()]
     return bare[:_HEADER_BYTES] + b"".join(map(_packed, chunks)) + bare[_HEADER_BYTES:]
+
+
+def encode_picture(
+    name: str,
+    pixels: npt.NDArray[Any],
+    *,
+    alpha: npt.NDArray[Any] | None = None,
+    profile: bytes | None = None,
+    colour_chunks: Iterable[Chunk] = (),
+    metadata: Metadata | None = None,
+    text: dict[str, str] | None = None,
+    jpeg: JpegTables | None = None,
+) -> bytes:
+    """A file of the kind that the ending of ``name`` says: JPEG, WebP (lossless), else PNG.
+
+    The other arguments are those of :func:`write_png`. JPEG and WebP have 8 bits.
+
+    Args:
+        jpeg: the tables of the input, which a JPEG file takes over; None: quality 95.
+
+    Raises:
+        PictureError: a transparent picture as JPEG, which has no transparency.
+    """
+    kind = KINDS.get(Path(name).suffix.lower(), "PNG")
+    if kind == "PNG":
+        return encode_png(
+            pixels,
+            alpha=alpha,
+            profile=profile,
+            colour_chunks=colour_chunks,
+            metadata=metadata,
+            text=text,
+        )
+    image = Image.fromarray(np.ascontiguousarray(_as_type(pixels, np.dtype(np.uint8))))
+    metadata, (height, width) = metadata or Metadata(), pixels.shape[:2]
+    options: dict[str, Any] = {"xmp": metadata.xmp_for(width, height), "icc_profile": profile}
+    if exif := metadata.exif_for(width, height):
+        options["exif"] = b"Exif\0\0" + exif if kind == "JPEG" else exif
+    if kind == "JPEG":
+        if alpha is not None:
+            raise PictureError("JPEG files have no transparency; choose format png or webp")
+        options |= {"comment": f"{OWN_TEXT} {text[OWN_TEXT]}"} if text and OWN_TEXT in text else {}
+        options |= {"dpi": metadata.dpi} if metadata.dpi else {}
+        options |= _jpeg_options(jpeg, is_grey=image.mode == "L")
+    else:
+        if alpha is not None:
+            image.putalpha(Image.fromarray(_as_type(alpha, np.dtype(np.uint8))))
+        options |= {"lossless": True, "exact": True}
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **{key: value for key, value in options.items() if value is not None})
+    return buffer.getvalue()
+
+
+def _jpeg_options(jpeg: JpegTables | None, *, is_grey: bool) -> dict[str, Any]:
+    if jpeg is None:
+        return {"quality": 95, "subsampling": 0}
+    tables = jpeg.quantization[:1] if is_grey else jpeg.quantization
+    # A sampling that Pillow has no name for becomes the finest.
+    return {"qtables": [list(table) for table in tables], "subsampling": max(0, jpeg.subsampling)}
 
 
 def _encode(pixels: npt.NDArray[Any], alpha: npt.NDArray[Any] | None) -> bytes:

@@ -1,0 +1,106 @@
+"""How much detail a face in a photo has: a face better than a network's results is left alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from dr2pipe.core.images import Pixels
+from dr2pipe.faces.align import Alignment, cut
+
+_LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
+_LARGEST_PX = 512  # side of the crop that is looked at
+# Bands of half an octave, from 4 cycles per side of an aligned crop on.
+_FIRST_CYCLES, _LOW_BANDS = 4.0, 4
+# log10 of the power in these bands, less the mean of the first four: the median of 60 sharp
+# faces at 512 px (scripts/research/measure_photos.py prints it).
+_SHARP = (0.77, 0.22, -0.32, -0.68, -1.01, -1.59, -2.05, -2.46, -2.85, -3.19, -3.52, -4.05)
+# A band has detail when its power is within this of a sharp face's, and this many times the
+# noise's.
+_FALL, _OVER_NOISE = 1.1, 4.0
+_MEDIAN_TO_SIGMA = 0.6745  # of a normal distribution: Donoho and Johnstone 1994
+_JPEG_BLOCK_PX = 8
+# JPEG qualities below about 40 reach it.
+_BLOCKY = 0.35
+_BLOCKS_MATTER_BELOW = 4
+_TINY = 0.05
+
+
+@dataclass(frozen=True)
+class Quality:
+    """What can be told of a face without a reference.
+
+    Attributes:
+        side_px: side of the aligned crop in pixels of the photo.
+        effective_px: side in pixels that an aligned crop needs to hold the detail of the face.
+        noise: standard deviation of the luma's noise, in levels of 255.
+        blockiness: log ratio of jumps across JPEG's grid of 8 pixels to other jumps; about 0
+            without a grid, 1 at JPEG quality 10.
+    """
+
+    side_px: float
+    effective_px: float
+    noise: float
+    blockiness: float
+
+    def is_better_than(self, size: int) -> bool:
+        """Whether a result with a side of ``size`` pixels could not hold the face's detail."""
+        # Blocks are finer than the result's pixels where the face is much larger than the result.
+        is_blocky = self.blockiness >= _BLOCKY and self.side_px < _BLOCKS_MATTER_BELOW * size
+        return self.effective_px >= size and not is_blocky
+
+
+def estimate_quality(pixels: Pixels, alignment: Alignment) -> Quality:
+    """Look at a face of a photo (H,W,3) uint8 sRGB, at its own size."""
+    size = min(_LARGEST_PX, max(16, round(alignment.side_px)))
+    luma = cut(pixels, alignment, size) @ _LUMA  # (size,size)
+    noise = _noise(luma)
+    power = band_power(luma)
+    signal = power - noise**2
+    low = np.log10(np.maximum(power[:_LOW_BANDS], 1e-9)).mean()
+    expected = 10 ** (low + np.array(_SHARP[: len(power)]) - _FALL)
+    has_detail = (signal >= expected) & (signal >= _OVER_NOISE * noise**2)
+    has_detail[:_LOW_BANDS] = True
+    bands = len(power) if has_detail.all() else int(np.argmin(has_detail))
+    effective_px = 2 * _FIRST_CYCLES * 2 ** (bands / 2)
+    return Quality(alignment.side_px, effective_px, noise, _blockiness(pixels, alignment))
+
+
+def band_power(luma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Mean power (levels squared) of (S,S) in bands of half an octave, up to S/2 cycles per side."""
+    size = len(luma)
+    window = np.outer(np.hanning(size), np.hanning(size))
+    spectrum = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2 / np.square(window).sum()
+    cycles = np.hypot(np.fft.fftfreq(size)[:, None] * size, np.arange(size // 2 + 1))
+    band = np.floor(2 * np.log2(np.maximum(cycles, 1e-9) / _FIRST_CYCLES)).astype(int)
+    count = min(len(_SHARP), int(2 * np.log2(size / 2 / _FIRST_CYCLES) + 1e-9))
+    return np.array([spectrum[band == i].mean() for i in range(count)])
+
+
+def _noise(luma: npt.NDArray[np.float64]) -> float:
+    """σ by the finest diagonal Haar detail."""
+    side = len(luma) // 2 * 2
+    x = luma[:side, :side]
+    diagonal = (x[::2, ::2] - x[1::2, ::2] - x[::2, 1::2] + x[1::2, 1::2]) / 2
+    return float(np.median(np.abs(diagonal)) / _MEDIAN_TO_SIGMA)
+
+
+def _blockiness(pixels: Pixels, alignment: Alignment) -> float:
+    """Of the part of the photo that holds the face, on the photo's own grid."""
+    height, width = pixels.shape[:2]
+    low = np.clip(alignment.corners().min(axis=0), 0, None) // _JPEG_BLOCK_PX * _JPEG_BLOCK_PX
+    high = np.minimum(alignment.corners().max(axis=0), [width, height])
+    (left, top), (right, bottom) = low.astype(int), high.astype(int)
+    luma = pixels[top:bottom, left:right] @ _LUMA
+    if min(luma.shape) < 2 * _JPEG_BLOCK_PX:
+        return 0.0
+    return float(np.mean([_across_grid(luma, axis) for axis in (0, 1)]))
+
+
+def _across_grid(luma: npt.NDArray[Any], axis: int) -> float:
+    jumps = np.abs(np.diff(luma, axis=axis)).mean(axis=1 - axis)
+    on_grid = np.arange(1, len(jumps) + 1) % _JPEG_BLOCK_PX == 0
+    return float(np.log((jumps[on_grid].mean() + _TINY) / (jumps[~on_grid].mean() + _TINY)))
