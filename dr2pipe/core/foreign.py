@@ -134,10 +134,21 @@ def read_csv(path: str | Path, columns: Sequence[str] = ()) -> list[dict[str, st
     Raises:
         UnreadableFileError: see :func:`read_text`; no table, or one without these columns.
     """
+    return [line for _, line in read_numbered_csv(path, columns)]
+
+
+def read_numbered_csv(
+    path: str | Path, columns: Sequence[str] = ()
+) -> list[tuple[int, dict[str, str]]]:
+    """As :func:`read_csv`, each line with its number in the file, from 1, for messages.
+
+    Raises:
+        UnreadableFileError: see :func:`read_csv`.
+    """
     try:
         reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
         names = [name.strip() for name in next(reader, [])]
-        lines = [line for line in reader if line]
+        lines = [(reader.line_num, line) for line in reader if line]
     except csv.Error as error:
         raise UnreadableFileError(path, f"is no table: {error}") from None
     missing = [column for column in columns if column not in names]
@@ -145,7 +156,8 @@ def read_csv(path: str | Path, columns: Sequence[str] = ()) -> list[dict[str, st
         known = ", ".join(names[:20]) or "no line"
         raise UnreadableFileError(path, f"has no column '{missing[0]}'; it has {known}")
     return [
-        {name: line[i] if i < len(line) else "" for i, name in enumerate(names)} for line in lines
+        (number, {name: line[i] if i < len(line) else "" for i, name in enumerate(names)})
+        for number, line in lines
     ]
 
 
