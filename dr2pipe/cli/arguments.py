@@ -65,13 +65,30 @@ def _add_run_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_restore(to: Commands) -> None:
-    command = to.add_parser("restore", help="restore a picture or a folder of pictures")
-    command.add_argument("input", help="picture or folder (recursive) of aligned faces")
+    command = to.add_parser("restore", help="restore the faces of a photo or a folder of photos")
+    command.add_argument("input", help="photo or folder of photos (recursive)")
     command.add_argument("output", help="folder for the results")
     choice = command.add_mutually_exclusive_group()
-    choice.add_argument("--preset", default="portrait64", help="name in configs/restore")
+    choice.add_argument("--preset", default="default", help="name in configs/restore (default)")
     choice.add_argument("--config", help="YAML file of your own")
-    command.add_argument("--mask", help="fill these holes first: picture, or folder with one each")
+    command.add_argument(
+        "--aligned", action="store_true", help="the inputs are aligned faces, one in each"
+    )
+    command.add_argument(
+        "--scale", type=int, choices=(1, 2, 4), default=1, help="enlarge the photos so much (1)"
+    )
+    command.add_argument(
+        "--format",
+        choices=("png", "jpg", "webp", "keep"),
+        default="png",
+        help="of the results; keep: JPEG and WebP photos stay so (png)",
+    )
+    command.add_argument(
+        "--strict", action="store_true", help="a photo in which no face is found is a failure"
+    )
+    command.add_argument(
+        "--mask", help="with --aligned: fill these holes first; picture, or folder with one each"
+    )
     command.add_argument(
         "--exemplar", help="face whose style fills the holes (default: the picture itself)"
     )

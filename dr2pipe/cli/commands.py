@@ -19,7 +19,7 @@ from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED
 if TYPE_CHECKING:
     from dr2pipe.evaluation.protocol import Protocol
     from dr2pipe.evaluation.sweep import SweepConfig
-    from dr2pipe.runs.folder_run import RunSummary
+    from dr2pipe.runs.batches import RunSummary
 
     _Config = TypeVar("_Config", Protocol, SweepConfig)
 
@@ -33,10 +33,11 @@ def restore_with_options(options: Namespace) -> int:
         "repair.exemplar": options.exemplar,
     }
     overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
-    usual = {"bits": "keep", "colour": "keep", "pages": "first"}
+    overrides += ["faces.mode=aligned"] if options.aligned else []
+    usual = {"bits": "keep", "colour": "keep", "pages": "first", "scale": 1, "format": "png"}
     chosen = {name: getattr(options, name) for name in usual}
     overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
-    overrides += [f"{name}=true" for name in ("merge", "verify") if getattr(options, name)]
+    overrides += [f"{name}=true" for name in ("merge", "verify", "strict") if getattr(options, name)]
     preset = options.config or find_file("configs/restore", options.preset, what="preset")
     return restore(preset, [*overrides, *options.set])
 

@@ -1,1 +1,22 @@
 """Whole photos: where faces are, how they are cut out, and how they are put back."""
+
+from dr2pipe.faces.align import Alignment, align, cut
+from dr2pipe.faces.detect import DetectorConfig, build_detector, select_faces
+from dr2pipe.faces.face import Face, FaceDetector
+from dr2pipe.faces.paste import face_mask, face_patch
+from dr2pipe.faces.quality import Quality, estimate_quality
+
+__all__ = [
+    "Alignment",
+    "DetectorConfig",
+    "Face",
+    "FaceDetector",
+    "Quality",
+    "align",
+    "build_detector",
+    "cut",
+    "estimate_quality",
+    "face_mask",
+    "face_patch",
+    "select_faces",
+]

@@ -60,8 +60,8 @@ def face_patch(
     high = np.minimum(np.ceil(alignment.corners().max(axis=0)).astype(int), [width, height])
     if (high <= low).any():
         return None
-    weights = _weights(alignment, low, high, neighbours)
-    rows, columns = weights.any(axis=1).nonzero()[0], weights.any(axis=0).nonzero()[0]
+    weights = _weights(alignment, low, high, neighbours)  # (h,w)
+    (rows,), (columns,) = (np.nonzero((weights > 0).any(axis=axis)) for axis in (1, 0))
     if not len(rows):
         return None
     part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
@@ -71,7 +71,8 @@ def face_patch(
     shrink = shrink_before_turning(side, alignment.side_px)
     if shrink < 1:
         side = max(1, round(side * shrink))
-        restored = cv2.resize(restored, (side, side), interpolation=cv2.INTER_AREA)
+        small = cv2.resize(restored, (side, side), interpolation=cv2.INTER_AREA)
+        restored = np.asarray(small, np.float32)
     to_crop = alignment.to_crop * side
     to_crop[:, 2] += to_crop[:, :2] @ [left, top]
     shape = (int(weights.shape[0]), int(weights.shape[1]))
@@ -118,14 +119,14 @@ def _oval_distance(places: npt.NDArray[np.float64], alignment: Alignment) -> Wei
     eyes, mouth = alignment.landmarks[:2], alignment.landmarks[3:]
     middle = (eyes.mean(axis=0) + mouth.mean(axis=0)) / 2
     # In profile the eyes lie close together, so the larger distance tells the face's size.
-    size = max(
-        np.linalg.norm(eyes[0] - eyes[1]), np.linalg.norm(eyes.mean(axis=0) - mouth.mean(axis=0))
-    )
-    away = (places - middle) / (size * np.array([_HALF_WIDTH, _HALF_HEIGHT]))
-    return np.asarray(np.hypot(away[:, 0], away[:, 1]), np.float32)
+    apart = np.linalg.norm(eyes[0] - eyes[1])
+    size = float(max(apart, np.linalg.norm(eyes.mean(axis=0) - mouth.mean(axis=0))))
+    away_x = (places[:, 0] - middle[0]) / (size * _HALF_WIDTH)
+    away_y = (places[:, 1] - middle[1]) / (size * _HALF_HEIGHT)
+    return np.asarray(np.hypot(away_x, away_y), np.float32)
 
 
 def _smooth(x: npt.NDArray[np.float32] | npt.NDArray[np.float64]) -> Weights:
     """0 below 0, 1 above 1, and without an edge between."""
-    limited = np.clip(x, 0, 1)
+    limited = np.asarray(np.clip(x, 0, 1), np.float32)
     return np.asarray(limited * limited * (3 - 2 * limited), np.float32)

@@ -25,7 +25,7 @@ _MEDIAN_TO_SIGMA = 0.6745  # of a normal distribution: Donoho and Johnstone 1994
 _JPEG_BLOCK_PX = 8
 # JPEG qualities below about 40 reach it.
 _BLOCKY = 0.35
-_BLOCKS_MATTER_BELOW = 4
+_BLOCKS_MATTER_BELOW = 3
 _TINY = 0.05
 
 
@@ -46,7 +46,7 @@ class Quality:
     noise: float
     blockiness: float
 
-    def is_better_than(self, size: int) -> bool:
+    def is_better_than(self, size: float) -> bool:
         """Whether a result with a side of ``size`` pixels could not hold the face's detail."""
         # Blocks are finer than the result's pixels where the face is much larger than the result.
         is_blocky = self.blockiness >= _BLOCKY and self.side_px < _BLOCKS_MATTER_BELOW * size

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import cv2
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dr2pipe.core import files, images
@@ -17,8 +15,6 @@ from dr2pipe.core.models import find_model
 
 SCALES = (1, 2, 4)
 _TILE_PX, _OVERLAP_PX = 256, 16  # of the photo; a network sees this much around each tile
-
-Levels = npt.NDArray[Any]
 
 
 @dataclass
@@ -40,7 +36,7 @@ class Background:
     def __init__(self, scale: int, network: Callable[[torch.Tensor], torch.Tensor] | None = None):
         self.scale, self.network = scale, network
 
-    def __call__(self, picture: images.Picture) -> Levels:
+    def __call__(self, picture: images.Picture) -> images.Levels:
         """The samples of ``picture.own`` enlarged, in the file's own colour space.
 
         Returns:
@@ -65,7 +61,7 @@ class Background:
         return picture.own.from_srgb(result)
 
     @torch.no_grad()
-    def _tile(self, pixels: images.Pixels, top: int, left: int) -> Levels:
+    def _tile(self, pixels: images.Pixels, top: int, left: int) -> images.Levels:
         """One enlarged tile, uint16; the network sees some pixels around it."""
         assert self.network is not None
         height, width = pixels.shape[:2]
@@ -82,7 +78,7 @@ class Background:
         return images.to_uint16(large)[0, y : y + shape[0], x : x + shape[1]]
 
 
-def enlarged(levels: Levels, scale: int) -> Levels:
+def enlarged(levels: images.Levels, scale: int) -> images.Levels:
     """(H,W[,C]) uint8 or uint16 enlarged ``scale`` times, by Lanczos interpolation."""
     height, width = levels.shape[:2]
     size = (width * scale, height * scale)

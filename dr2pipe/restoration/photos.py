@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import ConfigError, PictureError
-from dr2pipe.faces import Alignment, DetectorConfig, Face, FaceDetector
-from dr2pipe.faces.align import align, cut
-from dr2pipe.faces.detect import select_faces
-from dr2pipe.faces.paste import face_mask, face_patch
-from dr2pipe.faces.quality import Quality, estimate_quality
-from dr2pipe.restoration.background import Background
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.low_pass import build_low_pass
+from dr2pipe.faces import (
+    Alignment,
+    DetectorConfig,
+    Face,
+    FaceDetector,
+    Quality,
+    align,
+    cut,
+    estimate_quality,
+    face_mask,
+    face_patch,
+    select_faces,
+)
+from dr2pipe.restoration.background import Background, enlarged
 from dr2pipe.restoration.face_batches import FaceRestorer, RestoredFace
-
-Levels = npt.NDArray[Any]
 
 # A batch of photos ends when they have so many pixels, however few faces they have.
 _BATCH_PIXELS = 48_000_000
@@ -89,7 +95,7 @@ class PreparedPhoto:
         height, width = self.picture.pixels.shape[:2]
         faces = sum(face.skipped is None for face in self.faces)
         by_count = max(faces, 1 / _PHOTOS_PER_FACE) / batch_size
-        return max(by_count, height * width / _BATCH_PIXELS)
+        return float(max(by_count, height * width / _BATCH_PIXELS))
 
 
 @dataclass
@@ -118,7 +124,7 @@ class RestoredPhoto:
         warnings: sentences.
     """
 
-    levels: Levels | None
+    levels: images.Levels | None
     faces: list[FaceReport]
     warnings: list[str]
 
@@ -162,8 +168,6 @@ class PhotoEngine:
         size = picture.pixels.shape[:2]
         chosen = select_faces(found, self.faces, (size[0], size[1]))
         if picture.alpha is not None and self.background.scale > 1:
-            from dr2pipe.restoration.background import enlarged
-
             picture.alpha = enlarged(picture.alpha, self.background.scale)
         return PreparedPhoto(picture, [self._place(picture, face) for face in chosen])
 
@@ -190,10 +194,16 @@ class PhotoEngine:
     def _place(self, picture: images.Picture, face: Face) -> PlacedFace:
         alignment = align(face.landmarks)
         quality = estimate_quality(picture.pixels, alignment)
-        size, result = self.restorer.input_size, self.restorer.output_size
+        size = self.restorer.input_size
+        # The networks see no detail finer than their input has, and add what is plausible up to
+        # the size of their output. Halfway between both, in octaves, more is lost than gained.
+        holds = math.sqrt(size * self.restorer.output_size)
         skipped = None
-        if self.faces.skip_good and quality.is_better_than(result):
-            skipped = f"better than the network's results, which have {result} pixels a side"
+        if self.faces.skip_good and quality.is_better_than(holds):
+            skipped = (
+                f"it has the detail of {quality.effective_px:.0f} pixels a side, more than the "
+                f"networks keep ({holds:.0f})"
+            )
         degraded = images.to_tensor(cut(picture.pixels, alignment, size))
         return PlacedFace(face, alignment, quality, degraded, skipped)
 
@@ -243,8 +253,8 @@ class PhotoEngine:
     def _paste(
         self,
         picture: images.Picture,
-        original: Levels,
-        levels: Levels,
+        original: images.Levels,
+        levels: images.Levels,
         restored: torch.Tensor,
         alignment: Alignment,
         neighbours: Sequence[Alignment],
@@ -279,8 +289,6 @@ class PhotoEngine:
 
 def slow_part(x: torch.Tensor) -> torch.Tensor:
     """(B,C,S,S) without all that changes within an eighth of a side (the low pass of stage 1)."""
-    from dr2pipe.diffusion.low_pass import build_low_pass
-
     size = x.shape[-1]
     factor = max(n for n in range(1, size // _COLOUR_CELLS + 1) if size % n == 0)
     return build_low_pass("bicubic", factor=factor)(x)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ class BatchResult:
         in_own_space: result folders whose pixels are in the colour space of the input's file.
     """
 
-    pixels: list[dict[str, Result | None]]
+    pixels: Sequence[Mapping[str, Result | None]]
     notes: list[dict[str, Any]]
     warnings: list[list[str]] | None = None
     faces: list[list[dict[str, Any]]] | None = None

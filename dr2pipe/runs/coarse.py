@@ -24,7 +24,8 @@ from dr2pipe.data.folders import write_pictures
 from dr2pipe.degradations import check_degradation, degrade, describe_chain
 from dr2pipe.diffusion.stage1 import DR2Config, Remover
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, ProcessBatch, RunSummary
+from dr2pipe.runs.batches import BatchResult, ProcessBatch, RunSummary
+from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.result_folders import RESTORED
 
 _KIND = "coarse faces"  # in the marker

@@ -19,7 +19,8 @@ from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import contact_sheet
 from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, RunSummary
+from dr2pipe.runs.batches import BatchResult, RunSummary
+from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import DEGRADED
 

@@ -28,7 +28,7 @@ from dr2pipe.core.errors import ConfigError, is_out_of_memory
 from dr2pipe.core.processes import process_state, stop_signals_caught
 from dr2pipe.core.records import RunRecords
 from dr2pipe.restoration.photos import PreparedPhoto
-from dr2pipe.runs.batches import BatchResult, ProcessBatch, Result, RunSummary
+from dr2pipe.runs.batches import ProcessBatch, Result, RunSummary
 from dr2pipe.runs.jobs import (
     Job,
     LoadedPicture,
@@ -214,7 +214,9 @@ class FolderRun:
 
     def _process(
         self, batch: list[LoadedPicture]
-    ) -> Iterator[tuple[LoadedPicture, dict[str, Result | None], dict[str, Any], frozenset[str]]]:
+    ) -> Iterator[
+        tuple[LoadedPicture, Mapping[str, Result | None], dict[str, Any], frozenset[str]]
+    ]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
         size = len(batch)
         while batch:
@@ -222,9 +224,7 @@ class FolderRun:
             start = time.perf_counter()
             try:
                 result = self.process(
-                    [loaded.ready for loaded in part]
-                    if self.prepare
-                    else torch.cat([loaded.ready for loaded in part]),
+                    _together([loaded.ready for loaded in part]),
                     [self._seed(loaded.job) for loaded in part],
                     [loaded.picture for loaded in part],
                     **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
@@ -305,7 +305,7 @@ class FolderRun:
     def _write(
         self,
         loaded: LoadedPicture,
-        pixels: dict[str, Result | None],
+        pixels: Mapping[str, Result | None],
         record: dict[str, Any],
         in_own_space: frozenset[str],
     ) -> None:
@@ -341,6 +341,14 @@ class FolderRun:
         with self._summary_lock:
             setattr(self.summary, what, getattr(self.summary, what) + 1)
             self.progress.update()
+
+
+def _together(
+    ready: list[torch.Tensor | PreparedPhoto],
+) -> torch.Tensor | list[torch.Tensor | PreparedPhoto]:
+    """A batch as a process takes it: pictures of one size stacked, photos in a list."""
+    tensors = [one for one in ready if isinstance(one, torch.Tensor)]
+    return torch.cat(tensors) if tensors else ready
 
 
 def _shard(job: Job, state: PartialState) -> int:

@@ -18,7 +18,8 @@ from dr2pipe.core.sheets import contact_sheet
 from dr2pipe.diffusion.stage1 import plain_config
 from dr2pipe.enhancers.exegan import mix_rows
 from dr2pipe.restoration.inpainter import Inpainter, InpainterConfig, load_inpainter, read_mask
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, ProcessBatch, RunSummary
+from dr2pipe.runs.batches import BatchResult, ProcessBatch, RunSummary
+from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.jobs import PairedFiles
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import MIXTURES, sample_folder

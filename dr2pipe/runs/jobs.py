@@ -160,8 +160,8 @@ def _pages_of(job: Job) -> Iterator[Job]:
     yield dataclasses.replace(job, page=0 if pages > 1 else None)
     for page in range(1, pages):
         number = page + 1
-        name = Path(job.output_name)
-        name = f"{name.with_suffix('')}.page{number}{name.suffix}"
+        first = Path(job.output_name)
+        name = f"{first.with_suffix('')}.page{number}{first.suffix}"
         yield Job(job.path, f"{job.relative}#{number}", name, page)
 
 

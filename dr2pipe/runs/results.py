@@ -81,7 +81,7 @@ class Results:
     def write(
         self,
         loaded: LoadedPicture,
-        pixels: dict[str, Result | None],
+        pixels: Mapping[str, Result | None],
         record: Record,
         *,
         text: dict[str, Any],
@@ -156,7 +156,7 @@ class Results:
         picture, job = loaded.picture, loaded.job
         if Path(name).suffix == job.path.suffix and job.page is None:
             data = images.read_file(job.path)
-            if images.hash_bytes(data) == picture.sha256 and picture.own_pages == 1:
+            if images.hash_bytes(data) == picture.sha256 and images.is_kind(data, name):
                 return data
         assert picture.own is not None
         return _encoded(name, picture.own.levels, picture, text, is_result=True, is_own=True)

@@ -12,7 +12,7 @@ from dr2pipe.cli import main
 from dr2pipe.core import files
 from dr2pipe.runs.degrade import DegradeConfig, degrade_folder
 from dr2pipe.runs.embed import read_parameters
-from dr2pipe.runs.folder_run import find_jobs
+from dr2pipe.runs.jobs import find_jobs
 
 
 def pixels_of(folder):

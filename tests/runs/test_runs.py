@@ -31,7 +31,9 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.records import RunRecords
-from dr2pipe.runs.folder_run import BatchResult, FolderRun, find_jobs
+from dr2pipe.runs.batches import BatchResult
+from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.jobs import find_jobs
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 

@@ -5,6 +5,7 @@ out as PNG. Networks see float32 (B,3,H,W) RGB in [-1,1].
 """
 
 from dr2pipe.core.images.arrays import (
+    Levels,
     Pixels,
     resize_pixels,
     resize_tensor,
@@ -29,12 +30,13 @@ from dr2pipe.core.images.reading import (
 )
 from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
 from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
-from dr2pipe.core.images.writing import KINDS, encode_picture, encode_png, write_png
+from dr2pipe.core.images.writing import KINDS, encode_picture, encode_png, is_kind, write_png
 
 __all__ = [
     "FoundImages",
     "JpegTables",
     "KINDS",
+    "Levels",
     "MAX_PIXELS",
     "OWN_TEXT",
     "OwnSpace",
@@ -50,6 +52,7 @@ __all__ = [
     "find_images",
     "find_tint",
     "hash_bytes",
+    "is_kind",
     "picture_of",
     "read_file",
     "read_image",

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
+Levels = npt.NDArray[Any]  # uint8 or uint16
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -5,18 +5,16 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dr2pipe.core.images import colour
-from dr2pipe.core.images.arrays import Pixels
+from dr2pipe.core.images.arrays import Levels, Pixels
 from dr2pipe.core.images.metadata import Metadata
 from dr2pipe.core.images.samples import Samples
 
-Levels = npt.NDArray[Any]  # uint8 or uint16
 _LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
 # What writers of sRGB put into a gAMA chunk, more or less.
 _GAMMA_OF_SRGB = (0.43, 0.48)

@@ -143,4 +143,4 @@ def _on_curve(curve: Chroma, luma: npt.NDArray[np.float32]) -> Chroma:
 def _interpolation(start: int, count: int, length: int, cells: int) -> npt.NDArray[np.float32]:
     """(count,cells): linear interpolation of cells over a length, from pixel ``start`` on."""
     at = np.clip((np.arange(start, start + count) + 0.5) * cells / length - 0.5, 0, cells - 1)
-    return np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0).astype(np.float32)
+    return np.asarray(np.maximum(1 - np.abs(at[:, None] - np.arange(cells)), 0), np.float32)

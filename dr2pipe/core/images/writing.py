@@ -137,6 +137,12 @@ def encode_picture(
     return buffer.getvalue()
 
 
+def is_kind(data: bytes, name: str) -> bool:
+    """Whether a file's bytes are of the kind that the ending of ``name`` says."""
+    first = {"PNG": b"\x89PNG", "JPEG": b"\xff\xd8", "WEBP": b"RIFF"}
+    return data.startswith(first[KINDS.get(Path(name).suffix.lower(), "PNG")])
+
+
 def _jpeg_options(jpeg: JpegTables | None, *, is_grey: bool) -> dict[str, Any]:
     if jpeg is None:
         return {"quality": 95, "subsampling": 0}

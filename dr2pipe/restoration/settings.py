@@ -1,0 +1,90 @@
+"""Settings of a restoration, apart from where its files are; and what is built from them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.stage1 import DR2Config
+from dr2pipe.faces import build_detector
+from dr2pipe.restoration.background import BackgroundConfig, load_background
+from dr2pipe.restoration.face_batches import FaceRestorer
+from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
+from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
+from dr2pipe.restoration.samples import COMBINE
+
+
+@dataclass
+class RestorationConfig:
+    """Settings that decide a result, as in ``configs/restore``."""
+
+    seed: int = 0
+    dr2: DR2Config = field(default_factory=DR2Config)
+    enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
+    batch_size: int = 8  # faces at once, per process
+    precision: str = "fp32"  # fp32 | bf16 | fp16
+    attention: str = "auto"  # auto | sdpa | xformers
+    channels_last: bool | None = None  # null: in bf16 and fp16, where it is faster
+    compile: bool = False
+    samples: int = 1  # restorations of each face with different noise
+    combine: str = "mean"  # mean | medoid of the samples
+    colour: str = "keep"  # keep: monochrome pictures keep their tint | free
+    faces: FacesConfig = field(default_factory=FacesConfig)
+    paste: PasteConfig = field(default_factory=PasteConfig)
+    scale: int = 1  # 1 | 2 | 4: the whole photo is enlarged
+    background: BackgroundConfig = field(default_factory=BackgroundConfig)
+
+
+def check_restoration(config: RestorationConfig) -> None:
+    """See that settings have valid values, before anything is loaded.
+
+    Raises:
+        ConfigError: one has not.
+    """
+    if config.faces.mode not in ("photos", "aligned"):
+        raise ConfigError(f"faces.mode '{config.faces.mode}': choose photos or aligned")
+    if config.colour not in ("keep", "free"):
+        raise ConfigError(f"colour '{config.colour}': choose keep or free")
+    if config.samples < 1:
+        raise ConfigError(f"samples={config.samples} must be at least 1")
+    if config.combine not in COMBINE:
+        raise ConfigError(f"combine '{config.combine}': choose {', '.join(COMBINE)}")
+    if config.samples > 1 and not config.dr2.enabled:
+        raise ConfigError("samples differ by the noise of stage 1 alone, and dr2.enabled is false")
+
+
+def load_restorer(
+    config: RestorationConfig, device: torch.device | str
+) -> tuple[Restorer, dict[str, str]]:
+    """Both stages of a configuration, and the sha256 of every weight file."""
+    return build_restorer(
+        config.dr2,
+        config.enhancer,
+        device=device,
+        precision=config.precision,
+        attention=config.attention,
+        channels_last=config.channels_last,
+        compile=config.compile,
+    )
+
+
+def load_photo_engine(
+    config: RestorationConfig, device: torch.device | str
+) -> tuple[PhotoEngine, dict[str, str]]:
+    """What restores whole photos, and the sha256 of every weight file.
+
+    Raises:
+        Dr2pipeError: an invalid setting, or missing weights.
+    """
+    detector = build_detector(config.faces)
+    background, background_hashes = load_background(config.background, config.scale)
+    restorer, hashes = load_restorer(config, device)
+    faces = FaceRestorer(
+        restorer, batch_size=config.batch_size, samples=config.samples, combine=config.combine
+    )
+    engine = PhotoEngine(
+        faces, detector, faces=config.faces, paste=config.paste, background=background
+    )
+    return engine, hashes | background_hashes

@@ -1,0 +1,221 @@
+"""``dr2pipe restore --aligned``: faces that are aligned already, in and out."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy.typing as npt
+import torch
+
+import dr2pipe
+from dr2pipe.core import images
+from dr2pipe.core.config import to_dict
+from dr2pipe.core.processes import process_state
+from dr2pipe.core.records import versions
+from dr2pipe.core.sheets import side_by_side
+from dr2pipe.diffusion.stage1 import plain_config
+from dr2pipe.restoration.inpainter import (
+    Inpainter,
+    load_inpainter,
+    read_mask,
+    resize_mask,
+)
+from dr2pipe.restoration.restorer import Restorer
+from dr2pipe.restoration.samples import sample_restorer
+from dr2pipe.restoration.settings import load_restorer
+from dr2pipe.runs.batches import BatchResult, Result, RunSummary
+from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.jobs import PairedFiles
+from dr2pipe.runs.restore_config import RepairConfig, RestoreConfig
+from dr2pipe.runs.restore_notes import describe_settings
+from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
+
+_LEVELS_PER_UNIT = 127.5
+# A spread map is this many times brighter than the standard deviation in levels of 255.
+SPREAD_BRIGHTNESS = 4
+_NO_SPREAD = (
+    "the automatic setting left out stage 1, whose noise makes samples differ: the spread is "
+    "unknown, and the black spread map does not mean certainty"
+)
+
+
+def restore_aligned(config: RestoreConfig) -> RunSummary:
+    """Restore the aligned faces of ``config.input`` into ``config.output``.
+
+    Raises:
+        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
+    """
+    restorer, weight_hashes = load_restorer(config, process_state().device)
+    repair, paired = None, {}
+    if config.repair.mask is not None:
+        repair, repair_hashes = load_inpainter(config.repair, device=process_state().device)
+        weight_hashes |= repair_hashes
+        paired = _masks_and_exemplars(config.repair, repair, restorer.input_size)
+    settings = describe_settings(config, restorer, weight_hashes)
+    if repair is not None:
+        networks = (repair.network, repair.encoder)
+        settings["repair"] = [plain_config(network.config) for network in networks]
+    optional = {
+        REPAIRED: repair is not None,
+        COARSE: config.save_coarse,
+        COMPARE: config.save_compare,
+        SPREAD: config.samples > 1,
+    }
+    outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
+    run = FolderRun(
+        config.input,
+        config.output,
+        process=lambda pictures, seeds, decoded, **paired: restore_batch(
+            restorer,
+            repair_batch(repair, pictures, seeds, **paired) if repair is not None else pictures,
+            seeds,
+            outputs,
+            decoded=decoded if config.bits == "keep" else _with_8_bits(decoded),
+            samples=config.samples,
+            combine=config.combine,
+            inputs=pictures,
+        ),
+        size=restorer.input_size,
+        output_size=restorer.output_size,
+        settings=settings,
+        outputs=outputs,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        loader_threads=config.loader_threads,
+        max_pixels=config.max_pixels,
+        options=config.run_options(),
+        keep_tint=config.colour == "keep",
+        run_description={
+            "config": to_dict(config),
+            "settings": settings,
+            "versions": versions(),
+        },
+        png_text={"version": dr2pipe.__version__, "settings": settings},
+        paired=paired,
+    )
+    return run.run()
+
+
+def repair_batch(
+    inpainter: Inpainter,
+    pictures: torch.Tensor,
+    seeds: list[int],
+    *,
+    mask: list[torch.Tensor],
+    exemplar: list[torch.Tensor] | None = None,
+) -> torch.Tensor:
+    """Fill holes before stage 1.
+
+    Args:
+        inpainter: fills them.
+        pictures: (B,3,S,S) RGB in [-1,1].
+        seeds: one per picture.
+        mask: (1,1,S,S) for each picture, 1 in its holes.
+        exemplar: (1,3,E,E) for each picture; None: the picture itself.
+
+    Returns:
+        (B,3,S,S) in [-1,1].
+    """
+    exemplars = pictures if exemplar is None else torch.cat(exemplar)
+    return inpainter(pictures, torch.cat(mask), inpainter.styles(exemplars), seeds).clamp(-1, 1)
+
+
+def restore_batch(
+    restorer: Restorer,
+    pictures: torch.Tensor,
+    seeds: list[int],
+    outputs: list[str],
+    *,
+    decoded: list[images.Picture] | None = None,
+    samples: int = 1,
+    combine: str = "mean",
+    inputs: torch.Tensor | None = None,
+) -> BatchResult:
+    """Restore a batch, as results by result folder, with the bits and the tint of its pictures.
+
+    Args:
+        restorer: both stages.
+        pictures: (B,3,S,S) RGB in [-1,1].
+        seeds: one per picture.
+        outputs: the result folders that are wanted.
+        decoded: the pictures' bits and tints; None for 8-bit colour pictures.
+        samples: restorations of each picture with different noise.
+        combine: ``mean`` or ``medoid`` of the samples.
+        inputs: the pictures before they were repaired, for ``compare``.
+    """
+    notes: list[dict[str, Any]] = [{} for _ in seeds]
+    warnings: list[list[str]] = [[] for _ in seeds]
+    results: dict[str, list[npt.NDArray[Any]]] = {}  # (H,W,3) of each picture by result folder
+    if samples == 1:
+        result = restorer(pictures, seeds)
+        coarse, restored, in_fp32 = result.coarse, result.restored, result.in_fp32
+        choices = result.choices
+    else:
+        found = sample_restorer(restorer, pictures, seeds, samples)
+        by_mean = combine == "mean"
+        coarse = found.coarse_mean if by_mean else found.coarse_medoid
+        restored = found.mean if by_mean else found.medoid
+        in_fp32, choices = found.in_fp32, found.first.choices
+        levels = found.spread.cpu().double() * _LEVELS_PER_UNIT  # (B,1,H,W)
+        grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
+        results[SPREAD] = list(grey.repeat(3, axis=3))
+        for i, spread in enumerate(levels.mean(dim=(1, 2, 3)).tolist()):
+            notes[i]["spread"] = round(spread, 3) if found.varies[i] else None
+            if not found.varies[i]:
+                warnings[i].append(_NO_SPREAD)
+    for i, choice in enumerate(choices):
+        if choice.note is not None:
+            notes[i]["auto"] = choice.note
+    for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
+        note.update(by_enhancer)
+    for name, tensor in ((COARSE, coarse), (RESTORED, restored), (REPAIRED, pictures)):
+        results[name] = _levels(tensor, decoded)
+    if COMPARE in outputs:
+        columns = [_levels(pictures if inputs is None else inputs, decoded)]
+        columns += [results[REPAIRED]] if REPAIRED in outputs else []
+        columns += [results[COARSE], results[RESTORED]]
+        rows = zip(*columns, strict=True)
+        results[COMPARE] = [side_by_side([images.reduced(p) for p in row]) for row in rows]
+    for i, retried in enumerate(in_fp32):
+        if retried:
+            warnings[i].append("not finite in low precision, restored again in float32")
+    pixels: list[dict[str, Result | None]] = [
+        {name: results[name][i] for name in outputs} for i in range(len(pictures))
+    ]
+    return BatchResult(pixels, notes, warnings)
+
+
+def _levels(tensor: torch.Tensor, decoded: list[images.Picture] | None) -> list[npt.NDArray[Any]]:
+    """(B,3,H,W) in [-1,1] as (H,W,3) of every picture, with its bits and its tint."""
+    if decoded is None:
+        return list(images.to_uint8(tensor))
+    levels: list[npt.NDArray[Any]] = []
+    for one, picture in zip(tensor, decoded, strict=True):
+        deep = picture.bits == 16
+        pixels = images.to_uint16(one[None])[0] if deep else images.to_uint8(one[None])[0]
+        levels.append(pixels if picture.tint is None else picture.tint.apply(pixels))
+    return levels
+
+
+def _with_8_bits(pictures: list[images.Picture]) -> list[images.Picture]:
+    return [dataclasses.replace(picture, bits=8) for picture in pictures]
+
+
+def _masks_and_exemplars(
+    config: RepairConfig, inpainter: Inpainter, size: int
+) -> dict[str, PairedFiles]:
+    """Masks at the restorer's size, and exemplars where they are given."""
+
+    def prepare_mask(mask: images.Picture, picture: images.Picture) -> torch.Tensor:
+        return resize_mask(read_mask(mask, picture), size)
+
+    def prepare_exemplar(exemplar: images.Picture, _: images.Picture) -> torch.Tensor:
+        return exemplar.resized(inpainter.exemplar_size)
+
+    paired = {}
+    if config.mask is not None:
+        paired["mask"] = PairedFiles(config.mask, prepare_mask)
+    if config.exemplar is not None:
+        paired["exemplar"] = PairedFiles(config.exemplar, prepare_exemplar)
+    return paired

@@ -1,0 +1,153 @@
+"""``dr2pipe restore`` on whole photos: the same photos out, with their faces restored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import cv2
+import numpy as np
+
+import dr2pipe
+from dr2pipe.core import images
+from dr2pipe.core.config import to_dict
+from dr2pipe.core.errors import PictureError
+from dr2pipe.core.processes import process_state
+from dr2pipe.core.records import versions
+from dr2pipe.core.sheets import side_by_side
+from dr2pipe.restoration.photos import PhotoEngine, PreparedPhoto, RestoredPhoto
+from dr2pipe.restoration.settings import load_photo_engine
+from dr2pipe.runs.batches import BatchResult, Result, RunSummary
+from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.restore_config import RestoreConfig
+from dr2pipe.runs.restore_notes import describe_settings
+from dr2pipe.runs.result_folders import COMPARE, FACES, RESTORED
+
+NO_FACE = "no face was found"
+_BOX_COLOUR = (255, 208, 0)
+_LARGEST_COMPARED_PX = 2048  # longer side of each half of compare/
+
+
+def restore_photos(config: RestoreConfig) -> RunSummary:
+    """Restore the faces of the photos of ``config.input`` into ``config.output``.
+
+    Raises:
+        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
+    """
+    engine, weight_hashes = load_photo_engine(config, process_state().device)
+    settings = describe_settings(config, engine.restorer.restorer, weight_hashes)
+    optional = {FACES: config.save_faces, COMPARE: config.save_compare}
+    outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
+
+    def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
+        photo = engine.prepare(picture, path)
+        if config.strict and not photo.faces:
+            raise PictureError(NO_FACE)
+        return photo
+
+    run = FolderRun(
+        config.input,
+        config.output,
+        process=lambda photos, seeds, pictures: restore_batch(
+            engine, photos, seeds, outputs, bits=config.bits, boxes=config.boxes
+        ),
+        size=None,
+        output_size=None,
+        settings=settings,
+        outputs=outputs,
+        seed=config.seed,
+        batch_size=config.batch_size,
+        loader_threads=config.loader_threads,
+        max_pixels=config.max_pixels,
+        options=config.run_options(),
+        keep_tint=config.colour == "keep",
+        keep_own=True,
+        prepare=prepare,
+        run_description={
+            "config": to_dict(config),
+            "settings": settings,
+            "versions": versions(),
+        },
+        png_text={"version": dr2pipe.__version__, "settings": settings},
+    )
+    return run.run()
+
+
+def restore_batch(
+    engine: PhotoEngine,
+    photos: list[PreparedPhoto],
+    seeds: list[int],
+    outputs: list[str],
+    *,
+    bits: str = "keep",
+    boxes: bool = False,
+) -> BatchResult:
+    """Restore the faces of several photos, as results by result folder.
+
+    Args:
+        engine: restores them.
+        photos: as the engine prepares them.
+        seeds: one for each photo.
+        outputs: the result folders that are wanted.
+        bits: ``keep`` or ``8``.
+        boxes: draw the faces' boxes into ``compare``.
+    """
+    pixels: list[dict[str, Result | None]] = []
+    found = engine.restore(photos, seeds)
+    for photo, restored in zip(photos, found, strict=True):
+        levels = restored.levels
+        if levels is not None and bits == "8":
+            levels = images.reduced(levels)
+        results: dict[str, Result | None] = {RESTORED: levels}
+        if FACES in outputs:
+            results[FACES] = _pieces(restored)
+        if COMPARE in outputs:
+            results[COMPARE] = compare(photo, restored, boxes=boxes)
+        pixels.append(results)
+    return BatchResult(
+        pixels,
+        notes=[{} for _ in photos],
+        warnings=[result.warnings for result in found],
+        faces=[[face.record for face in result.faces] for result in found],
+        in_own_space=frozenset({RESTORED}),
+    )
+
+
+def _pieces(restored: RestoredPhoto) -> Mapping[str, images.Pixels]:
+    return {
+        f"{number:03}_{name}": pixels
+        for number, face in enumerate(restored.faces)
+        for name, pixels in face.pieces.items()
+    }
+
+
+def compare(photo: PreparedPhoto, restored: RestoredPhoto, *, boxes: bool) -> images.Pixels:
+    """The photo before and after, side by side, (H,W,3) uint8 sRGB."""
+    picture = photo.picture
+    assert picture.own is not None
+    levels = picture.own.levels if restored.levels is None else restored.levels
+    halves = [_looked_at(picture, level) for level in (picture.own.levels, levels)]
+    if boxes:
+        height = picture.pixels.shape[0]
+        for half in halves:
+            _draw_boxes(half, photo, half.shape[0] / height)
+    return np.asarray(side_by_side(halves), np.uint8)
+
+
+def _looked_at(picture: images.Picture, levels: images.Levels) -> images.Pixels:
+    """(h,w,3) uint8 sRGB of samples in the photo's own space, at a size that fits a screen."""
+    assert picture.own is not None
+    height, width = levels.shape[:2]
+    shrink = min(1.0, _LARGEST_COMPARED_PX / max(height, width))
+    size = (max(1, round(height * shrink)), max(1, round(width * shrink)))
+    if size != (height, width):
+        levels = cv2.resize(levels, size[::-1], interpolation=cv2.INTER_AREA)
+    pixels = images.reduced(picture.own.to_srgb(levels))
+    return np.array(pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2))
+
+
+def _draw_boxes(pixels: images.Pixels, photo: PreparedPhoto, scale: float) -> None:
+    width_px = max(1, round(min(pixels.shape[:2]) / 300))
+    for face in photo.faces:
+        x, y, width, height = (value * scale for value in face.face.box)
+        corners = (round(x), round(y)), (round(x + width), round(y + height))
+        cv2.rectangle(pixels, *corners, _BOX_COLOUR, width_px)

@@ -1,0 +1,73 @@
+"""What a restoration says of itself: its settings in the records, and its measures in words."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dr2pipe.core import files
+from dr2pipe.core.records import RunRecords
+from dr2pipe.diffusion.stage1 import describe_dr2
+from dr2pipe.restoration.restorer import Restorer, describe_enhancer
+from dr2pipe.runs.restore_config import RestoreConfig
+
+
+def describe_settings(
+    config: RestoreConfig, restorer: Restorer, weight_hashes: dict[str, str]
+) -> dict[str, Any]:
+    """Everything besides the picture that decides a result, with ω as a number."""
+    dr2: dict[str, Any] = {"enabled": False}
+    if restorer.remover is not None:
+        dr2 = describe_dr2(config.dr2, restorer.remover)
+    optional: dict[str, Any] = {}
+    if config.samples > 1:
+        optional = {"samples": config.samples, "combine": config.combine}
+    if config.faces.mode == "photos":
+        optional |= {
+            "faces": dataclasses.asdict(config.faces) | {"file": _hash_of(config.faces.file)},
+            "paste": dataclasses.asdict(config.paste),
+            "scale": config.scale,
+            "background": config.background.name,
+        }
+    return optional | {
+        "mode": config.faces.mode,
+        "seed": config.seed,
+        "dr2": dr2,
+        "enhancer": describe_enhancer(config.enhancer, restorer.enhancer),
+        "precision": config.precision,
+        "colour": config.colour,
+        "bits": config.bits,
+        "weights_sha256": weight_hashes,
+    }
+
+
+def _hash_of(path: str | None) -> str | None:
+    """sha256 of a list of faces, whose content decides results, not its path."""
+    return None if path is None else files.sha256(path)
+
+
+def describe_notes(output: str | Path) -> list[str]:
+    """Medians of the measures that the manifest notes for the pictures of a run.
+
+    A line for each measure, such as the spread of samples or an enhancer's own; whole numbers
+    are settings, not measures.
+    """
+    values: dict[str, dict[str, list[float]]] = {}
+    for record in RunRecords(output).finished().values():
+        for notes in (record.get("notes", {}), *record.get("faces", [])):
+            for name, note in notes.items():
+                for part, value in note.items() if isinstance(note, dict) else [("", note)]:
+                    if isinstance(value, float):
+                        values.setdefault(name, {}).setdefault(part, []).append(value)
+    lines = []
+    for name, parts in values.items():
+        described = []
+        for part, numbers in parts.items():
+            low, median, high = np.quantile(numbers, [0.1, 0.5, 0.9])
+            described.append(f"{part} {median:.3f} ({low:.3f}..{high:.3f})".strip())
+        listed = ", ".join(described)
+        lines.append(f"{name.replace('_', ' ')}, median (and 80 % of the pictures): {listed}")
+    return lines
