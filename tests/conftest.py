@@ -102,8 +102,8 @@ def pictures(tmp_path):
 # Options of an EXE-GAN of any size with few channels.
 TINY_EXEGAN = {"style_channels": 16, "mapping_layers": 2, "narrow": 1 / 64}
 
-# dr2 settings for the tiny network, as overrides
-TINY = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
+# settings of restore for aligned faces and the tiny network, as overrides
+TINY = ["faces.mode=aligned", "dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
 
 
 # What takes minutes on a machine under heavy load is no fault; what never ends is one.

@@ -87,7 +87,7 @@ def test_published_settings_run_in_little_memory(settings, tmp_path, preset):
     most_bytes, *sides = PRESETS[preset]
     source = make_pictures(tmp_path / "in", 1, height=300, width=260)
     command = [
-        sys.executable, "-m", "dr2pipe", "restore", source, tmp_path / "out",
+        sys.executable, "-m", "dr2pipe", "restore", "--aligned", source, tmp_path / "out",
         "--preset", preset, "--set", *settings[preset], "save_coarse=true",
     ]  # fmt: skip
     start, peak = time.time(), 0

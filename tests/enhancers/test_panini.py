@@ -274,7 +274,7 @@ def test_shares_stand_in_the_manifest(tmp_path, model_folder):
     small().save_pretrained(tmp_path / "panini")
     faces = make_pictures(tmp_path / "in", 3)
     done = run_here(
-        "-m", "dr2pipe", "restore", faces, tmp_path / "o", "--set",
+        "-m", "dr2pipe", "restore", "--aligned", faces, tmp_path / "o", "--set",
         f"dr2.model={model_folder}", *TINY, "enhancer.name=panini",
         f"enhancer.weights={tmp_path / 'panini'}",
     )  # fmt: skip
@@ -286,7 +286,7 @@ def test_shares_stand_in_the_manifest(tmp_path, model_folder):
         assert list(shares) == ["4 px", "8 px"]
         assert all(0 < share < 1 for share in shares.values())
     alone = run_here(
-        "-m", "dr2pipe", "restore", faces, tmp_path / "alone", "--set", "dr2.enabled=false",
+        "-m", "dr2pipe", "restore", "--aligned", faces, tmp_path / "alone", "--set", "dr2.enabled=false",
         "enhancer.name=panini", f"enhancer.weights={tmp_path / 'panini'}",
     )  # fmt: skip
     assert alone.returncode == 0, alone.stderr

@@ -84,7 +84,19 @@ def test_precisions_that_the_network_lacks_are_refused(library, weights):
 def test_it_restores_a_folder(library, weights, tmp_path):
     make_pictures(tmp_path / "in", 2)
     settings = ["dr2.enabled=false", "enhancer.name=spandrel", f"enhancer.weights={weights}"]
-    assert main(["restore", str(tmp_path / "in"), str(tmp_path / "out"), "--set", *settings]) == 0
+    assert (
+        main(
+            [
+                "restore",
+                "--aligned",
+                str(tmp_path / "in"),
+                str(tmp_path / "out"),
+                "--set",
+                *settings,
+            ]
+        )
+        == 0
+    )
     assert len(list((tmp_path / "out" / "restored").iterdir())) == 2
 
 

@@ -330,7 +330,7 @@ def test_restoring_with_a_repair_first(faces, model, model_folder):
 
 def test_restore_takes_masks_from_the_command_line(faces, model, model_folder):
     result = run_here(
-        "-m", "dr2pipe", "restore", faces / "in", faces / "out", "--mask", faces / "masks",
+        "-m", "dr2pipe", "restore", "--aligned", faces / "in", faces / "out", "--mask", faces / "masks",
         "--set", f"dr2.model={model_folder}", f"repair.model={model}", "enhancer.name=none", *TINY,
     )  # fmt: skip
     assert result.returncode == 0, result.stderr

@@ -18,7 +18,12 @@ from dr2pipe.core.images import colour
 from dr2pipe.core.markers import read_marker, result_folders
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 
-NONE = ["dr2.enabled=false", "enhancer.name=bicubic", "enhancer.options={size: 32}"]
+NONE = [
+    "faces.mode=aligned",
+    "dr2.enabled=false",
+    "enhancer.name=bicubic",
+    "enhancer.options={size: 32}",
+]
 
 
 def restore(source, output, *overrides):
