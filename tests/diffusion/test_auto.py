@@ -118,7 +118,7 @@ def test_choices_and_results_do_not_depend_on_the_batch(model_folder, auto_file)
 def test_choices_stand_in_the_manifest(model_folder, auto_file, pictures, tmp_path):
     given = [
         f"input={pictures}", f"output={tmp_path / 'o'}", f"dr2.model={model_folder}",
-        "dr2.mode=auto", f"dr2.auto={auto_file}", "samples=2",
+        "dr2.mode=auto", f"dr2.auto={auto_file}", "samples=2", "faces.mode=aligned",
     ]  # fmt: skip
     restore_folder(load_config(RestoreConfig, None, given))
     lines = [json.loads(s) for s in (tmp_path / "o/manifest.jsonl").read_text().splitlines()]
