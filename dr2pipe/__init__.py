@@ -11,6 +11,7 @@ from typing import Any
 __version__ = "0.1.0"
 
 _PUBLIC = {
+    "PhotoRestorer": "dr2pipe.restoration.photo_restorer",
     "DR2Pipeline": "dr2pipe.diffusion.pipeline",
     "remove_degradation": "dr2pipe.diffusion.dr2",
     "build_low_pass": "dr2pipe.diffusion.low_pass",

@@ -84,6 +84,13 @@ def _add_restore(to: Commands) -> None:
         help="of the results; keep: JPEG and WebP photos stay so (png)",
     )
     command.add_argument(
+        "--min-identity",
+        help="0..1: leave faces as they are that come out less alike (0.4 is usual)",
+    )
+    command.add_argument(
+        "--reference", help="folder of photos of the person; takes --set samples=K, K at least 2"
+    )
+    command.add_argument(
         "--strict", action="store_true", help="a photo in which no face is found is a failure"
     )
     command.add_argument(

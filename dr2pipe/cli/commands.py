@@ -31,13 +31,17 @@ def restore_with_options(options: Namespace) -> int:
         "output": options.output,
         "repair.mask": options.mask,
         "repair.exemplar": options.exemplar,
+        "identity.minimum": options.min_identity,
+        "identity.reference": options.reference,
     }
     overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
     overrides += ["faces.mode=aligned"] if options.aligned else []
     usual = {"bits": "keep", "colour": "keep", "pages": "first", "scale": 1, "format": "png"}
     chosen = {name: getattr(options, name) for name in usual}
     overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
-    overrides += [f"{name}=true" for name in ("merge", "verify", "strict") if getattr(options, name)]
+    overrides += [
+        f"{name}=true" for name in ("merge", "verify", "strict") if getattr(options, name)
+    ]
     preset = options.config or find_file("configs/restore", options.preset, what="preset")
     return restore(preset, [*overrides, *options.set])
 

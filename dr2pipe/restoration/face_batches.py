@@ -9,8 +9,11 @@ from typing import Any
 
 import torch
 
+from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, is_out_of_memory
+from dr2pipe.restoration.gentler import gentler_removers
 from dr2pipe.restoration.restorer import Restorer
+from dr2pipe.restoration.same_person import SamePerson
 from dr2pipe.restoration.samples import COMBINE, sample_restorer
 
 logger = logging.getLogger(__name__)
@@ -42,11 +45,18 @@ class FaceRestorer:
         restorer: both stages.
         batch_size: faces at once.
         samples: restorations of each face with different noise.
-        combine: ``mean`` or ``medoid`` of the samples.
+        combine: ``mean`` or ``medoid`` of the samples; with references, the nearest is taken.
+        same_person: compares results with their inputs; None: they are not compared.
     """
 
     def __init__(
-        self, restorer: Restorer, *, batch_size: int, samples: int = 1, combine: str = "mean"
+        self,
+        restorer: Restorer,
+        *,
+        batch_size: int,
+        samples: int = 1,
+        combine: str = "mean",
+        same_person: SamePerson | None = None,
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size={batch_size} must be at least 1")
@@ -54,6 +64,12 @@ class FaceRestorer:
             raise ConfigError(f"combine '{combine}': choose {', '.join(COMBINE)}")
         self.restorer, self.batch_size = restorer, batch_size
         self.samples, self.combine = samples, combine
+        self.same_person = same_person
+        # The same networks with settings that change faces less.
+        self.gentler = [
+            (restorer.with_remover(remover), settings)
+            for remover, settings in gentler_removers(restorer.remover)
+        ]
 
     @property
     def input_size(self) -> int:
@@ -65,16 +81,29 @@ class FaceRestorer:
         """Side in pixels of its results."""
         return self.restorer.output_size
 
-    def __call__(self, faces: Sequence[torch.Tensor], seeds: Sequence[int]) -> list[RestoredFace]:
-        """Restore faces, each (1,3,S,S) in [-1,1], with a seed for each.
+    def __call__(
+        self,
+        faces: Sequence[torch.Tensor],
+        seeds: Sequence[int],
+        looks: Sequence[images.Pixels],
+    ) -> list[RestoredFace]:
+        """Restore faces, each (1,3,S,S) in [-1,1].
 
         Where memory runs out, batches become smaller.
+
+        Args:
+            faces: the degraded faces.
+            seeds: one for each.
+            looks: (R,R,3), the degraded faces at the size of the results.
         """
         results: list[RestoredFace] = []
         while len(results) < len(faces):
             part = slice(len(results), len(results) + self.batch_size)
             try:
-                results += self._restore(torch.cat(list(faces[part])), list(seeds[part]))
+                degraded = torch.cat(list(faces[part]))
+                found = self._restore(self.restorer, degraded, list(seeds[part]))
+                self._compare(found, degraded, list(seeds[part]), list(looks[part]))
+                results += found
             except Exception as error:
                 if self.batch_size == 1 or not is_out_of_memory(error):
                     raise
@@ -84,17 +113,64 @@ class FaceRestorer:
                     torch.cuda.empty_cache()
         return results
 
-    def _restore(self, degraded: torch.Tensor, seeds: list[int]) -> list[RestoredFace]:
+    def _compare(
+        self,
+        results: list[RestoredFace],
+        degraded: torch.Tensor,
+        seeds: list[int],
+        looks: list[images.Pixels],
+    ) -> None:
+        """Note how alike inputs and results are; make those that are not alike again, gentler."""
+        if self.same_person is None:
+            return
+        usual = self.same_person.similarities(looks, torch.cat([one.restored for one in results]))
+        for result, similarity in zip(results, usual, strict=True):
+            result.notes["identity"] = round(similarity, 3)
+        waiting = [i for i, value in enumerate(usual) if not self.same_person.is_enough(value)]
+        tried: list[dict[str, Any]] = []
+        for restorer, settings in self.gentler:
+            if not waiting:
+                return
+            again = self._restore(restorer, degraded[waiting], [seeds[i] for i in waiting])
+            found = self.same_person.similarities(
+                [looks[i] for i in waiting], torch.cat([one.restored for one in again])
+            )
+            tried.append(settings)
+            for i, result, similarity in zip(waiting, again, found, strict=True):
+                if self.same_person.is_enough(similarity):
+                    result.notes |= {
+                        "identity": round(similarity, 3),
+                        "identity_of_usual_settings": round(usual[i], 3),
+                        "gentler": settings,
+                    }
+                    results[i] = result
+            waiting = [i for i in waiting if "gentler" not in results[i].notes]
+        for i in waiting:
+            results[i].notes["tried"] = tried
+            results[i].skipped = (
+                f"it came out too little alike ({usual[i]:.2f}, "
+                f"identity.minimum={self.same_person.minimum:g}), with gentler settings too"
+            )
+
+    def _restore(
+        self, restorer: Restorer, degraded: torch.Tensor, seeds: list[int]
+    ) -> list[RestoredFace]:
         notes: list[dict[str, Any]] = [{} for _ in seeds]
         if self.samples == 1:
-            result = self.restorer(degraded, seeds)
+            result = restorer(degraded, seeds)
             coarse, restored = result.coarse, result.restored
             in_fp32, choices = result.in_fp32, result.choices
         else:
-            found = sample_restorer(self.restorer, degraded, seeds, self.samples)
+            found = sample_restorer(restorer, degraded, seeds, self.samples)
             by_mean = self.combine == "mean"
             coarse = found.coarse_mean if by_mean else found.coarse_medoid
             restored = found.mean if by_mean else found.medoid
+            if self.same_person is not None and self.same_person.references is not None:
+                nearest = self.same_person.nearest(found.faces.cpu())
+                chosen = torch.tensor([best for best, _ in nearest]), torch.arange(len(seeds))
+                coarse, restored = found.coarse.cpu()[chosen], found.faces.cpu()[chosen]
+                for note, (_, choice_note) in zip(notes, nearest, strict=True):
+                    note["nearest_to_references"] = choice_note
             in_fp32, choices = found.in_fp32, found.first.choices
             spread = found.spread.cpu().double().mean(dim=(1, 2, 3)) * 127.5
             for note, value, varies in zip(notes, spread.tolist(), found.varies, strict=True):
@@ -102,7 +178,7 @@ class FaceRestorer:
         for note, choice in zip(notes, choices or [], strict=False):
             if choice.note is not None:
                 note["auto"] = choice.note
-        for note, by_enhancer in zip(notes, self.restorer.notes(coarse), strict=True):
+        for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
             note.update(by_enhancer)
         coarse, restored = coarse.cpu(), restored.cpu()
         warning = "not finite in low precision, restored again in float32"

@@ -61,7 +61,8 @@ class PlacedFace:
         face: as it was found.
         alignment: where it lies.
         quality: what can be told of it before it is restored.
-        degraded: (1,3,S,S) in [-1,1], the aligned face; S is the network's size.
+        degraded: (1,3,S,S) in [-1,1], the aligned face; S is the networks' input size.
+        look: (R,R,3), the same at the size of the results.
         skipped: why it is left as it is; None where it is restored.
     """
 
@@ -69,6 +70,7 @@ class PlacedFace:
     alignment: Alignment
     quality: Quality
     degraded: torch.Tensor
+    look: images.Pixels
     skipped: str | None
 
     @property
@@ -182,7 +184,9 @@ class PhotoEngine:
         wanted = [(photo, face) for photo in photos for face in photo.faces if not face.skipped]
         by_photo = {id(photo): seed for photo, seed in zip(photos, seeds, strict=True)}
         face_seeds = [stable_seed(by_photo[id(photo)], face.place) for photo, face in wanted]
-        restored = self.restorer([face.degraded for _, face in wanted], face_seeds)
+        restored = self.restorer(
+            [face.degraded for _, face in wanted], face_seeds, [face.look for _, face in wanted]
+        )
         by_face = {
             id(face): (result, seed)
             for (_, face), result, seed in zip(wanted, restored, face_seeds, strict=True)
@@ -205,7 +209,8 @@ class PhotoEngine:
                 f"networks keep ({holds:.0f})"
             )
         degraded = images.to_tensor(cut(picture.pixels, alignment, size))
-        return PlacedFace(face, alignment, quality, degraded, skipped)
+        look = cut(picture.pixels, alignment, self.restorer.output_size)
+        return PlacedFace(face, alignment, quality, degraded, look, skipped)
 
     def _compose(
         self, photo: PreparedPhoto, results: Mapping[int, tuple[RestoredFace, int]]
@@ -230,7 +235,7 @@ class PhotoEngine:
             if result.skipped is not None:
                 reports.append(FaceReport(record | {"skipped": result.skipped}))
                 continue
-            restored = self._matched(picture, face, result.restored)
+            restored = self._matched(face, result.restored)
             others = [other.alignment for other in changed if other is not face]
             self._paste(picture, original, levels, restored, face.alignment, others)
             pieces = _pieces(face, result, restored)
@@ -240,15 +245,11 @@ class PhotoEngine:
         is_changed = scale > 1 or (changed and self.faces.blend > 0)
         return RestoredPhoto(levels if is_changed else None, reports, warnings)
 
-    def _matched(
-        self, picture: images.Picture, face: PlacedFace, restored: torch.Tensor
-    ) -> torch.Tensor:
+    def _matched(self, face: PlacedFace, restored: torch.Tensor) -> torch.Tensor:
         """(1,3,S,S) with the photo's own colours where they change slowly."""
         if not self.paste_config.match_colours:
             return restored
-        size = restored.shape[-1]
-        degraded = images.to_tensor(cut(picture.pixels, face.alignment, size))
-        return restored + slow_part(degraded - restored)
+        return restored + slow_part(images.to_tensor(face.look) - restored)
 
     def _paste(
         self,

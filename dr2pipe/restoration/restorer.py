@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,6 +90,12 @@ class Restorer:
             network.eval().requires_grad_(False)
             if compile:
                 network.compile()
+
+    def with_remover(self, remover: Remover) -> Restorer:
+        """The same networks with other settings of stage 1."""
+        changed = copy.copy(self)
+        changed.remover = remover
+        return changed
 
     @property
     def input_size(self) -> int:

@@ -29,6 +29,8 @@ class Samples:
             in units of [-1,1].
         coarse_mean: (B,3,H,W), the mean of the coarse faces.
         coarse_medoid: (B,3,H,W), the coarse face of the medoid.
+        faces: (K,B,3,H,W), all samples.
+        coarse: (K,B,3,H,W), their coarse faces.
         first: the first sample as it is; its seeds are the pictures' own.
         in_fp32: for each picture, whether any sample was computed again in float32.
         varies: for each picture, whether stage 1 ran. Without its noise all samples are equal,
@@ -40,6 +42,8 @@ class Samples:
     spread: torch.Tensor
     coarse_mean: torch.Tensor
     coarse_medoid: torch.Tensor
+    faces: torch.Tensor
+    coarse: torch.Tensor
     first: Restored
     in_fp32: list[bool]
     varies: list[bool]
@@ -73,6 +77,8 @@ def sample_restorer(
         spread=faces.var(dim=0, correction=0).mean(dim=1, keepdim=True).sqrt(),
         coarse_mean=coarse.mean(dim=0),
         coarse_medoid=coarse[chosen, each],
+        faces=faces,
+        coarse=coarse,
         first=samples[0],
         in_fp32=[any(parts) for parts in zip(*(r.in_fp32 for r in samples), strict=True)],
         varies=[calls > 0 for calls in samples[0].calls],

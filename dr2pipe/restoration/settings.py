@@ -13,6 +13,7 @@ from dr2pipe.restoration.background import BackgroundConfig, load_background
 from dr2pipe.restoration.face_batches import FaceRestorer
 from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
+from dr2pipe.restoration.same_person import IdentityConfig, load_same_person
 from dr2pipe.restoration.samples import COMBINE
 
 
@@ -35,6 +36,7 @@ class RestorationConfig:
     paste: PasteConfig = field(default_factory=PasteConfig)
     scale: int = 1  # 1 | 2 | 4: the whole photo is enlarged
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
+    identity: IdentityConfig = field(default_factory=IdentityConfig)
 
 
 def check_restoration(config: RestorationConfig) -> None:
@@ -80,9 +82,14 @@ def load_photo_engine(
     """
     detector = build_detector(config.faces)
     background, background_hashes = load_background(config.background, config.scale)
+    same_person = load_same_person(config.identity, detector, config.samples, device)
     restorer, hashes = load_restorer(config, device)
     faces = FaceRestorer(
-        restorer, batch_size=config.batch_size, samples=config.samples, combine=config.combine
+        restorer,
+        batch_size=config.batch_size,
+        samples=config.samples,
+        combine=config.combine,
+        same_person=same_person,
     )
     engine = PhotoEngine(
         faces, detector, faces=config.faces, paste=config.paste, background=background

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dr2pipe.core import files
+from dr2pipe.core import files, images
+from dr2pipe.core.config import stable_hash
 from dr2pipe.core.records import RunRecords
 from dr2pipe.diffusion.stage1 import describe_dr2
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
@@ -31,6 +32,8 @@ def describe_settings(
             "paste": dataclasses.asdict(config.paste),
             "scale": config.scale,
             "background": config.background.name,
+            "identity_minimum": config.identity.minimum,
+            "references": _hash_of_folder(config.identity.reference),
         }
     return optional | {
         "mode": config.faces.mode,
@@ -47,6 +50,14 @@ def describe_settings(
 def _hash_of(path: str | None) -> str | None:
     """sha256 of a list of faces, whose content decides results, not its path."""
     return None if path is None else files.sha256(path)
+
+
+def _hash_of_folder(path: str | None) -> str | None:
+    """Hash of the names and contents of a folder of references."""
+    if path is None:
+        return None
+    found = images.find_images(path).paths
+    return stable_hash({p.relative_to(path).as_posix(): files.sha256(p) for p in found})
 
 
 def describe_notes(output: str | Path) -> list[str]:

@@ -1,0 +1,126 @@
+"""Restoring photos from Python: ``PhotoRestorer.from_preset("default")(image)``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from dr2pipe.core import images
+from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.models import find_file
+from dr2pipe.restoration.photos import PhotoEngine
+from dr2pipe.restoration.settings import RestorationConfig, check_restoration, load_photo_engine
+
+Photo = TypeVar("Photo", Image.Image, npt.NDArray[np.uint8], torch.Tensor)
+
+
+@dataclass
+class PhotoResult:
+    """A restored photo.
+
+    Attributes:
+        image: of the kind that was given.
+        faces: what the manifest of a run says of each face: its box, landmarks, score, quality,
+            seed, and why it was skipped if it was.
+    """
+
+    image: Any
+    faces: list[dict[str, Any]]
+
+
+class PhotoRestorer:
+    """Restores the faces of photos.
+
+    Args:
+        engine: finds, restores and pastes them.
+        seed: of the random part of stage 1.
+        keep_tint: monochrome photos stay monochrome.
+    """
+
+    def __init__(self, engine: PhotoEngine, *, seed: int = 0, keep_tint: bool = True):
+        self.engine, self.seed, self.keep_tint = engine, seed, keep_tint
+
+    @classmethod
+    def from_preset(
+        cls, name: str = "default", *, device: torch.device | str = "cpu", **settings: Any
+    ) -> PhotoRestorer:
+        """Load a preset of ``configs/restore``, or a YAML file.
+
+        Args:
+            name: of the preset, or a path.
+            device: where the networks run.
+            settings: what ``--set`` takes, with ``__`` for the dots: ``faces__min_px=32``.
+
+        Raises:
+            ConfigError: no such preset, or an invalid setting.
+            CheckpointError: weights that cannot be used.
+        """
+        overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in settings.items()]
+        path = find_file("configs/restore", name, what="preset")
+        config = load_config(RestorationConfig, path, overrides)
+        check_restoration(config)
+        if config.faces.mode != "photos":
+            raise ConfigError("a PhotoRestorer takes whole photos; see Restorer for aligned faces")
+        engine, _ = load_photo_engine(config, device)
+        return cls(engine, seed=config.seed, keep_tint=config.colour == "keep")
+
+    def __call__(self, image: Photo | str | Path, *, seed: int | None = None) -> PhotoResult:
+        """Restore the faces of one photo.
+
+        Args:
+            image: a Pillow picture; (H,W,3) or (H,W) uint8 RGB; a tensor (3,H,W) or (1,3,H,W) RGB
+                in [-1,1]; or the path of a file, whose result is (H,W,3) or (H,W) with the bits
+                and in the colour space of the file.
+            seed: another one than the restorer's.
+
+        Raises:
+            PictureError: no such picture.
+        """
+        picture = _decoded(image)
+        assert picture.own is not None
+        if self.keep_tint:
+            picture.set_tint_aside()
+        photo = self.engine.prepare(picture)
+        (result,) = self.engine.restore([photo], [self.seed if seed is None else seed])
+        levels = picture.own.levels if result.levels is None else result.levels
+        faces = [face.record for face in result.faces]
+        return PhotoResult(_as_given(image, levels, picture), faces)
+
+
+def _decoded(image: Image.Image | npt.NDArray[np.uint8] | torch.Tensor | str | Path) -> Any:
+    if isinstance(image, str | Path):
+        data = images.read_file(image)
+        return images.decode_image(data, keep_own=True, whole_photo=True)
+    if isinstance(image, torch.Tensor):
+        batch = image if image.ndim == 4 else image[None]
+        if batch.ndim != 4 or batch.shape[:2] != (1, 3):
+            raise PictureError(f"expected (3,H,W) or (1,3,H,W), not {tuple(image.shape)}")
+        image = images.to_uint8(batch)[0]
+    if isinstance(image, np.ndarray):
+        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
+            raise PictureError(f"expected (H,W,3) uint8, not {image.shape} {image.dtype}")
+        image = Image.fromarray(np.ascontiguousarray(image))
+    return images.picture_of(image, keep_own=True, whole_photo=True)
+
+
+def _as_given(image: Any, levels: images.Levels, picture: images.Picture) -> Any:
+    if isinstance(image, torch.Tensor):
+        tensor = images.to_tensor(np.asarray(levels, np.uint8))
+        return tensor if image.ndim == 4 else tensor[0]
+    if not isinstance(image, Image.Image):
+        return levels
+    result = Image.fromarray(images.reduced(levels))
+    if picture.alpha is not None:
+        result.putalpha(Image.fromarray(images.reduced(picture.alpha)))
+    return result
+
+
+def _text(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,0 +1,139 @@
+"""Faces cut from photos and put back: the geometry, the masks, and what they leave alone."""
+
+import numpy as np
+import pytest
+from photos import detailed_photo, landmarks_at, smooth_photo
+
+from dr2pipe.core.errors import PictureError
+from dr2pipe.core.images import resize_pixels
+from dr2pipe.faces.align import TEMPLATE, align, apply, cut
+from dr2pipe.faces.paste import face_mask, face_patch
+from dr2pipe.faces.quality import estimate_quality
+
+
+@pytest.mark.parametrize("degrees", [-170, -30, 0, 12.5, 90])
+@pytest.mark.parametrize("side_px", [20, 300, 4000])
+def test_align_finds_place_size_and_rotation(degrees, side_px):
+    found = align(landmarks_at(500, 300, side_px, degrees))
+    assert found.side_px == pytest.approx(side_px, rel=1e-4)
+    corners = landmarks_at(500, 300, side_px, degrees) - apply(found.to_photo, TEMPLATE)
+    assert np.abs(corners).max() < 1e-3 * side_px
+    assert np.allclose(found.landmarks, TEMPLATE, atol=1e-4)
+
+
+@pytest.mark.parametrize("wrong", range(5))
+def test_one_wrong_landmark_does_not_count(wrong):
+    points = landmarks_at(200, 150, 120, 10)
+    right = align(points)
+    points[wrong] += [60, -45]
+    assert np.allclose(align(points).corners(), right.corners(), atol=3)
+
+
+@pytest.mark.parametrize(
+    "points", [np.zeros((5, 2)), np.ones((4, 2)), np.full((5, 2), np.nan), TEMPLATE * 0.5]
+)
+def test_landmarks_of_no_face(points):
+    with pytest.raises(PictureError, match="landmark"):
+        align(points)
+
+
+@pytest.mark.parametrize("degrees", [0, 17, -40])
+@pytest.mark.parametrize("side_px", [64, 128])
+def test_cut_then_paste_returns_the_photo(side_px, degrees):
+    photo = smooth_photo()
+    alignment = align(landmarks_at(200.3, 150.7, side_px, degrees))
+    crop = cut(photo, alignment, side_px)
+    patch = face_patch(crop.astype(np.float32), alignment, photo.shape[:2])
+    height, width = patch.weights.shape
+    there = photo[patch.top : patch.top + height, patch.left : patch.left + width]
+    error = (patch.pixels - there)[patch.weights > 0]
+    assert 10 * np.log10(255**2 / np.square(error).mean()) > 45
+
+
+def test_fine_detail_is_averaged_not_aliased():
+    photo = np.zeros((800, 800, 3), np.uint8)
+    photo[::2, ::2] = photo[1::2, 1::2] = 255
+    crop = cut(photo, align(landmarks_at(400, 400, 700, 20)), 64)
+    assert abs(float(crop.mean()) - 127.5) < 2
+    assert float(crop.std()) < 3
+
+
+@pytest.mark.parametrize("shape", [(1, 400), (400, 1), (3, 3), (40, 30)])
+def test_a_face_over_the_border(shape):
+    photo = smooth_photo(*shape)
+    alignment = align(landmarks_at(10, 10, 100, 30))
+    crop = cut(photo, alignment, 64)
+    assert crop.shape == (64, 64, 3)
+    patch = face_patch(crop.astype(np.float32), alignment, shape)
+    if patch is not None:
+        assert patch.top + patch.weights.shape[0] <= shape[0]
+        assert patch.left + patch.weights.shape[1] <= shape[1]
+
+
+def test_a_face_outside_the_photo_has_no_patch():
+    alignment = align(landmarks_at(-300, 100, 100))
+    assert face_patch(np.zeros((64, 64, 3), np.float32), alignment, (200, 200)) is None
+
+
+def test_the_mask_is_soft_and_inside_the_crop():
+    mask = face_mask(align(landmarks_at(200, 200, 200)), 128)
+    assert mask.min() == 0
+    assert mask.max() == 1
+    border = np.concatenate([mask[0], mask[-1], mask[:, 0], mask[:, -1]])
+    assert border.max() < 0.02
+    # Nowhere an edge: neighbouring weights differ by a few percent.
+    assert max(np.abs(np.diff(mask, axis=axis)).max() for axis in (0, 1)) < 0.12
+    for x, y in TEMPLATE:
+        assert mask[round(y * 128), round(x * 128)] > 0.95
+
+
+def test_overlapping_faces_share_their_pixels():
+    shape = (300, 400)
+    left, right = (align(landmarks_at(x, 150, 160)) for x in (150, 230))
+    total = np.zeros(shape)
+    for one, other in ((left, right), (right, left)):
+        patch = face_patch(np.zeros((64, 64, 3), np.float32), one, shape, [other])
+        height, width = patch.weights.shape
+        total[patch.top : patch.top + height, patch.left : patch.left + width] += patch.weights
+    alone = face_patch(np.zeros((64, 64, 3), np.float32), left, shape)
+    assert total.max() <= 1 + 1e-6
+    assert total.max() > 0.95
+    # The middle of the other face belongs to the other face.
+    patch = face_patch(np.zeros((64, 64, 3), np.float32), left, shape, [right])
+    at = 150 - patch.top, 230 - patch.left
+    inside = at[1] < patch.weights.shape[1]
+    assert not inside or patch.weights[at] == 0
+    assert alone.weights.sum() > patch.weights.sum()
+
+
+# -- quality ---------------------------------------------------------------------------------
+
+
+def test_a_reduced_face_has_less_detail():
+    photo = detailed_photo(512)
+    alignment = align(landmarks_at(256, 256, 500))
+    found = []
+    for size in (512, 128, 64, 32):
+        soft = resize_pixels(resize_pixels(photo, (size, size)), (512, 512))
+        found.append(estimate_quality(soft, alignment).effective_px)
+    assert found[0] > found[1]
+    for size, effective_px in zip((128, 64, 32), found[1:], strict=True):
+        assert size <= effective_px <= 1.5 * size
+
+
+def test_noise_counts_as_damage():
+    photo = detailed_photo(512)
+    alignment = align(landmarks_at(256, 256, 500))
+    noise = np.random.default_rng(0).normal(0, 30, photo.shape)
+    noisy = np.clip(photo + noise, 0, 255).astype(np.uint8)
+    clean, damaged = (estimate_quality(p, alignment) for p in (photo, noisy))
+    assert damaged.noise > clean.noise + 5
+    assert damaged.effective_px < clean.effective_px / 2
+    assert clean.is_better_than(128)
+
+
+@pytest.mark.parametrize("side_px", [5, 16, 40, 3000])
+def test_quality_of_any_size(side_px):
+    found = estimate_quality(smooth_photo(), align(landmarks_at(50, 50, side_px)))
+    assert 16 <= found.effective_px <= 512
+    assert np.isfinite([found.noise, found.blockiness]).all()

@@ -1,0 +1,283 @@
+"""Whole photos: what changes, what does not, and how faces are treated."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from photos import detailed_photo, landmarks_at, smooth_photo
+from PIL import Image
+
+import dr2pipe
+from dr2pipe.core import images
+from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.faces import Face
+from dr2pipe.faces.align import align
+from dr2pipe.faces.paste import face_patch
+from dr2pipe.restoration.photo_restorer import PhotoRestorer
+from dr2pipe.restoration.photos import FacesConfig
+from dr2pipe.restoration.settings import RestorationConfig, load_photo_engine
+
+NETWORK = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
+
+
+class Given:
+    """A detector that knows where the faces are."""
+
+    def __init__(self, *places):
+        self.points = [landmarks_at(*place) for place in places]
+
+    def detect(self, image, path=""):
+        return [
+            Face((*points.min(axis=0), *np.ptp(points, axis=0)), points, 1.0)
+            for points in self.points
+        ]
+
+
+def engine_for(model_folder, *places, **settings):
+    overrides = [f"{name}={value}" for name, value in settings.items()]
+    given = [f"dr2.model={model_folder}", *NETWORK, "faces.name=none", "identity.measure=false"]
+    config = load_config(RestorationConfig, None, [*given, "faces.skip_good=false", *overrides])
+    engine, _ = load_photo_engine(config, "cpu")
+    engine.detector = Given(*places)
+    return engine
+
+
+def decoded(pixels, kind="PNG", **options):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind, **options)
+    return images.decode_image(buffer.getvalue(), keep_own=True, whole_photo=True)
+
+
+def restored(engine, *pictures, seeds=None):
+    photos = [engine.prepare(picture) for picture in pictures]
+    return engine.restore(photos, seeds or list(range(len(photos))))
+
+
+def inside(shape, *places):
+    """Where a photo may change."""
+    mask = np.zeros(shape[:2], bool)
+    for place in places:
+        patch = face_patch(np.zeros((8, 8, 3), np.float32), align(landmarks_at(*place)), shape[:2])
+        height, width = patch.weights.shape
+        mask[patch.top : patch.top + height, patch.left : patch.left + width] |= patch.weights > 0
+    return mask
+
+
+FACES = ((100, 120, 90), (280, 150, 110, 25))
+
+
+@pytest.mark.parametrize("kind", ["8 bits", "grey", "alpha"])
+def test_only_the_ovals_change(model_folder, kind):
+    pixels = smooth_photo()
+    if kind == "grey":
+        pixels = pixels[..., 0]
+    elif kind == "alpha":
+        pixels = np.dstack([pixels, smooth_photo(seed=1)[..., 0]])
+    picture = decoded(pixels)
+    (result,) = restored(engine_for(model_folder, *FACES), picture)
+    mask = inside(pixels.shape, *FACES)
+    before = pixels[..., :3] if kind == "alpha" else pixels
+    assert result.levels.shape == before.shape
+    assert result.levels.dtype == np.uint8
+    assert (result.levels == before)[~mask].all()
+    assert (result.levels != before)[mask].mean() > 0.5
+
+
+def test_16_bits_stay_16_bits(model_folder):
+    rng = np.random.default_rng(0)
+    deep = smooth_photo().astype(np.uint16) * 257 ^ rng.integers(0, 64, (300, 400, 3), np.uint16)
+    data = images.encode_png(deep)
+    picture = images.decode_image(data, keep_own=True, whole_photo=True)
+    (result,) = restored(engine_for(model_folder, *FACES), picture)
+    mask = inside(deep.shape, *FACES)
+    assert result.levels.dtype == np.uint16
+    assert (result.levels == deep)[~mask].all()
+    assert (result.levels != deep)[mask].mean() > 0.9
+
+
+def test_a_face_does_not_depend_on_its_batch(model_folder):
+    one, two = smooth_photo(seed=1), smooth_photo(seed=2)
+    together = restored(engine_for(model_folder, *FACES), decoded(one), decoded(two), seeds=[5, 6])
+    (alone,) = restored(engine_for(model_folder, *FACES, batch_size=1), decoded(two), seeds=[6])
+    assert np.abs(together[1].levels.astype(int) - alone.levels).max() <= 1
+    # Nor on the other faces of its photo.
+    (first,) = restored(engine_for(model_folder, FACES[0]), decoded(two), seeds=[6])
+    mask = inside(two.shape, FACES[0]) & ~inside(two.shape, FACES[1])
+    assert np.abs(alone.levels.astype(int) - first.levels)[mask].max() <= 1
+
+
+def test_seeds_come_from_photo_and_place(model_folder):
+    pixels = smooth_photo()
+    engine = engine_for(model_folder, *FACES)
+    seeds = [
+        [face.record["seed"] for face in result.faces]
+        for result in restored(engine, decoded(pixels), decoded(pixels), seeds=[1, 2])
+    ]
+    assert len({*seeds[0], *seeds[1]}) == 4
+
+
+def test_no_face_and_nothing_pasted_leave_the_photo_alone(model_folder):
+    pixels = smooth_photo()
+    (result,) = restored(engine_for(model_folder), decoded(pixels))
+    assert result.levels is None
+    assert result.warnings == ["no face was found"]
+    blended = engine_for(model_folder, *FACES, **{"faces.blend": 0})
+    (result,) = restored(blended, decoded(pixels))
+    assert result.levels is None
+    assert len(result.faces) == 2
+
+
+def test_blend_is_a_share_of_the_result(model_folder):
+    pixels = smooth_photo()
+    full, half = (
+        restored(engine_for(model_folder, *FACES, **{"faces.blend": share}), decoded(pixels))[0]
+        for share in (1, 0.5)
+    )
+    expected = (full.levels.astype(float) + pixels) / 2
+    assert np.abs(half.levels - expected).max() <= 1
+
+
+def test_slow_colours_are_those_of_the_photo(model_folder):
+    pixels = smooth_photo(cells=3)
+    place = (200, 150, 200)
+    (kept,), (free,) = (
+        restored(engine_for(model_folder, place, **{"paste.match_colours": match}), decoded(pixels))
+        for match in ("true", "false")
+    )
+    mask = inside(pixels.shape, place)
+
+    def shift(result):
+        difference = result.levels.astype(float) - pixels
+        return np.abs(difference[mask].mean(axis=0)).max()
+
+    assert shift(kept) < 2 < shift(free)
+
+
+def test_grey_photos_stay_grey_and_sepia_stays_sepia(model_folder):
+    grey = smooth_photo()[..., :1].repeat(3, axis=2)
+    sepia = np.clip(grey * np.array([1.0, 0.85, 0.65]), 0, 255).astype(np.uint8)
+    for pixels in (grey, sepia):
+        picture = decoded(pixels)
+        picture.set_tint_aside()
+        assert picture.tint is not None
+        (result,) = restored(engine_for(model_folder, *FACES), picture)
+        found, wanted = (p.astype(float) for p in (result.levels, pixels))
+        for a, b in ((0, 1), (1, 2)):
+            ratio = (found[..., a] + 1) / (found[..., b] + 1)
+            expected = (wanted[..., a] + 1) / (wanted[..., b] + 1)
+            assert np.median(np.abs(ratio - expected)) < 0.02
+        assert (result.levels != pixels).mean() > 0.05
+
+
+@pytest.mark.parametrize("scale", [2, 4])
+def test_scale_enlarges_photo_and_alpha(model_folder, scale):
+    pixels = np.dstack([smooth_photo(), smooth_photo(seed=1)[..., 0]])
+    picture = decoded(pixels)
+    (result,) = restored(engine_for(model_folder, *FACES, scale=scale), picture)
+    assert result.levels.shape == (300 * scale, 400 * scale, 3)
+    assert picture.alpha.shape == (300 * scale, 400 * scale)
+    small = images.resize_pixels(result.levels, (300, 400)).astype(float)
+    mask = inside(pixels.shape, *FACES)
+    assert np.abs(small - pixels[..., :3])[~mask].mean() < 2
+    assert np.abs(small - pixels[..., :3])[mask].mean() > 2
+
+
+def test_a_good_face_is_left_alone(model_folder):
+    settings = {"faces.skip_good": "true", "enhancer.name": "bicubic"}
+    settings["enhancer.options"] = "{size: 256}"  # from 16 pixels to 256: 64 is halfway
+    engine = engine_for(model_folder, (256, 256, 480), **settings)
+    sharp = detailed_photo(512)
+    soft = images.resize_pixels(images.resize_pixels(sharp, (32, 32)), (512, 512))
+    good, bad = restored(engine, decoded(sharp), decoded(soft))
+    assert good.levels is None
+    assert "more than the networks keep" in good.faces[0].record["skipped"]
+    assert bad.levels is not None
+    assert "skipped" not in bad.faces[0].record
+
+
+def test_a_batch_that_is_too_large_becomes_smaller(model_folder, monkeypatch):
+    engine = engine_for(model_folder, *FACES, (60, 220, 80), batch_size=3)
+    usual, sizes = engine.restorer.restorer._run, []
+
+    def run(degraded, *rest):
+        sizes.append(len(degraded))
+        if len(degraded) > 1:
+            raise torch.OutOfMemoryError("out of memory")
+        return usual(degraded, *rest)
+
+    monkeypatch.setattr(engine.restorer.restorer, "_run", run)
+    (result,) = restored(engine, decoded(smooth_photo()))
+    assert sizes == [3, 1, 1, 1]
+    assert len(result.faces) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("faces.blend", 1.5, "faces.blend=1.5"),
+        ("scale", 3, "choose 1, 2, 4"),
+        ("background.name", "esrgan", "choose lanczos or spandrel"),
+        ("background.weights", "x.pth", "belong to background.name=spandrel"),
+        ("faces.only", "smallest", "largest"),
+        ("identity.minimum", 2, "identity.minimum=2"),
+    ],
+)
+def test_invalid_settings(model_folder, name, value, says):
+    with pytest.raises(ConfigError, match=says):
+        engine_for(model_folder, **{name: value})
+
+
+# -- from Python -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def restorer(model_folder):
+    return PhotoRestorer(engine_for(model_folder, *FACES))
+
+
+def test_every_kind_of_picture_gives_the_same_result(restorer, tmp_path):
+    pixels = smooth_photo()
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    expected = restorer(pixels)
+    assert isinstance(expected.image, np.ndarray)
+    assert len(expected.faces) == 2
+    for given in (Image.fromarray(pixels), tmp_path / "photo.png", images.to_tensor(pixels)):
+        result = restorer(given)
+        assert result.faces == expected.faces
+        image = result.image
+        if isinstance(given, torch.Tensor):
+            assert image.shape == given.shape
+            image = images.to_uint8(image)[0]
+        assert (np.asarray(image) == expected.image).all()
+
+
+def test_odd_kinds_of_pictures(restorer):
+    grey = Image.fromarray(smooth_photo()[..., 0])
+    assert restorer(grey).image.mode == "L"
+    transparent = Image.fromarray(smooth_photo()).convert("RGBA")
+    transparent.putalpha(grey)
+    result = restorer(transparent).image
+    assert result.mode == "RGBA"
+    assert (np.asarray(result)[..., 3] == np.asarray(grey)).all()
+    for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), torch.zeros(2, 3, 8, 8)):
+        with pytest.raises(PictureError, match="expected"):
+            restorer(wrong)
+
+
+def test_from_preset(model_folder):
+    settings = {
+        "dr2__model": model_folder,
+        "dr2__tau": 2,
+        "dr2__omega": 8,
+        "enhancer__name": "none",
+    }
+    found = dr2pipe.PhotoRestorer.from_preset("default", faces__name="none", seed=7, **settings)
+    assert found.seed == 7
+    assert found.engine.restorer.output_size == 16
+    assert isinstance(found.engine.faces, FacesConfig)
+    with pytest.raises(ConfigError, match="no preset"):
+        dr2pipe.PhotoRestorer.from_preset("best")
+    with pytest.raises(ConfigError, match="whole photos"):
+        dr2pipe.PhotoRestorer.from_preset("default", faces__mode="aligned", **settings)
