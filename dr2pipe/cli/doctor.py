@@ -10,6 +10,10 @@ from dr2pipe.core.models import user_folder
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.diffusion.networks import why_no_xformers
+from dr2pipe.features.dlib_identity import PACKAGE, weights_file
+from dr2pipe.metrics import available
+
+_METRICS_SIZE_PX = 512  # pictures of which every metric is possible
 
 
 def report() -> str:
@@ -36,6 +40,10 @@ def report() -> str:
     reason = why_no_xformers(device)
     lines.append("attention: sdpa (torch's own)")
     lines.append("xformers: can be used" if reason is None else f"xformers: no, {reason}")
+    reason = f"no, it needs {PACKAGE}: pip install 'dr2pipe[identity]'"
+    lines.append(f"identity of faces: {'can be compared' if weights_file() else reason}")
+    names, _ = available(None, {}, _METRICS_SIZE_PX)
+    lines.append(f"metrics without metric_files: {', '.join(names)}")
     return "\n".join(lines)
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
 
 from dr2pipe.core.errors import MissingPackageError
 
@@ -20,3 +22,16 @@ def needs_extra(name: str) -> Iterator[None]:
     except ModuleNotFoundError as error:
         package = (error.name or "a package").partition(".")[0]
         raise MissingPackageError(f"this needs {package}: pip install 'dr2pipe[{name}]'") from None
+
+
+def find_in_package(module: str, name: str) -> Path | None:
+    """The file ``name`` below the folder of an installed package; None where there is none.
+
+    The package is not imported: it may want others that are not needed for its file.
+    """
+    spec = find_spec(module)
+    for folder in (spec.submodule_search_locations or []) if spec else []:
+        path = Path(folder) / name
+        if path.is_file():
+            return path
+    return None

@@ -17,6 +17,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from safetensors.torch import load_file
 
@@ -28,6 +30,7 @@ _MAX_PICKLE_BYTES = 1 << 28  # of what describes the tensors of a file
 # Tensors may share a storage, and repeat one value without storing it often.
 _MOST_GROWTH, _FREE_BYTES = 4, 1 << 24
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
+_MAX_ARRAYS, _MAX_DEPTH = 10_000, 8  # of a pickled dict
 _LEGACY_PARTS = 5  # magic number, version, system, content, keys of the storages
 _ELEMENT_BYTES = {
     "UntypedStorage": 1, "ByteStorage": 1, "CharStorage": 1, "BoolStorage": 1, "ShortStorage": 2,
@@ -291,3 +294,77 @@ def _scan(file: Any, size: int) -> _Scan:
     scan = _Scan(file, size)
     scan.load()
     return scan
+
+
+# -- pickled arrays ----------------------------------------------------------------------------
+
+
+class _StoredKind:
+    """Stands for a ``numpy.dtype``."""
+
+    def __init__(self, name: Any = "", *_: Any):
+        self.name, self.order = str(name), "<"
+
+    def __setstate__(self, state: Any) -> None:
+        self.order = str(state[1])
+
+
+class _StoredArray:
+    """Stands for a ``numpy.ndarray``; it is no larger than its bytes in the file."""
+
+    def __init__(self, *_: Any):
+        self.values: npt.NDArray[Any] | None = None
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, kind, is_fortran, content = state
+        if not isinstance(kind, _StoredKind) or kind.name[:1] not in {"f", "i", "u", "b"}:
+            raise ValueError("an array holds something else than numbers")
+        dtype = np.dtype(f"{kind.order if kind.order in {'<', '>'} else '|'}{kind.name}")
+        values = np.frombuffer(content, dtype)
+        self.values = values.reshape(tuple(shape), order="F" if is_fortran else "C")
+
+
+class _ArrayUnpickler(pickle._Unpickler):
+    """Builds dicts and arrays, and refuses everything else."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        """A stand-in for what a file names."""
+        known = {"_reconstruct": _StoredArray, "ndarray": _StoredArray, "dtype": _StoredKind}
+        if module.partition(".")[0] != "numpy" or name not in known:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which is no array")
+        return known[name]
+
+
+def read_pickled_arrays(
+    path: str | Path, *, max_bytes: int = _MAX_PICKLE_BYTES
+) -> dict[str, npt.NDArray[Any]]:
+    """The arrays in a pickle of dicts, as Flax' users save weights; no code of the file runs.
+
+    Returns:
+        Read-only arrays by the keys that lead to them, joined by ``/``.
+
+    Raises:
+        CheckpointError: a damaged file, or one that holds something else.
+        UnreadableFileError: no regular file there, or a larger one.
+    """
+    content = files.read_regular(path, max_bytes=max_bytes)
+    found: dict[str, npt.NDArray[Any]] = {}
+
+    def collect(value: Any, keys: tuple[str, ...]) -> None:
+        if isinstance(value, _StoredArray) and value.values is not None and keys:
+            found["/".join(keys)] = value.values
+        elif isinstance(value, dict) and len(keys) < _MAX_DEPTH:
+            for key, inner in value.items():
+                collect(inner, (*keys, str(key)))
+        else:
+            raise ValueError("it is no dict of arrays")
+        if len(found) > _MAX_ARRAYS:
+            raise ValueError(f"it has more than {_MAX_ARRAYS} arrays")
+
+    try:
+        collect(_ArrayUnpickler(io.BytesIO(content)).load(), ())
+    # A damaged file makes the reader fail in any way.
+    except Exception as error:
+        said = " ".join(str(error).split()) or type(error).__name__
+        raise CheckpointError(f"{path} is no readable pickle of arrays: {said}") from None
+    return found

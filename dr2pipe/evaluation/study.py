@@ -319,6 +319,8 @@ def run_study(study: Study, write_results: WriteResults) -> str | None:
     output = Path(study.protocol.output)
     with files.locked(output, wanted=state.is_main_process):
         if state.is_main_process:
+            for name, reason in study.left_out.items():
+                logger.warning("the metric %s is left out: it %s", name, reason)
             _prepare(study, output)
         state.wait_for_everyone()
         done = {(row["degradation"], row["picture"]) for row in read_rows(output / ROWS)}

