@@ -66,20 +66,26 @@ class YuNetDetector:
 
     def detect(self, image: Pixels, path: str = "") -> list[Face]:
         """See :class:`dr2pipe.faces.face.FaceDetector`; ``path`` is not used."""
-        found = self._search(image, turns=0)
-        directions = Counter(_turns_of(face.landmarks) for face in found)
-        usual = directions.most_common(1)[0][0] if found else None
-        if usual == 0:
-            return found
-        # Phones and scanners put photos on their side more often than upside down.
-        others = [
-            self._search(image, turns) for turns in ((1, 3, 2) if usual is None else (usual,))
-        ]
-        return max([*others, found], key=lambda faces: sum(face.score for face in faces))
+        if min(image.shape[:2]) < self.min_px / 2:
+            return []  # not even half a face
+        found = self._search(image, 0, self.min_px)
+        if found:
+            directions = Counter(_turns_of(face.landmarks) for face in found)
+            usual = directions.most_common(1)[0][0]
+            again = self._search(image, usual, self.min_px) if usual else []
+            return max(found, again, key=_total)
+        # In copies alone: the search above also finds most turned faces, small ones too.
+        in_copies = math.ceil(_SMALLEST_FACE_PX * max(image.shape[:2]) / _COPY_SIDES_PX[-1])
+        least_px = max(self.min_px, in_copies)
+        turned = {turns: self._search(image, turns, least_px) for turns in (1, 3, 2)}
+        best = max(turned, key=lambda turns: _total(turned[turns]))
+        if turned[best] and least_px > self.min_px:
+            return max(turned[best], self._search(image, best, self.min_px), key=_total)
+        return turned[best]
 
-    def _search(self, image: Pixels, turns: int) -> list[Face]:
+    def _search(self, image: Pixels, turns: int, min_px: int) -> list[Face]:
         """Faces of a photo as it is seen after ``turns`` quarter turns against the clock."""
-        found = [self._search_view(view, turns) for view in _views(image, self.min_px)]
+        found = [self._search_view(view, turns) for view in _views(image, min_px)]
         rows = _merge(np.concatenate(found))
         points = rows[:, 4:14].reshape(-1, 5, 2)
         wide = np.linalg.norm(points[:, 0] - points[:, 1], axis=1) > _LEAST_EYE_DISTANCE_PX
@@ -177,6 +183,10 @@ def _turned(points: Points, turns: int) -> Points:
     middle = points.mean(axis=1, keepdims=True)
     turn = np.linalg.matrix_power(np.array([[0.0, 1.0], [-1.0, 0.0]]), turns)
     return np.asarray((points - middle) @ turn.T + middle)
+
+
+def _total(faces: list[Face]) -> float:
+    return sum(face.score for face in faces)
 
 
 def _turns_of(landmarks: Points) -> int:

@@ -45,8 +45,6 @@ _PASSES = 2  # the second sees a face that the first has put upright
 _SIZES = (0.9, 1.0, 1.1)
 _MIRRORED = [1, 0, 2, 4, 3]  # order of the points in the mirror
 _BATCH = 16
-# A face is first cut out this many times larger at most, then reduced: every pixel counts.
-_MOST_ENLARGED = 64
 
 
 class ONet(nn.Module):
@@ -137,22 +135,24 @@ def _cut_out(image: Pixels, matrix: npt.NDArray[np.float64]) -> Pixels:
     """(48,48,3): the face that ``matrix`` brings into the square; the border is repeated."""
     import cv2
 
-    scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    times = int(np.clip(math.ceil(1 / max(scale, 1e-6)), 1, _MOST_ENLARGED))
-    side = SIDE_PX * times
-    # OpenCV takes pictures of at most 32,767 pixels a side: give it the face's surroundings.
     square = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
     corners = _moved_back(square * SIDE_PX, matrix)
     limits = np.array(image.shape[1::-1])
     low = np.clip(np.floor(corners.min(axis=0)) - 2, 0, limits - 1).astype(int)
     high = np.clip(np.ceil(corners.max(axis=0)) + 2, low + 1, limits).astype(int)
-    linear = matrix[:, :2] * times
+    around = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    # First by means of pixels to about twice the size, so that every pixel counts.
+    scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    wanted = np.ceil((high - low) * min(2 * scale, 1)).clip(min=1)
+    sides = wanted.astype(int).tolist()
+    reduced = cv2.resize(around, sides, interpolation=cv2.INTER_AREA)
+    linear = matrix[:, :2] * ((high - low) / wanted) * 2
     # OpenCV has the first pixel's centre at 0.
-    shift = linear @ (low + 0.5) + matrix[:, 2] * times - 0.5
+    shift = (matrix[:, :2] @ low + matrix[:, 2]) * 2 + linear @ [0.5, 0.5] - 0.5
     cut = cv2.warpAffine(
-        np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]),
+        reduced,
         np.column_stack([linear, shift]),
-        (side, side),
+        (2 * SIDE_PX, 2 * SIDE_PX),
         flags=cv2.INTER_LINEAR,
         borderMode=cv2.BORDER_REPLICATE,
     )
