@@ -132,7 +132,7 @@ def similarity(source: Points, target: Points) -> npt.NDArray[np.float64]:
 
 
 def _cut_out(image: Pixels, matrix: npt.NDArray[np.float64]) -> Pixels:
-    """(48,48,3): the face that ``matrix`` brings into the square; the border is repeated."""
+    """(48,48,3): the face that ``matrix`` brings into the square; grey outside the picture."""
     import cv2
 
     square = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
@@ -154,7 +154,8 @@ def _cut_out(image: Pixels, matrix: npt.NDArray[np.float64]) -> Pixels:
         np.column_stack([linear, shift]),
         (2 * SIDE_PX, 2 * SIDE_PX),
         flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(128, 128, 128),
     )
     small = cv2.resize(cut, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
     return np.asarray(small, dtype=np.uint8)

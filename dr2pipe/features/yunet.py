@@ -51,8 +51,8 @@ class YuNet:
         Returns:
             (N,15), the best first: box x, y, width, height; x and y of the eyes (left in the
             picture first), the nose and the mouth's corners (left first); score 0..1. Pixels of
-            the picture, the first pixel's centre at 0.5: mean coordinates of faces and of their
-            mirror images add up to the picture's width less 0.27 (240 faces of 48 px).
+            the picture. They fit pixel centres at 0.5 better than indices: a face's coordinates
+            and those of its mirror image add up to about the width.
 
         Raises:
             CheckpointError: OpenCV cannot read the file.
@@ -70,7 +70,7 @@ class YuNet:
             size, longest = rows[:, 2:4], _LARGEST_BOX * max(height, width)
             sound = np.isfinite(rows).all(axis=1) & ((size > 0) & (size < longest)).all(axis=1)
             sound &= (np.abs(rows[:, :14]) < 2 * longest).all(axis=1)
-        return rows[sound]
+        return np.asarray(rows[sound])
 
     def _network(self) -> Any:
         network = getattr(self._of_thread, "network", None)

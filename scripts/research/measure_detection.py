@@ -2,7 +2,7 @@
 
 Usage: ``python scripts/research/measure_detection.py FACES [PART ...]``. FACES holds the folders
 ``whole``, ``val`` and ``old`` and the file ``manifest.csv``, with five landmarks of each face.
-Parts: singles, montages, faceless, scans, huge; all by default.
+Parts: singles, small, montages, faceless, scans, huge; all by default.
 """
 
 from __future__ import annotations
@@ -155,6 +155,9 @@ def measure_singles(faces: Path, detector: FaceDetector) -> Iterator[str]:
         "rotated 60°": lambda s: turned(s, 60),
         "on its side": lambda s: turned(s, 90),
         "upside down": lambda s: turned(s, 180),
+        "left half of the face alone": lambda s: Sample(
+            s.pixels[:, : int(s.faces[0][:, 0].mean())], s.faces
+        ),
         "64 px per face, noise 25, JPEG 15": lambda s: noisy(to_face_px(s, 64), 25, 15, rng),
     }
     for name, vary in variants.items():
@@ -162,6 +165,18 @@ def measure_singles(faces: Path, detector: FaceDetector) -> Iterator[str]:
         for sample in samples.values():
             varied = vary(sample)
             count.add(_found(detector, varied.pixels), varied.faces)
+        yield count.line()
+
+
+def measure_small(faces: Path, detector: FaceDetector) -> Iterator[str]:
+    samples = list(read_samples(faces / "val", faces / "manifest.csv").values())
+    rng = np.random.default_rng(0)
+    for width_px in (12, 16, 20, 24, 32):
+        count = Count(f"60 faces with boxes {width_px} px wide")
+        for sample in samples:
+            picture = Sample(images.resize_pixels(_texture("gravel"), (480, 640)).copy(), [])
+            paste(picture, _to_box(sample, width_px), rng.uniform(150, 330, 2), 0)
+            count.add(_found(detector, picture.pixels), picture.faces)
         yield count.line()
 
 
@@ -310,6 +325,7 @@ def _to_box(sample: Sample, width_px: float) -> Sample:
 
 PARTS = {
     "singles": measure_singles,
+    "small": measure_small,
     "montages": measure_montages,
     "faceless": measure_faceless,
     "scans": measure_scans,
