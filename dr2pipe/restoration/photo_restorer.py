@@ -94,7 +94,9 @@ class PhotoRestorer:
         return PhotoResult(_as_given(image, levels, picture), faces)
 
 
-def _decoded(image: Image.Image | npt.NDArray[np.uint8] | torch.Tensor | str | Path) -> Any:
+def _decoded(
+    image: Image.Image | npt.NDArray[np.uint8] | torch.Tensor | str | Path,
+) -> images.Picture:
     if isinstance(image, str | Path):
         data = images.read_file(image)
         return images.decode_image(data, keep_own=True, whole_photo=True)
@@ -102,11 +104,13 @@ def _decoded(image: Image.Image | npt.NDArray[np.uint8] | torch.Tensor | str | P
         batch = image if image.ndim == 4 else image[None]
         if batch.ndim != 4 or batch.shape[:2] != (1, 3):
             raise PictureError(f"expected (3,H,W) or (1,3,H,W), not {tuple(image.shape)}")
-        image = images.to_uint8(batch)[0]
+        return _decoded(images.to_uint8(batch)[0])
     if isinstance(image, np.ndarray):
         if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
             raise PictureError(f"expected (H,W,3) uint8, not {image.shape} {image.dtype}")
-        image = Image.fromarray(np.ascontiguousarray(image))
+        return images.picture_of(
+            Image.fromarray(np.ascontiguousarray(image)), keep_own=True, whole_photo=True
+        )
     return images.picture_of(image, keep_own=True, whole_photo=True)
 
 

