@@ -230,18 +230,15 @@ def test_invalid_settings(model_folder, name, value, says):
 
 
 def test_a_good_neighbour_is_not_pasted_over(model_folder):
-    pixels = np.asarray(detailed_photo(512))
-    soft = images.resize_pixels(images.resize_pixels(pixels, (20, 20)), (512, 512))
-    mixed = np.concatenate([pixels[:, :256], soft[:, 256:]], axis=1)
-    settings = {"faces.skip_good": "true", "enhancer.name": "bicubic"}
-    settings["enhancer.options"] = "{size: 128}"
-    good, bad = (170, 256, 200), (330, 256, 200)
-    engine = engine_for(model_folder, good, bad, **settings)
-    (result,) = restored(engine, decoded(mixed))
-    skipped = ["skipped" in face.record for face in result.faces]
-    assert skipped.count(True) == 1
-    middle = np.s_[200:300, 150:190]  # of the good face
-    assert (result.levels[middle] == mixed[middle]).all()
+    pixels, places = smooth_photo(), ((150, 150, 160), (230, 150, 150))
+    engine = engine_for(model_folder, *places)
+    photo = engine.prepare(decoded(pixels))
+    photo.faces[1].skipped = "good"
+    (result,) = engine.restore([photo], [0])
+    middle = np.s_[120:190, 212:250]  # of the second face
+    assert inside(pixels.shape, places[0])[middle].any()
+    assert (result.levels[middle] == pixels[middle]).all()
+    assert (result.levels != pixels).any()
 
 
 # -- from Python -----------------------------------------------------------------------------
