@@ -1,5 +1,7 @@
 """What the command line says where a user, a disk or the network is at fault, and its exit codes."""
 
+import threading
+
 import pytest
 
 from dr2pipe import cli
@@ -45,3 +47,25 @@ def test_arguments_are_plain_numbers(seed, capsys):
         cli.main(["degrade", "a", "b", "--with", "mild", "--seed", seed])
     assert ended.value.code == 2
     assert "is not a whole number without leading zeros" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "traced"),
+    [(OSError(28, "full", "a"), "dr2pipe: a: full\n", False), (KeyError("a"), "KeyError", True)],
+)
+def test_errors_of_threads(error, says, traced, capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+    def fail():
+        raise error
+
+    def run():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return 0
+
+    assert cli.report_errors(run) == 0
+    said = capsys.readouterr().err
+    assert says in said
+    assert ("Traceback" in said) == traced
