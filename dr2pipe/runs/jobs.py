@@ -207,10 +207,13 @@ def read_paired(paired: Mapping[str, PairedFiles], job: Job) -> dict[str, bytes]
     """
     found = {}
     for name, files in paired.items():
+        what = f"its {name}"
         try:
-            found[name] = images.read_file(files.path_for(job))
+            path = files.path_for(job)
+            what += f", {path}"
+            found[name] = images.read_file(path)
         except PictureError as error:
-            raise PictureError(f"its {name}: {error}") from None
+            raise PictureError(f"{what}: {error}") from None
     return found
 
 
