@@ -313,9 +313,10 @@ class FolderRun:
             return None
         try:
             data = images.read_file(job.path)
-            paired = read_paired(self.paired, job)
+            sha256 = images.hash_bytes(data)
+            paired = read_paired(self.paired, job, sha256)
             hashes = {name: images.hash_bytes(found) for name, found in paired.items()}
-            if self.results.is_done(job, images.hash_bytes(data), hashes):
+            if self.results.is_done(job, sha256, hashes):
                 self._count("skipped")
                 return None
             picture = images.decode_image(
