@@ -6,9 +6,10 @@ import json
 import numpy as np
 import pytest
 import torch
+from colour_files import look, profile_of
 from conftest import TINY, make_pictures, make_pixels
 from PIL import Image
-from profiles import look, photo, rgb_profile
+from profiles import photo
 
 from dr2pipe import cli
 from dr2pipe.core import images
@@ -214,7 +215,7 @@ def test_monochrome_pictures_stay_monochrome(tmp_path, model_folder):
 
 
 def test_a_wide_profile_looks_the_same(tmp_path):
-    profile = rgb_profile("prophoto")
+    profile = profile_of("prophoto")
     pixels = colour.space_of_profile(profile).from_srgb(photo(32, 32))
     save(tmp_path / "in/a.png", pixels, icc_profile=profile)
     restore(tmp_path / "in", tmp_path / "out")
