@@ -177,8 +177,7 @@ def disturb(command: Command, place: Place, expected: dict[str, object], tally: 
     text = said.read_text(errors="replace")
     tally.tries += 1
     if code != 0:
-        failures = out / "failures.jsonl"
-        text += failures.read_text() if failures.exists() else ""
+        text += "".join(path.read_text() for path in out.rglob("failures.jsonl"))
         tally.stopped += 1
         tally.codes[-1 if code is None else code] += 1
         tally.tracebacks += "Traceback" in text
