@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.images import colour
 from dr2pipe.core.markers import read_marker, result_folders
+from dr2pipe.core.records import read_jsonl
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 
 NONE = ["dr2.enabled=false", "enhancer.name=bicubic", "enhancer.options={size: 32}"]
@@ -90,6 +92,28 @@ def test_a_second_input_is_refused_unless_merged(tmp_path):
     assert restore(second, out, "merge=true").failed == 0
     assert restore(first, out).failed == 0  # both belong to it now
     assert sorted(read_marker(out)["inputs"]) == sorted([str(first), str(second)])
+
+
+def test_pictures_of_one_name_in_two_inputs_do_not_replace_each_other(tmp_path):
+    first, second = (make_pictures(tmp_path / name, 3) for name in "ab")
+    save(second / "face_001.png", make_pixels(9))
+    out = tmp_path / "out"
+    restore(first, out)
+    before = (out / "restored/face_001.png").read_bytes()
+    summary = restore(second, out, "merge=true")
+    assert (summary.restored, summary.skipped, summary.failed) == (0, 2, 1)
+    (failure,) = read_jsonl(out / "failures.jsonl").records
+    assert f"what was made of {first / 'face_001.png'}, another picture" in failure["message"]
+    assert (out / "restored/face_001.png").read_bytes() == before
+    assert restore(first, out).skipped == 3
+    # A picture of either input that changes is done again, as ever.
+    save(second / "new.png", make_pixels(4))
+    assert restore(second, out, "merge=true").restored == 1
+    save(second / "new.png", make_pixels(5))
+    assert restore(second, out, "merge=true").restored == 1
+    # The folder was moved, so nothing is lost.
+    shutil.rmtree(first)
+    assert restore(second, out, "merge=true").restored == 1
 
 
 @pytest.mark.parametrize(
