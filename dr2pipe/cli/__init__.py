@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import threading
 from collections.abc import Callable, Sequence
 
 from dr2pipe.cli import commands
@@ -44,6 +45,7 @@ def report_errors(run: Callable[[], int]) -> int:
     traceback and ends with exit code 1.
     """
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    threading.excepthook = _say_of_thread
     try:
         code = run()
     except KeyboardInterrupt:
@@ -58,6 +60,14 @@ def report_errors(run: Callable[[], int]) -> int:
     if code == EXIT_INTERRUPTED:
         print("dr2pipe: interrupted; the same command goes on later", file=sys.stderr)
     return code
+
+
+def _say_of_thread(failed: threading.ExceptHookArgs) -> None:
+    """Say what ended a thread, such as that of tensorboard on a disk that failed."""
+    if isinstance(failed.exc_value, Dr2pipeError | OSError):
+        print(f"dr2pipe: {describe_error(failed.exc_value)}", file=sys.stderr)
+    else:
+        threading.__excepthook__(failed)
 
 
 def _fail(message: str) -> int:

@@ -93,7 +93,13 @@ def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
         for number, s in enumerate(summaries):
             counts = f"{s.restored} made, {s.skipped} already done, {s.failed} failed"
             print(f"variant {number}: {counts}")
-    return max(summary.exit_code for summary in summaries)
+            if s.failed:
+                variant = f"variant_{number:02d}"
+                print(f"the reasons are in {Path(config.output) / variant / 'failures.jsonl'}")
+    codes = {summary.exit_code for summary in summaries}
+    if len(codes) == 1:
+        return codes.pop()
+    return EXIT_INTERRUPTED if EXIT_INTERRUPTED in codes else EXIT_SOME_FAILED
 
 
 def degrade(

@@ -166,21 +166,27 @@ def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | N
     """Write a file under a temporary name, flush it to the disk, and rename it.
 
     ``partial_folder`` holds the temporary file, so that the leftovers of a killed process are in
-    one known place; by default, and where it is on another disk, it is the folder of ``path``.
+    one known place; by default, and where it is on another disk, it is the folder of ``path``,
+    and the next write of the same file takes the place of the leftover.
 
     Raises:
+        UnreadableFileError: a pipe, a device or a folder is in the place of the file.
         OSError: the file could not be written; ``filename`` is ``path``.
     """
     path = Path(path)
-    name = f".{uuid.uuid4().hex}.partial"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            _write_and_rename(Path(partial_folder or path.parent) / name, path, data)
-        except OSError as error:
-            if error.errno != errno.EXDEV:
-                raise
-            _write_and_rename(path.parent / name, path, data)
+        if path.exists():  # a rename would put the file in the place of a device
+            check_regular(path)
+        if partial_folder is not None:
+            try:
+                partial = Path(partial_folder) / f".{uuid.uuid4().hex}.partial"
+                return _write_and_rename(partial, path, data)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
+        mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
+        _write_and_rename(path.with_name(f".{mark}.partial"), path, data)
     except OSError as error:
         raise named(error, path) from None
 

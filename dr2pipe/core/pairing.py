@@ -2,17 +2,77 @@
 
 from __future__ import annotations
 
+import os
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
+from dr2pipe.core import files
 from dr2pipe.core.errors import PictureError
+from dr2pipe.core.markers import read_marker, result_folders
+from dr2pipe.core.records import RunRecords
 
 
 def normalised(name: str) -> str:
     """A relative path with composed letters: macOS writes ü as u and two dots, others do not."""
     return unicodedata.normalize("NFC", name)
+
+
+class MadeFiles:
+    """What a run made of its inputs, by its manifest.
+
+    Args:
+        folder: the output of a run, one of its result folders, or a folder in there. Where no
+            run filled it, nothing is found.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        self._made: dict[str, tuple[str, str]] = {}  # source: its sha256, file below the folder
+        real = Path(os.path.realpath(folder))
+        for output in (real, *real.parents):
+            inside = real.relative_to(output).parts
+            if not inside or inside[0] in result_folders(output):
+                marker = read_marker(output)
+                if marker is not None:
+                    self._read(output, "/".join(inside), marker)
+                    break
+
+    def partner(self, source: str | Path, sha256: str | None = None) -> Path | None:
+        """The file that was made of ``source``; None where the run did not make one.
+
+        Args:
+            source: the path of a file, followed by ``#`` and a number for a further page.
+            sha256: hex digest of the file as it is now; None: read here.
+
+        Raises:
+            PictureError: the source has changed since, or what was made of it is gone.
+            UnreadableFileError: the source cannot be read.
+        """
+        known, name = self._made.get(os.path.realpath(source), ("", ""))
+        if not name:
+            return None
+        path = files.safe_join(self.folder, name)
+        if known != (sha256 or files.sha256(source)):
+            raise PictureError(
+                f"{source} has changed since {path} was made of it; make it again from the picture "
+                "as it is now"
+            )
+        if not path.is_file():
+            raise PictureError(f"{path}, which was made of {source}, is not there any more")
+        return path
+
+    def _read(self, output: Path, inside: str, marker: dict[str, Any]) -> None:
+        inputs = [name for name in marker.get("inputs") or [] if isinstance(name, str)]
+        for path, record in RunRecords(output).finished().items() if inputs else ():
+            names = [record.get("output"), *record.get("files", {})]
+            start = f"{inside}/" if inside else ""
+            made = next((n for n in names if isinstance(n, str) and n.startswith(start)), None)
+            for root in inputs if made is not None else ():
+                source = os.path.realpath(os.path.join(root, path))
+                self._made[source] = record.get("sha256", ""), str(made).removeprefix(start)
 
 
 class Pairing:

@@ -69,6 +69,7 @@ _KINDS: dict[str, type] = {
     "settings": str,
     "output": str,
     "seed": int,
+    "input": int,
     "files": dict,
     "paired_sha256": dict,
     "notes": dict,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,12 +66,24 @@ class Methods:
                 if stage is not None:
                     self._build(stage)
 
-    def find_made(self, names: list[str], degradations: list[str]) -> None:
-        """Find the pictures of other tools for all faces, by the folders of the degradations."""
+    def find_made(
+        self,
+        names: list[str],
+        degradations: Sequence[Degradation],
+        inputs: Callable[[Degradation], dict[str, Path]],
+    ) -> None:
+        """Find the pictures of other tools for all faces, by the folders of the degradations.
+
+        Args:
+            names: of the faces.
+            degradations: of the study.
+            inputs: the files of the degraded faces by name.
+        """
         for method, config in self.configs.items():
             for degradation in degradations if config.folder is not None else ():
-                folder = Path(str(config.folder)) / degradation
-                self.made[method, degradation] = PartnerFolder(folder, names)
+                folder = Path(str(config.folder)) / degradation.folder
+                made = PartnerFolder(folder, names, inputs(degradation))
+                self.made[method, degradation.folder] = made
 
     def describe(self) -> dict[str, Any]:
         """Return settings, network configs and weight hashes by method."""

@@ -7,7 +7,8 @@ and weights. Results of different hashes are never mixed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from omegaconf import MISSING
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError, UnreadableFileError
 from dr2pipe.core.foreign import read_csv, read_text
-from dr2pipe.core.pairing import Pairing, normalised
+from dr2pipe.core.pairing import MadeFiles, Pairing, normalised
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.degradations import check_degradation
 from dr2pipe.diffusion.stage1 import DR2Config
@@ -159,6 +160,13 @@ class CleanSet:
     def __len__(self) -> int:
         return len(self.names)
 
+    @property
+    def files(self) -> dict[str, Path]:
+        """The files of the faces, by name; empty for those of an .npz."""
+        if self._faces.pixels is not None:
+            return {}
+        return {name: Path(path) for name, path in zip(self.names, self.paths, strict=True)}
+
     def face(self, index: int) -> Pixels:
         """Return (S,S,3) uint8 RGB with S = ``size``."""
         if self._faces.pixels is not None:
@@ -232,19 +240,27 @@ def png_name(name: str) -> str:
 class PartnerFolder:
     """Pictures that another tool made of faces, or that belong to them.
 
-    A picture has the relative path under which the study keeps the face (``a.jpg.png``), or the
-    face's own, each with any ending where that leaves no doubt; see :mod:`dr2pipe.core.pairing`.
+    A picture is one that a run made of the face, by its manifest. Else it has the relative path
+    under which the study keeps the face (``a.jpg.png``), or the face's own, each with any ending
+    where that leaves no doubt; see :mod:`dr2pipe.core.pairing`.
 
     Args:
         folder: of the pictures.
         names: of all faces.
+        sources: the files of which the pictures were made, by the names of the faces.
     """
 
-    def __init__(self, folder: str | Path, names: Sequence[str]):
-        self.folder = Path(folder)
+    def __init__(
+        self,
+        folder: str | Path,
+        names: Sequence[str],
+        sources: Mapping[str, Path] | None = None,
+    ):
+        self.folder, self._sources = Path(folder), sources or {}
+        self._made = MadeFiles(folder)
         found = images.find_images(folder, with_results=True).paths if self.folder.is_dir() else []
         offered = [path.relative_to(folder).as_posix() for path in found]
-        self._kept_names = {name: _kept_name(name) for name in names}
+        self._kept_names = {name: kept_name(name) for name in names}
         self._by_kept_name = Pairing(self._kept_names.values(), offered, folder)
         self._by_name = Pairing(names, offered, folder)
 
@@ -252,10 +268,14 @@ class PartnerFolder:
         """The file that belongs to a face.
 
         Raises:
-            ConfigError: there is none, or more than one.
+            ConfigError: there is none, or more than one, or the face has changed since.
         """
-        kept = self._kept_names[name]
+        kept, source = self._kept_names[name], self._sources.get(name)
         try:
+            if source is not None and os.path.lexists(source):
+                made = self._made.partner(source)
+                if made is not None:
+                    return made
             if kept != name and self._by_kept_name.has_partner(kept):
                 return self.folder / self._by_kept_name.partner(kept)
             return self.folder / self._by_name.partner(name)
@@ -281,8 +301,8 @@ class PartnerFolder:
         return pixels
 
 
-def _kept_name(name: str) -> str:
-    """Where a study keeps the picture of a face, from its folder."""
+def kept_name(name: str) -> str:
+    """Where a study keeps the picture of a face, from the folder of a degradation."""
     try:
         return files.safe_join(".", png_name(name)).as_posix()
     except Dr2pipeError:  # said where pictures are kept

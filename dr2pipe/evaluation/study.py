@@ -33,6 +33,7 @@ from dr2pipe.evaluation.protocol import (
     Degradation,
     PartnerFolder,
     Protocol,
+    kept_name,
     parse_degradations,
     png_name,
     read_groups,
@@ -103,7 +104,7 @@ class Study:
         if self.keeps_pictures:
             self._check_names()
         self.given = self._given()
-        self.methods.find_made(self.clean.names, [d.folder for d in self.degradations])
+        self.methods.find_made(self.clean.names, self.degradations, self._inputs)
         self.made_elsewhere = self._check_partners()
         self.description = self._describe()
         self.hash = stable_hash(self.description)
@@ -263,7 +264,15 @@ class Study:
 
     def _given(self) -> PartnerFolder | None:
         folder = self.protocol.clean.degraded
-        return None if folder is None else PartnerFolder(folder, self.clean.names)
+        return None if folder is None else PartnerFolder(folder, self.clean.names, self.clean.files)
+
+    def _inputs(self, degradation: Degradation) -> dict[str, Path]:
+        """The files of degraded faces by name, of which other tools made their results."""
+        names = self.clean.names
+        if degradation.label == GIVEN and self.given is not None:
+            return {name: self.given.path(name) for name in names}
+        folder = Path(self.protocol.output, "pictures", DEGRADED, degradation.folder)
+        return {name: folder / kept_name(name) for name in names}
 
     def _check_names(self) -> None:
         """Raise Dr2pipeError unless every picture has a file of its own, below the output."""

@@ -128,17 +128,18 @@ class FolderRun:
     def run(self) -> RunSummary:
         """Process what is missing or changed; returns the counts over all processes."""
         state = process_state()
+        # Single pictures of one folder may go into one output, one by one.
+        source = self.source if self.source.is_dir() else self.source.parent
         try:
             if state.is_main_process:
                 self.records.prepare(
                     self.run_description,
                     result_folders=self.outputs,
-                    # Single pictures of one folder may go into one output, one by one.
-                    source=self.source if self.source.is_dir() else self.source.parent,
+                    source=source,
                     merge=self.options.merge,
                 )
             state.wait_for_everyone()
-            self.results.read()
+            self.results.read(source)
             jobs = [
                 dataclasses.replace(job, output_name=self.results.name_of(job)) for job in self.jobs
             ]
@@ -264,9 +265,10 @@ class FolderRun:
             return None
         try:
             data = images.read_file(job.path)
-            paired = read_paired(self.paired, job)
+            sha256 = images.hash_bytes(data)
+            paired = read_paired(self.paired, job, sha256)
             hashes = {name: images.hash_bytes(found) for name, found in paired.items()}
-            if self.results.is_done(job, images.hash_bytes(data), hashes):
+            if self.results.is_done(job, sha256, hashes):
                 self._count("skipped")
                 return None
             picture = images.decode_image(

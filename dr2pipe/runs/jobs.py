@@ -13,7 +13,7 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
-from dr2pipe.core.pairing import Pairing
+from dr2pipe.core.pairing import MadeFiles, Pairing
 from dr2pipe.restoration.photos import PreparedPhoto
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import RESTORED
@@ -47,11 +47,12 @@ class Job:
 
 
 class PairedFiles:
-    """Files that belong to the pictures of a run, such as masks: one for all, or one by name.
+    """Files that belong to the pictures of a run, such as masks: one for all, or one for each.
 
     Args:
-        path: a picture for all, or a folder that holds a file for each picture, at the same
-            relative path; see :class:`dr2pipe.core.pairing.Pairing`.
+        path: a picture for all, or a folder that holds a file for each picture: one that a run
+            made of the picture, by its manifest, or else one at the same relative path; see
+            :mod:`dr2pipe.core.pairing`.
         prepare: turns such a file and its picture into what the process needs. A PictureError
             that it raises is the picture's failure.
 
@@ -66,6 +67,7 @@ class PairedFiles:
     ):
         self.path, self.prepare = Path(path), prepare
         self._pairing: Pairing | None = None
+        self._made: MadeFiles | None = None
         if not os.path.lexists(self.path):
             raise ConfigError(f"no file or folder at {path}")
 
@@ -75,16 +77,20 @@ class PairedFiles:
             found = images.find_images(self.path, with_results=True).paths
             offered = [path.relative_to(self.path).as_posix() for path in found]
             self._pairing = Pairing(relatives, offered, self.path)
+            self._made = MadeFiles(self.path)
 
-    def path_for(self, job: Job) -> Path:
-        """The file that belongs to a picture.
+    def path_for(self, job: Job, sha256: str) -> Path:
+        """The file that belongs to a picture, whose bytes have this hash.
 
         Raises:
-            PictureError: there is none, or it is not certain which it is.
+            PictureError: there is none, it is not certain which it is, or the picture has changed
+                since it was made.
         """
-        if self._pairing is None:
+        if self._pairing is None or self._made is None:
             return self.path
-        return self.path / self._pairing.partner(job.relative)
+        page = f"#{job.page + 1}" if job.page else ""
+        made = self._made.partner(f"{job.path}{page}", sha256)
+        return made or self.path / self._pairing.partner(job.relative)
 
 
 def find_jobs(
@@ -224,18 +230,21 @@ class LoadedPicture:
         return 1 / batch_size
 
 
-def read_paired(paired: Mapping[str, PairedFiles], job: Job) -> dict[str, bytes]:
-    """The files that belong to a picture, by name.
+def read_paired(paired: Mapping[str, PairedFiles], job: Job, sha256: str) -> dict[str, bytes]:
+    """The files that belong to a picture, whose bytes have this hash, by name.
 
     Raises:
         PictureError: one of them is missing, or cannot be opened.
     """
     found = {}
     for name, files in paired.items():
+        what = f"its {name}"
         try:
-            found[name] = images.read_file(files.path_for(job))
+            path = files.path_for(job, sha256)
+            what += f", {path}"
+            found[name] = images.read_file(path)
         except PictureError as error:
-            raise PictureError(f"its {name}: {error}") from None
+            raise PictureError(f"{what}: {error}") from None
     return found
 
 

@@ -12,6 +12,8 @@ import numpy.typing as npt
 from PIL import Image
 
 from dr2pipe.core import files, images
+from dr2pipe.core.errors import PictureError
+from dr2pipe.core.markers import read_marker
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs.batches import Result
 from dr2pipe.runs.jobs import Job, LoadedPicture
@@ -40,9 +42,13 @@ class Results:
         self.settings_hash, self.verify = settings_hash, verify
         self.finished: dict[str, Record] = {}
         self._owners: dict[str, set[str]] = {}
+        self._inputs, self._input = [""], 0  # of all runs with this output; the place of this one
 
-    def read(self) -> None:
-        """Read the manifest; to be called once the records are prepared."""
+    def read(self, source: str | Path) -> None:
+        """Read the manifest; to be called once the records are prepared with this source."""
+        inputs = (read_marker(self.records.folder) or {}).get("inputs") or []
+        if os.path.realpath(source) in inputs:
+            self._inputs, self._input = inputs, inputs.index(os.path.realpath(source))
         self.finished = self.records.finished()
         for path, record in self.finished.items():
             self._owners.setdefault(str(record.get("output", "")), set()).add(path)
@@ -56,8 +62,13 @@ class Results:
         return job.long_name
 
     def is_done(self, job: Job, sha256: str, paired_sha256: dict[str, str]) -> bool:
-        """Whether the picture with this hash was done with these settings, and is still whole."""
+        """Whether the picture with this hash was done with these settings, and is still whole.
+
+        Raises:
+            PictureError: the output holds the result of another input's picture of this name.
+        """
         record = self.finished.get(job.relative)
+        self._check_input(job, record or {}, sha256)
         if (
             record is None
             or record.get("sha256") != sha256
@@ -134,6 +145,7 @@ class Results:
                 "output": names[self.outputs[0]],
                 "files": written,
                 **({"faces_saved": True} if FACES in self.outputs else {}),
+                **({"input": self._input} if self._input else {}),
                 **({"paired_sha256": loaded.paired_sha256} if loaded.paired_sha256 else {}),
                 **record,
             }
@@ -160,6 +172,19 @@ class Results:
                 return data
         assert picture.own is not None
         return _encoded(name, picture.own.levels, picture, text, is_result=True, is_own=True)
+
+    def _check_input(self, job: Job, record: Record, sha256: str) -> None:
+        place = record.get("input", 0)
+        if not record or place == self._input or record.get("sha256") == sha256:
+            return
+        other = self._inputs[place] if 0 <= place < len(self._inputs) else ""
+        name = job.relative.rpartition("#")[0] if job.page else job.relative
+        path = os.path.join(other, name)
+        if other and os.path.lexists(path):  # else it was moved here
+            raise PictureError(
+                f"the output holds what was made of {path}, another picture of this name; "
+                "choose another output"
+            )
 
     def _main(self, output_name: str) -> str:
         return f"{self.outputs[0]}/{output_name}"

@@ -1,6 +1,9 @@
 """What the command line says where a user, a disk or the network is at fault, and its exit codes."""
 
+import threading
+
 import pytest
+from conftest import make_pictures
 
 from dr2pipe import cli
 
@@ -45,3 +48,45 @@ def test_arguments_are_plain_numbers(seed, capsys):
         cli.main(["degrade", "a", "b", "--with", "mild", "--seed", seed])
     assert ended.value.code == 2
     assert "is not a whole number without leading zeros" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "says", "traced"),
+    [(OSError(28, "full", "a"), "dr2pipe: a: full\n", False), (KeyError("a"), "KeyError", True)],
+)
+def test_errors_of_threads(error, says, traced, capsys, monkeypatch):
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+
+    def fail():
+        raise error
+
+    def run():
+        thread = threading.Thread(target=fail)
+        thread.start()
+        thread.join()
+        return 0
+
+    assert cli.report_errors(run) == 0
+    said = capsys.readouterr().err
+    assert says in said
+    assert ("Traceback" in said) == traced
+
+
+def test_make_coarse_says_where_the_reasons_are(model_folder, tmp_path, capsys):
+    faces = make_pictures(tmp_path / "in", 1)
+    (tmp_path / "empty.yaml").write_text("{}\n")
+    arguments = [
+        "make-coarse", str(tmp_path / "empty.yaml"), f"input={faces}", f"output={tmp_path / 'out'}",
+        f"dr2.model={model_folder}", "dr2.num_evaluations=2", "variants=1", "taus=[2]",
+        "omegas=[8]", "factors=[2]",
+    ]  # fmt: skip
+    assert cli.main(arguments) == 0
+    (faces / "broken.png").write_bytes(b"no picture")
+    assert cli.main(arguments) == 3
+    said = capsys.readouterr().out
+    assert f"the reasons are in {tmp_path / 'out/variant_00/failures.jsonl'}" in said
+    # Nothing succeeds in the second variant, where the user has a file in the place of the result.
+    (tmp_path / "out/variant_01/restored").mkdir(parents=True)
+    (tmp_path / "out/variant_01/restored/face_000.png").write_bytes(b"of the user")
+    assert cli.main([*arguments, "variants=2"]) == 3
+    assert "variant 1: 0 made, 0 already done, 2 failed" in capsys.readouterr().out

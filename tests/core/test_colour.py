@@ -4,43 +4,15 @@ import io
 import struct
 import zlib
 
-import cv2
 import numpy as np
 import pytest
+from colour_files import RGB_SPACES, encode, grey_profile, look, profile_of
 from PIL import Image, ImageCms
-from profiles import GREY, PRIMARIES, grey_profile, look, photo, rgb_profile
+from profiles import GREY, photo
 
 from dr2pipe.core import images
 from dr2pipe.core.images import colour
 from dr2pipe.core.images.writing import _packed
-
-
-def encode(pixels, kind, profile):
-    """Pixels that are in the profile's space, as a file's bytes."""
-    if pixels.dtype == np.uint8:
-        buffer = io.BytesIO()
-        options = {"quality": 100, "subsampling": 0} if kind == "JPEG" else {}
-        Image.fromarray(pixels).save(buffer, kind, icc_profile=profile, **options)
-        return buffer.getvalue()
-    if kind == "PNG":
-        return images.encode_png(pixels, profile=profile)
-    order = pixels if pixels.ndim == 2 else pixels[..., ::-1]
-    data = bytearray(cv2.imencode(".tiff", np.ascontiguousarray(order))[1].tobytes())
-    return with_tiff_tag(bytes(data), 34675, 7, profile)
-
-
-def with_tiff_tag(data, number, kind, value):
-    """A little-endian TIFF file whose directory has one more entry."""
-    assert data[:2] == b"II"
-    start = struct.unpack_from("<I", data, 4)[0]
-    count = struct.unpack_from("<H", data, start)[0]
-    entries = [data[start + 2 + 12 * i : start + 14 + 12 * i] for i in range(count)]
-    body = bytearray(data + bytes(len(data) % 2))
-    entries.append(struct.pack("<HHII", number, kind, len(value), len(body)))
-    body += value + bytes(len(value) % 2)
-    struct.pack_into("<I", body, 4, len(body))
-    body += struct.pack("<H", len(entries)) + b"".join(sorted(entries)) + bytes(4)
-    return bytes(body)
 
 
 def in_space(srgb, space, bits):
@@ -49,12 +21,12 @@ def in_space(srgb, space, bits):
     return found if bits == 16 else np.round(found / 257).astype(np.uint8)
 
 
-@pytest.mark.parametrize("name", PRIMARIES)
+@pytest.mark.parametrize("name", RGB_SPACES)
 @pytest.mark.parametrize(
     ("kind", "bits"), [("PNG", 8), ("PNG", 16), ("JPEG", 8), ("TIFF", 8), ("TIFF", 16)]
 )
 def test_rgb_profiles(name, kind, bits):
-    profile, srgb = rgb_profile(name), photo()
+    profile, srgb = profile_of(name), photo()
     space = colour.space_of_profile(profile)
     data = encode(in_space(srgb, space, bits), kind, profile)
     picture = images.decode_image(data, keep_own=True)
@@ -102,8 +74,8 @@ def test_grey_profiles(name, bits, kind):
 
 
 def test_curves_agree_with_littlecms():
-    for name in PRIMARIES:
-        profile = rgb_profile(name)
+    for name in RGB_SPACES:
+        profile = profile_of(name)
         pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
         ours = colour.space_of_profile(profile).to_srgb(pixels.astype(np.uint16) * 257) / 257
         theirs = np.asarray(colour.convert(Image.fromarray(pixels), profile, None)).astype(float)
@@ -133,7 +105,7 @@ def test_png_tags_of_colour():
     assert picture.own.chunks == (gamma,)
     # cICP counts before a profile, and sRGB before gAMA.
     p3 = in_space(photo(), colour.space_of_cicp(12, 13), 8)
-    iccp = (b"iCCP", b"x\0\0" + zlib.compress(rgb_profile("prophoto")))
+    iccp = (b"iCCP", b"x\0\0" + zlib.compress(profile_of("prophoto")))
     found = images.decode_image(png_with(p3, (b"cICP", bytes([12, 13, 0, 1])), iccp))
     assert np.abs(found.pixels.astype(float) - photo()).mean() < 1
     found = images.decode_image(png_with(photo(), (b"sRGB", b"\0"), gamma))
@@ -154,7 +126,7 @@ def test_tags_that_cannot_be_used_are_told(chunk):
 
 @pytest.mark.parametrize("damage", [slice(0, 100), slice(0, 300), slice(130, None), slice(0, 140)])
 def test_damaged_profiles_are_told(damage):
-    data = encode(photo(), "JPEG", rgb_profile("adobe_rgb")[damage])
+    data = encode(photo(), "JPEG", profile_of("adobe_rgb")[damage])
     picture = images.decode_image(data)
     assert picture.pixels.shape == photo().shape
     assert any("profile" in warning for warning in picture.warnings)

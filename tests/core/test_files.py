@@ -48,6 +48,34 @@ def test_a_line_that_is_cut_off_names_the_file(tmp_path, monkeypatch):
         append_jsonl(tmp_path / "lines.jsonl", [{"a": 1}])
 
 
+def test_the_leftover_of_a_killed_process_is_taken_away(tmp_path):
+    target = tmp_path / "a.json"
+    child = os.fork()
+    if child == 0:
+        os.replace = lambda *paths: os._exit(9)
+        files.write_bytes(target, b"never whole")
+    os.waitpid(child, 0)
+    assert [p.suffix for p in tmp_path.iterdir()] == [".partial"]
+    files.write_bytes(target, b"whole")
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("place", ["pipe", "folder", "device"])
+def test_what_is_no_file_keeps_its_place(place, tmp_path):
+    path = tmp_path / "place"
+    if place == "pipe":
+        os.mkfifo(path)
+    elif place == "folder":
+        path.mkdir()
+    else:
+        path.symlink_to("/dev/null")
+    before = os.lstat(path)
+    with pytest.raises(UnreadableFileError, match=r"place: (not a regular|a folder)"):
+        files.write_bytes(path, b"data")
+    assert os.lstat(path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["place"]
+
+
 @given(st.binary(min_size=1, max_size=20).filter(lambda name: b"\0" not in name))
 def test_names_of_any_bytes_come_back_from_json_lines(tmp_path_factory, name):
     path = tmp_path_factory.mktemp("names") / "lines.jsonl"

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from colour_files import grey_profile, profile_of
 from conftest import make_pixels
 from PIL import ExifTags, Image, ImageCms
-from profiles import grey_profile, rgb_profile
 from test_file_samples import tiff
 
 from dr2pipe.core import images
@@ -31,8 +31,8 @@ def plain_files(folder):
         exif[ExifTags.Base.Orientation] = orientation
         image.save(folder / f"turned_{orientation}.jpg", exif=exif)
     for name in ("display_p3", "adobe_rgb", "prophoto", "linear"):
-        image.save(folder / f"{name}.png", icc_profile=rgb_profile(name))
-        image.save(folder / f"{name}.jpg", icc_profile=rgb_profile(name))
+        image.save(folder / f"{name}.png", icc_profile=profile_of(name))
+        image.save(folder / f"{name}.jpg", icc_profile=profile_of(name))
     for gamma in (1.0, 1.8):
         image.convert("L").save(folder / f"grey_{gamma}.png", icc_profile=grey_profile(gamma))
     lab = ImageCms.createProfile("LAB")
@@ -52,7 +52,7 @@ def deep_files(folder):
     images.write_png(folder / "deep.png", DEEP)
     images.write_png(folder / "deep_alpha.png", DEEP, alpha=alpha)
     images.write_png(folder / "deep_grey.png", DEEP[..., 0])
-    images.write_png(folder / "deep_linear.png", DEEP, profile=rgb_profile("linear"))
+    images.write_png(folder / "deep_linear.png", DEEP, profile=profile_of("linear"))
     for name, data in {
         "chunky": tiff(DEEP),
         "planes": tiff(DEEP, planar=2),

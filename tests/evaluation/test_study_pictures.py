@@ -13,6 +13,7 @@ from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.evaluation.protocol import PartnerFolder
 from dr2pipe.metrics import psnr, sets
+from dr2pipe.runs.degrade import DegradeConfig, degrade_folder
 
 
 def test_pictures_made_elsewhere(protocol, clean, tmp_path):
@@ -39,6 +40,27 @@ def test_pictures_made_elsewhere(protocol, clean, tmp_path):
     with pytest.raises(ConfigError, match="has 16x20 pixels"):
         run(protocol, tmp_path / "p", *given)
     assert not (tmp_path / "p").exists()
+
+
+def test_pictures_made_elsewhere_are_found_by_the_manifest(protocol, clean, tmp_path):
+    faces = shutil.copytree(clean, tmp_path / "faces")
+    shutil.copyfile(faces / "face_001.png", faces / "face_000.jpg")  # two faces of one name
+    degrade_folder(DegradeConfig(str(faces), str(tmp_path / "d"), "mild", size=16))
+    degraded = tmp_path / "d/degraded"
+    tool = DegradeConfig(str(degraded), str(tmp_path / "tools/given"), "mild", size=32)
+    degrade_folder(tool)
+    given = [
+        "degradations=[given]", f"clean.path={faces}", f"clean.degraded={degraded}",
+        f"methods.tool.folder={tmp_path / 'tools'}",
+    ]  # fmt: skip
+    run(protocol, tmp_path / "o", *given)
+    assert len({r["picture"] for r in rows_of(tmp_path / "o")}) == 6
+    shutil.copyfile(degraded / "face_002.png", degraded / "face_003.png")
+    with pytest.raises(ConfigError, match=r"degraded/face_003\.png has changed since .*given"):
+        run(protocol, tmp_path / "p", *given)
+    shutil.copyfile(faces / "face_003.png", faces / "face_002.png")
+    with pytest.raises(ConfigError, match=r"faces/face_002\.png has changed since .*degraded"):
+        run(protocol, tmp_path / "p", *given)
 
 
 @pytest.mark.parametrize("kind", ["png", "jpg"])

@@ -16,6 +16,7 @@ from dr2pipe.degradations.masks import MASKS
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.psp import StyleEncoder
 from dr2pipe.restoration.inpainter import InpainterConfig, load_inpainter, read_mask, resize_mask
+from dr2pipe.runs.degrade import DegradeConfig, degrade_folder
 from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.training.recipes.exegan import random_style_encoder
@@ -100,6 +101,24 @@ def test_a_changed_mask_or_exemplar_is_done_again(faces, model):
     write(faces / "exemplars/sub/face_2.jpg", make_pixels(30, 30, 30))
     summary = run(faces, model)
     assert (summary.restored, summary.skipped) == (2, 1)
+
+
+def test_what_a_run_made_of_a_picture_is_its_exemplar(faces, model):
+    """Two pictures share a name, so that the run gave their results names of its own."""
+    write(faces / "in/sub/face_0.jpg", make_pixels(7, 40, 40))
+    write(faces / "masks/sub/face_0.jpg", mask_of())
+    degrade_folder(DegradeConfig(str(faces / "in"), str(faces / "made"), "severe"))
+    exemplars = faces / "made/degraded"
+    assert run(faces, model, exemplar=exemplars).restored == 4
+    for record in lines(faces / "out/manifest.jsonl"):
+        made = next(r for r in lines(faces / "made/manifest.jsonl") if r["path"] == record["path"])
+        assert record["paired_sha256"]["exemplar"] == made["files"][made["output"]][1]
+    write(faces / "in/sub/face_0.jpg", make_pixels(8, 40, 40))
+    summary = run(faces, model, exemplar=exemplars)
+    assert (summary.failed, summary.skipped) == (1, 3)
+    (failure,) = lines(faces / "out/failures.jsonl")
+    assert "face_0.jpg has changed since" in failure["message"]
+    assert "face_0.jpg.png was made of it" in failure["message"]
 
 
 def test_one_mask_and_one_exemplar_serve_all(faces, model):

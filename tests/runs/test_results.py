@@ -2,13 +2,15 @@
 
 import io
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
+from colour_files import look, profile_of
 from conftest import TINY, make_pictures, make_pixels
 from PIL import Image
-from profiles import look, photo, rgb_profile
+from profiles import photo
 
 from dr2pipe import cli
 from dr2pipe.core import images
@@ -16,6 +18,7 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.images import colour
 from dr2pipe.core.markers import read_marker, result_folders
+from dr2pipe.core.records import read_jsonl
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 
 NONE = [
@@ -94,6 +97,28 @@ def test_a_second_input_is_refused_unless_merged(tmp_path):
     assert restore(second, out, "merge=true").failed == 0
     assert restore(first, out).failed == 0  # both belong to it now
     assert sorted(read_marker(out)["inputs"]) == sorted([str(first), str(second)])
+
+
+def test_pictures_of_one_name_in_two_inputs_do_not_replace_each_other(tmp_path):
+    first, second = (make_pictures(tmp_path / name, 3) for name in "ab")
+    save(second / "face_001.png", make_pixels(9))
+    out = tmp_path / "out"
+    restore(first, out)
+    before = (out / "restored/face_001.png").read_bytes()
+    summary = restore(second, out, "merge=true")
+    assert (summary.restored, summary.skipped, summary.failed) == (0, 2, 1)
+    (failure,) = read_jsonl(out / "failures.jsonl").records
+    assert f"what was made of {first / 'face_001.png'}, another picture" in failure["message"]
+    assert (out / "restored/face_001.png").read_bytes() == before
+    assert restore(first, out).skipped == 3
+    # A picture of either input that changes is done again, as ever.
+    save(second / "new.png", make_pixels(4))
+    assert restore(second, out, "merge=true").restored == 1
+    save(second / "new.png", make_pixels(5))
+    assert restore(second, out, "merge=true").restored == 1
+    # The folder was moved, so nothing is lost.
+    shutil.rmtree(first)
+    assert restore(second, out, "merge=true").restored == 1
 
 
 @pytest.mark.parametrize(
@@ -219,7 +244,7 @@ def test_monochrome_pictures_stay_monochrome(tmp_path, model_folder):
 
 
 def test_a_wide_profile_looks_the_same(tmp_path):
-    profile = rgb_profile("prophoto")
+    profile = profile_of("prophoto")
     pixels = colour.space_of_profile(profile).from_srgb(photo(32, 32))
     save(tmp_path / "in/a.png", pixels, icc_profile=profile)
     restore(tmp_path / "in", tmp_path / "out")

@@ -100,6 +100,8 @@ class EnhancerRecipe:
         self.config = config
         if config.enhancer.name not in ENHANCERS:
             build_enhancer(config.enhancer.name)  # raises, naming the valid ones
+        if config.export_precision not in ("fp32", "fp16"):
+            raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
         self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
         self.vgg = None
         if config.loss.perceptual > 0:
