@@ -72,6 +72,7 @@ _KINDS: dict[str, type] = {
     "files": dict,
     "paired_sha256": dict,
     "notes": dict,
+    "faces": list,
 }
 
 
