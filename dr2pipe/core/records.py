@@ -73,6 +73,7 @@ _KINDS: dict[str, type] = {
     "files": dict,
     "paired_sha256": dict,
     "notes": dict,
+    "faces": list,
 }
 
 

@@ -15,6 +15,9 @@ from dr2pipe.diffusion.stage1 import describe_dr2
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
 from dr2pipe.runs.restore_config import RestoreConfig
 
+# What is noted of a face before it is restored.
+_OF_THE_INPUT = {"score", "side_px", "quality"}
+
 
 def describe_settings(
     config: RestoreConfig, restorer: Restorer, weight_hashes: dict[str, str]
@@ -61,24 +64,30 @@ def _hash_of_folder(path: str | None) -> str | None:
 
 
 def describe_notes(output: str | Path) -> list[str]:
-    """Medians of the measures that the manifest notes for the pictures of a run.
+    """What the manifest of a run notes, in words.
 
-    A line for each measure, such as the spread of samples or an enhancer's own; whole numbers
-    are settings, not measures.
+    First how many faces the photos of a run have. Then the medians of what was measured of each
+    result, a line for each measure, such as the spread of samples or an enhancer's own; whole
+    numbers are settings, not measures.
     """
+    records = list(RunRecords(output).finished().values())
+    faces = [face for record in records for face in record.get("faces", [])]
     values: dict[str, dict[str, list[float]]] = {}
-    for record in RunRecords(output).finished().values():
-        for notes in (record.get("notes", {}), *record.get("faces", [])):
-            for name, note in notes.items():
-                for part, value in note.items() if isinstance(note, dict) else [("", note)]:
-                    if isinstance(value, float):
-                        values.setdefault(name, {}).setdefault(part, []).append(value)
+    for notes in (*(record.get("notes", {}) for record in records), *faces):
+        for name in notes.keys() - _OF_THE_INPUT:
+            note = notes[name]
+            for part, value in note.items() if isinstance(note, dict) else [("", note)]:
+                if isinstance(value, float):
+                    values.setdefault(name, {}).setdefault(part, []).append(value)
     lines = []
-    for name, parts in values.items():
+    if any("faces" in record for record in records):
+        skipped = sum("skipped" in face for face in faces)
+        lines.append(f"faces: {len(faces)} found, {skipped} of them left as they are")
+    for name in sorted(values):
         described = []
-        for part, numbers in parts.items():
+        for part, numbers in values[name].items():
             low, median, high = np.quantile(numbers, [0.1, 0.5, 0.9])
             described.append(f"{part} {median:.3f} ({low:.3f}..{high:.3f})".strip())
         listed = ", ".join(described)
-        lines.append(f"{name.replace('_', ' ')}, median (and 80 % of the pictures): {listed}")
+        lines.append(f"{name.replace('_', ' ')}, median (and 80 % of the faces): {listed}")
     return lines
