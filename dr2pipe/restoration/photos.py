@@ -203,11 +203,14 @@ class PhotoEngine:
         # the size of their output. Halfway between both, in octaves, more is lost than gained.
         holds = math.sqrt(size * self.restorer.output_size)
         skipped = None
-        if self.faces.skip_good and quality.is_better_than(holds):
+        if self.faces.skip_good and quality.is_better_than(holds, self.background.scale):
             skipped = (
-                f"it has the detail of {quality.effective_px:.0f} pixels a side, more than the "
-                f"networks keep ({holds:.0f})"
+                f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
             )
+            if quality.effective_px >= holds:
+                skipped += f", and the networks keep {holds:.0f}"
+            else:
+                skipped += f", and {quality.side_px:.0f} in the photo"
         degraded = images.to_tensor(cut(picture.pixels, alignment, size))
         look = cut(picture.pixels, alignment, self.restorer.output_size)
         return PlacedFace(face, alignment, quality, degraded, look, skipped)

@@ -25,6 +25,7 @@ from PIL import Image
 from dr2pipe import cli
 from dr2pipe.convert.fetch import FILES
 from dr2pipe.core.config import resource
+from dr2pipe.faces.align import TEMPLATE
 
 # Lines of records that differ from run to run.
 _UNSTEADY = ("seconds", "time", "images_per_second", "data_wait_share")
@@ -83,9 +84,17 @@ def make_commands(folder: Path) -> dict[str, Command]:
         "save_every_steps=2", "preview_every_steps=100", "log_every_steps=4", "precision=no",
         "unet.channels=[32,32]", "unet.attention_sizes=[]", "schedule=constant",
     ]  # fmt: skip
+    photos = folder / "photos"
+    few_steps = [
+        "batch_size=2", "dr2.num_evaluations=1", "faces.skip_good=false", "save_faces=true",
+        "faces.name=file", f"faces.file={_write_photos(photos)}",
+    ]  # fmt: skip
     few = ["sources=null", "variants=2", "precision=fp32", "dr2.num_evaluations=2", "batch_size=2"]
     made: dict[str, Arguments] = {
-        "restore": lambda out: ["restore", str(faces), str(out), "--set", "batch_size=2"],
+        "restore": lambda out: [
+            "restore", str(faces), str(out), "--aligned", "--set", "batch_size=2"
+        ],
+        "photos": lambda out: ["restore", str(photos), str(out), "--set", *few_steps],
         "inpaint": lambda out: [
             "inpaint", str(faces), str(masks), str(out), "--exemplar", exemplar
         ],
@@ -115,6 +124,24 @@ def make_sweep(folder: Path, commands: dict[str, Command]) -> None:
     """The sweep that ``fit-auto`` reads."""
     if run_child(commands["sweep"].arguments(folder / "sweep")) != 0:
         raise SystemExit("the sweep for fit-auto failed")
+
+
+def _write_photos(folder: Path) -> Path:
+    """60 photos of no face, one or two, and the list of the faces."""
+    rng = np.random.default_rng(0)
+    folder.mkdir()
+    listed = {}
+    for i in range(60):
+        coarse = rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        photo = Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC)
+        photo.save(folder / f"photo_{i}.png")
+        centres = rng.uniform(30, 90, (i % 3, 2))
+        sizes = rng.uniform(30, 70, (len(centres), 1, 1))
+        landmarks = (TEMPLATE - 0.5) * sizes + centres[:, None]
+        listed[f"photo_{i}.png"] = [{"landmarks": face.round(2).tolist()} for face in landmarks]
+    path = folder.parent / "faces.json"
+    path.write_text(json.dumps(listed))
+    return path
 
 
 def _write_pictures(folder: Path) -> tuple[Path, Path]:

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from photos import detailed_photo, landmarks_at, smooth_photo
 
+from dr2pipe.core import images
 from dr2pipe.core.errors import PictureError
-from dr2pipe.core.images import resize_pixels
 from dr2pipe.faces.align import TEMPLATE, align, apply, cut
 from dr2pipe.faces.paste import face_mask, face_patch
 from dr2pipe.faces.quality import estimate_quality
@@ -130,6 +130,18 @@ def test_noise_counts_as_damage():
     assert damaged.noise > clean.noise + 5
     assert damaged.effective_px < clean.effective_px / 2
     assert clean.is_better_than(128)
+
+
+def test_a_small_sharp_face_is_good_as_it_is():
+    sharp = images.resize_pixels(detailed_photo(512), (128, 128))
+    alignment = align(landmarks_at(64, 64, 100))
+    soft = images.resize_pixels(images.resize_pixels(sharp, (48, 48)), (128, 128))
+    noise = np.random.default_rng(0).normal(0, 15, sharp.shape)
+    assert estimate_quality(sharp, alignment).is_better_than(256)
+    for damaged in (soft, images.round_to_uint8(sharp + noise)):
+        assert not estimate_quality(damaged, alignment).is_better_than(256)
+    # Twice as large, the photo has room for more detail.
+    assert not estimate_quality(sharp, alignment).is_better_than(256, scale=2)
 
 
 @pytest.mark.parametrize("side_px", [5, 16, 40, 3000])
