@@ -29,7 +29,7 @@ class DetectorConfig:
     """Which faces of a photo are restored. ``file`` belongs to the detector ``file``."""
 
     name: str = "yunet"  # yunet | file | none
-    file: str | None = None  # csv or JSON of faces, see docs/restore.md
+    file: str | None = None  # csv or JSON of faces, see faces/listed.py
     min_px: int = 16  # smaller side of a face's box, in pixels of the photo
     max_count: int = 1000  # most faces of a photo, the largest first
     min_score: float = 0.7  # 0..1, how sure the detector must be
