@@ -19,11 +19,11 @@ def smooth_photo(height=300, width=400, seed=0, cells=24):
     return resize_pixels(small, (height, width))
 
 
-def detailed_photo(size, seed=0):
-    """Power that falls as in photos of faces: amplitude about 1/f^1.3."""
+def detailed_photo(size, seed=0, fall=1.45):
+    """Power that falls as in photos of faces: amplitude about 1/f^fall."""
     rng = np.random.default_rng(seed)
     spectrum = np.fft.rfft2(rng.normal(size=(size, size)))
     frequency = np.hypot(np.fft.fftfreq(size)[:, None], np.fft.rfftfreq(size)) * size
-    luma = np.fft.irfft2(spectrum / np.maximum(frequency, 1) ** 1.45, (size, size))
+    luma = np.fft.irfft2(spectrum / np.maximum(frequency, 1) ** fall, (size, size))
     luma = (luma - luma.mean()) / luma.std() * 50 + 128
     return np.repeat(np.clip(np.round(luma), 0, 255).astype(np.uint8)[..., None], 3, axis=2)

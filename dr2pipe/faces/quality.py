@@ -27,7 +27,7 @@ _JPEG_BLOCK_PX = 8
 _BLOCKY = 0.25
 # A face has all the detail of its pixels from this share of them on: bands are half an octave wide.
 # Small faces are steep, so their own detail counts as some noise.
-_FULL, _CLEAN_NOISE, _CLEAN_BLOCKINESS = 0.7, 5.0, 0.12
+_FULL, _CLEAN_NOISE, _CLEAN_BLOCKINESS = 0.7, 5.0, 0.2
 _BLOCKS_MATTER_BELOW = 3
 _TINY = 0.05
 

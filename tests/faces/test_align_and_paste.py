@@ -2,10 +2,12 @@
 
 import numpy as np
 import pytest
+import skimage
 from photos import detailed_photo, landmarks_at, smooth_photo
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import PictureError
+from dr2pipe.faces import DetectorConfig, build_detector
 from dr2pipe.faces.align import TEMPLATE, align, apply, cut
 from dr2pipe.faces.paste import face_mask, face_patch
 from dr2pipe.faces.quality import estimate_quality
@@ -133,9 +135,11 @@ def test_noise_counts_as_damage():
 
 
 def test_a_small_sharp_face_is_good_as_it_is():
-    sharp = detailed_photo(128) // 2 + 64
-    alignment = align(landmarks_at(64, 64, 100))
-    soft = images.resize_pixels(images.resize_pixels(sharp, (48, 48)), (128, 128))
+    photo = skimage.data.astronaut()
+    (face,) = build_detector(DetectorConfig()).detect(photo)
+    sharp, scale = images.resize_pixels(photo, (240, 240)), 240 / 512
+    alignment = align(face.landmarks * scale)
+    soft = images.resize_pixels(images.resize_pixels(sharp, (100, 100)), (240, 240))
     noise = np.random.default_rng(0).normal(0, 15, sharp.shape)
     assert estimate_quality(sharp, alignment).is_better_than(256)
     for damaged in (soft, images.round_to_uint8(sharp + noise)):
