@@ -85,7 +85,7 @@ def _add_restore(to: Commands) -> None:
     )
     command.add_argument(
         "--min-identity",
-        help="0..1: leave faces as they are that come out less alike (0.4 is usual)",
+        help="0..1: leave faces as they are that come out less alike; see docs/restore.md",
     )
     command.add_argument(
         "--reference", help="folder of photos of the person; takes --set samples=K, K at least 2"

@@ -83,6 +83,8 @@ def describe_notes(output: str | Path) -> list[str]:
     if any("faces" in record for record in records):
         skipped = sum("skipped" in face for face in faces)
         lines.append(f"faces: {len(faces)} found, {skipped} of them left as they are")
+        if any("good as it is" in face.get("skipped", "") for face in faces):
+            lines[-1] += " (good ones: restored too with --set faces.skip_good=false)"
     for name in sorted(values):
         described = []
         for part, numbers in values[name].items():
