@@ -26,7 +26,7 @@ from dr2pipe.core.records import RunRecords
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.degradations import codecs
 from dr2pipe.faces.align import Alignment, align, cut
-from dr2pipe.faces.paste import face_patch
+from dr2pipe.faces.paste import photo_weights
 from dr2pipe.metrics import measure
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 
@@ -207,12 +207,10 @@ def is_found(alignment: Alignment, faces: Sequence[dict]) -> bool:
 
 def face_psnr(pixels: images.Pixels, original: images.Pixels, alignment: Alignment) -> float:
     """PSNR in dB of a face of a photo, its pixels weighted as they are when it is pasted."""
-    patch = face_patch(np.zeros((1, 1, 3), np.float32), alignment, original.shape[:2])
-    assert patch is not None
-    rows = slice(patch.top, patch.top + len(patch.weights))
-    columns = slice(patch.left, patch.left + patch.weights.shape[1])
-    error = np.square(pixels[rows, columns] - original[rows, columns].astype(float)).mean(axis=2)
-    return 10 * math.log10(255**2 / np.average(error, weights=patch.weights))
+    height, width = original.shape[:2]
+    weights = photo_weights(alignment, (height, width))
+    error = np.square(pixels - original.astype(float)).mean(axis=2)
+    return 10 * math.log10(255**2 / np.average(error, weights=weights))
 
 
 # -- aligned portraits -------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def _add_restore(to: Commands) -> None:
     )
     command.add_argument(
         "--min-identity",
+        type=float,
         help="0..1: leave faces as they are that come out less alike; see docs/restore.md",
     )
     command.add_argument(

@@ -3,7 +3,8 @@
 from dr2pipe.faces.align import Alignment, align, cut
 from dr2pipe.faces.detect import DetectorConfig, build_detector, select_faces
 from dr2pipe.faces.face import Face, FaceDetector
-from dr2pipe.faces.paste import face_mask, face_patch
+from dr2pipe.faces.listed import ListedDetector
+from dr2pipe.faces.paste import face_mask, face_patches, photo_weights
 from dr2pipe.faces.quality import Quality, estimate_quality
 
 __all__ = [
@@ -11,12 +12,14 @@ __all__ = [
     "DetectorConfig",
     "Face",
     "FaceDetector",
+    "ListedDetector",
     "Quality",
     "align",
     "build_detector",
     "cut",
     "estimate_quality",
     "face_mask",
-    "face_patch",
+    "face_patches",
+    "photo_weights",
     "select_faces",
 ]

@@ -105,7 +105,13 @@ def select_faces(
         config: thresholds and choice.
         image_size: height and width of the photo in pixels.
     """
-    kept = [f for f in faces if f.side_px >= config.min_px and f.score >= config.min_score]
+    # Who lists a face wants it.
+    kept = [
+        face
+        for face in faces
+        if config.name == "file"
+        or (face.side_px >= config.min_px and face.score >= config.min_score)
+    ]
     kept.sort(key=lambda face: (-face.area_px, face.box))
     if config.only == "largest":
         return kept[:1]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import posixpath
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -14,6 +15,8 @@ from dr2pipe.core.errors import ConfigError, PictureError, UnreadableFileError
 from dr2pipe.core.foreign import read_numbered_csv, read_object
 from dr2pipe.core.images import Pixels
 from dr2pipe.faces.face import Face, Points
+
+logger = logging.getLogger(__name__)
 
 _POINTS = ("eyeL", "eyeR", "nose", "mouthL", "mouthR")
 _POINT_COLUMNS = [f"{point}_{axis}" for point in _POINTS for axis in "xy"]
@@ -39,6 +42,24 @@ class ListedDetector:
         self, path: str | Path, entries: Mapping[str, Sequence[tuple[str, Mapping[str, Any]]]]
     ):
         self.path, self.entries = path, entries
+
+    def check_names(self, paths: Iterable[str]) -> None:
+        """Compare the list's names with the photos of a run.
+
+        Raises:
+            ConfigError: the list names none of them. Some that it names in vain are a warning.
+        """
+        known = {_normal(path) for path in paths}
+        strange = [name for name in self.entries if name not in known]
+        if not strange:
+            return
+        some = ", ".join(strange[:3]) + (", ..." if len(strange) > 3 else "")
+        if len(strange) == len(self.entries):
+            raise ConfigError(
+                f"{self.path} names no photo of the input; it names {some}. Names are paths from "
+                "the input folder"
+            )
+        logger.warning("%s names %d photos that are not there: %s", self.path, len(strange), some)
 
     def detect(self, image: Pixels, path: str = "") -> list[Face]:
         """See :class:`dr2pipe.faces.face.FaceDetector`.

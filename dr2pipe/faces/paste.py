@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -18,6 +18,7 @@ Weights = npt.NDArray[np.float32]  # 0..1
 _HALF_WIDTH, _HALF_HEIGHT = 1.3, 1.45
 # The oval fades over this share of its half axes, and the crop over this share of its side.
 _FEATHER, _BORDER = 0.3, 0.06
+_ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,48 +37,64 @@ class Patch:
     pixels: npt.NDArray[np.float32]
     weights: Weights
 
+    @property
+    def place(self) -> tuple[slice, slice]:
+        """Its rows and columns in the photo."""
+        height, width = self.weights.shape
+        return slice(self.top, self.top + height), slice(self.left, self.left + width)
 
-def face_patch(
+
+def face_patches(
     restored: npt.NDArray[np.float32],
     alignment: Alignment,
     photo_size: tuple[int, int],
     neighbours: Sequence[Alignment] = (),
-) -> Patch | None:
-    """Turn a restored face back into its place.
+) -> Iterator[Patch]:
+    """Turn a restored face back into its place, some rows at a time: large faces are large as floats.
 
     Args:
         restored: (S,S,3) float32 sRGB, levels of 0..255, in the alignment's crop.
         alignment: of the face in the photo.
         photo_size: height and width of the photo.
-        neighbours: alignments of other faces that are pasted. Where two ovals overlap, a pixel
-            belongs to the face whose middle is nearer, measured in ovals.
+        neighbours: alignments of the other faces. Where two ovals overlap, a pixel belongs to the
+            face whose middle is nearer, measured in ovals.
 
-    Returns:
-        The part of the photo that changes; None for a face outside the photo.
+    Yields:
+        The parts of the photo that change, from the top; none for a face outside the photo.
     """
     height, width = photo_size
     low = np.maximum(np.floor(alignment.corners().min(axis=0)).astype(int), 0)
     high = np.minimum(np.ceil(alignment.corners().max(axis=0)).astype(int), [width, height])
-    if (high <= low).any():
-        return None
-    weights = _weights(alignment, low, high, neighbours)  # (h,w)
-    (rows,), (columns,) = (np.nonzero((weights > 0).any(axis=axis)) for axis in (1, 0))
-    if not len(rows):
-        return None
-    part = slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
-    weights = weights[part]
-    left, top = int(low[0] + columns[0]), int(low[1] + rows[0])
     side = len(restored)
     shrink = shrink_before_turning(side, alignment.side_px)
     if shrink < 1:
         side = max(1, round(side * shrink))
         small = cv2.resize(restored, (side, side), interpolation=cv2.INTER_AREA)
         restored = np.asarray(small, np.float32)
-    to_crop = alignment.to_crop * side
-    to_crop[:, 2] += to_crop[:, :2] @ [left, top]
-    shape = (int(weights.shape[0]), int(weights.shape[1]))
-    pixels = warp(restored, to_crop, shape, to_target=False)
-    return Patch(top, left, np.asarray(pixels, np.float32), weights)
+    for first in range(low[1], high[1], _ROWS_AT_ONCE):
+        last = min(first + _ROWS_AT_ONCE, int(high[1]))
+        if high[0] > low[0]:
+            weights = _weights(alignment, (low[0], first), (high[0], last), neighbours)  # (h,w)
+            (columns,) = np.nonzero((weights > 0).any(axis=0))
+            if len(columns):
+                left = int(low[0] + columns[0])
+                weights = weights[:, columns[0] : columns[-1] + 1]
+                to_crop = alignment.to_crop * side
+                to_crop[:, 2] += to_crop[:, :2] @ [left, first]
+                shape = (int(weights.shape[0]), int(weights.shape[1]))
+                pixels = warp(restored, to_crop, shape, to_target=False)
+                yield Patch(first, left, np.asarray(pixels, np.float32), weights)
+
+
+def photo_weights(
+    alignment: Alignment, photo_size: tuple[int, int], neighbours: Sequence[Alignment] = ()
+) -> Weights:
+    """(H,W) share of a face's result in every pixel of the photo; see :func:`face_patches`."""
+    weights = np.zeros(photo_size, np.float32)
+    nothing = np.zeros((1, 1, 3), np.float32)
+    for patch in face_patches(nothing, alignment, photo_size, neighbours):
+        weights[patch.place] = patch.weights
+    return weights
 
 
 def face_mask(alignment: Alignment, size: int) -> Weights:
@@ -88,12 +105,12 @@ def face_mask(alignment: Alignment, size: int) -> Weights:
 
 def _weights(
     alignment: Alignment,
-    low: npt.NDArray[np.int64],
-    high: npt.NDArray[np.int64],
+    low: tuple[int, int],
+    high: tuple[int, int],
     neighbours: Sequence[Alignment],
 ) -> Weights:
     """Weights of the photo's pixels from ``low`` to ``high`` (x, y)."""
-    width, height = high - low
+    width, height = high[0] - low[0], high[1] - low[1]
     pixels = np.mgrid[low[1] : high[1], low[0] : high[0]][::-1].reshape(2, -1).T + 0.5
     places = apply(alignment.to_crop, pixels)
     weights = _fade(places, alignment)

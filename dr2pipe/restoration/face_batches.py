@@ -149,7 +149,8 @@ class FaceRestorer:
             results[i].notes["tried"] = tried
             results[i].skipped = (
                 f"it came out too little alike ({usual[i]:.2f}, "
-                f"identity.minimum={self.same_person.minimum:g}), with gentler settings too"
+                f"identity.minimum={self.same_person.minimum:g})"
+                + (", with gentler settings too" if tried else "")
             )
 
     def _restore(

@@ -15,6 +15,7 @@ from dr2pipe.core import images
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.models import find_file
+from dr2pipe.faces import ListedDetector
 from dr2pipe.restoration.photos import PhotoEngine
 from dr2pipe.restoration.settings import RestorationConfig, check_restoration, load_photo_engine
 
@@ -83,11 +84,14 @@ class PhotoRestorer:
         Raises:
             PictureError: no such picture.
         """
+        name = Path(image).name if isinstance(image, str | Path) else ""
+        if isinstance(self.engine.detector, ListedDetector) and not name:
+            raise ConfigError("faces.name=file looks photos up by name: give the path of a file")
         picture = _decoded(image)
         assert picture.own is not None
         if self.keep_tint:
             picture.set_tint_aside()
-        photo = self.engine.prepare(picture)
+        photo = self.engine.prepare(picture, name)
         (result,) = self.engine.restore([photo], [self.seed if seed is None else seed])
         levels = picture.own.levels if result.levels is None else result.levels
         faces = [face.record for face in result.faces]
@@ -102,12 +106,22 @@ def _decoded(
         return images.decode_image(data, keep_own=True, whole_photo=True)
     if isinstance(image, torch.Tensor):
         batch = image if image.ndim == 4 else image[None]
-        if batch.ndim != 4 or batch.shape[:2] != (1, 3):
-            raise PictureError(f"expected (3,H,W) or (1,3,H,W), not {tuple(image.shape)}")
+        if batch.ndim != 4 or batch.shape[:2] != (1, 3) or not batch.is_floating_point():
+            raise PictureError(
+                f"expected (3,H,W) or (1,3,H,W) floats in [-1,1], not {tuple(image.shape)} "
+                f"{str(image.dtype).removeprefix('torch.')}"
+            )
+        if not batch.isfinite().all():
+            raise PictureError("the tensor has values that are not finite")
         return _decoded(images.to_uint8(batch)[0])
     if isinstance(image, np.ndarray):
-        if image.dtype != np.uint8 or image.ndim not in (2, 3) or image.shape[2:] not in ((), (3,)):
-            raise PictureError(f"expected (H,W,3) uint8, not {image.shape} {image.dtype}")
+        if (
+            image.dtype != np.uint8
+            or image.ndim not in (2, 3)
+            or image.shape[2:] not in ((), (3,))
+            or not image.size
+        ):
+            raise PictureError(f"expected (H,W,3) or (H,W) uint8, not {image.shape} {image.dtype}")
         return images.picture_of(
             Image.fromarray(np.ascontiguousarray(image)), keep_own=True, whole_photo=True
         )
@@ -120,9 +134,16 @@ def _as_given(image: Any, levels: images.Levels, picture: images.Picture) -> Any
         return tensor if image.ndim == 4 else tensor[0]
     if not isinstance(image, Image.Image):
         return levels
+    own = picture.own
+    if own is not None and own.is_other_than_srgb and own.profile is None:
+        levels = own.to_srgb(levels)  # nothing that Pillow saves would say in which space they are
     result = Image.fromarray(images.reduced(levels))
     if picture.alpha is not None:
         result.putalpha(Image.fromarray(images.reduced(picture.alpha)))
+    if own is not None and own.profile is not None:
+        result.info["icc_profile"] = own.profile  # Pillow saves it by itself
+    if picture.metadata.dpi is not None:
+        result.info["dpi"] = picture.metadata.dpi
     return result
 
 

@@ -12,7 +12,7 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.faces import (
     Alignment,
@@ -24,16 +24,18 @@ from dr2pipe.faces import (
     cut,
     estimate_quality,
     face_mask,
-    face_patch,
+    face_patches,
     select_faces,
 )
 from dr2pipe.restoration.background import Background, enlarged
 from dr2pipe.restoration.face_batches import FaceRestorer, RestoredFace
 
+NO_FACE = "no face was found"
+_MOST_SIDES = 4  # of a photo that a face's crop may have
 # A batch of photos ends when they have so many pixels, however few faces they have.
 _BATCH_PIXELS = 48_000_000
 _PHOTOS_PER_FACE = 4  # or when there are so many photos for each face of a full batch
-# Colours are matched where they change slowly: on so many cells a side of the crop.
+# Colours are matched where they change slowly: by so many cells a side of the crop.
 _COLOUR_CELLS = 8
 
 
@@ -87,17 +89,19 @@ class PreparedPhoto:
     Attributes:
         picture: with ``own``.
         faces: the largest first.
+        scale: how much the photo will be enlarged.
     """
 
     picture: images.Picture
     faces: list[PlacedFace]
+    scale: int = 1
 
     def share_of_batch(self, batch_size: int) -> float:
         """How much of a batch of ``batch_size`` faces it fills, from 0 to 1 or more."""
         height, width = self.picture.pixels.shape[:2]
         faces = sum(face.skipped is None for face in self.faces)
         by_count = max(faces, 1 / _PHOTOS_PER_FACE) / batch_size
-        return float(max(by_count, height * width / _BATCH_PIXELS))
+        return float(max(by_count, height * width * self.scale**2 / _BATCH_PIXELS))
 
 
 @dataclass
@@ -171,7 +175,8 @@ class PhotoEngine:
         chosen = select_faces(found, self.faces, (size[0], size[1]))
         if picture.alpha is not None and self.background.scale > 1:
             picture.alpha = enlarged(picture.alpha, self.background.scale)
-        return PreparedPhoto(picture, [self._place(picture, face) for face in chosen])
+        placed = [self._place(picture, face) for face in chosen]
+        return PreparedPhoto(picture, placed, self.background.scale)
 
     def restore(self, photos: Sequence[PreparedPhoto], seeds: Sequence[int]) -> list[RestoredPhoto]:
         """Restore the faces of several photos, which share batches, and paste them.
@@ -197,6 +202,10 @@ class PhotoEngine:
 
     def _place(self, picture: images.Picture, face: Face) -> PlacedFace:
         alignment = align(face.landmarks)
+        if alignment.side_px > _MOST_SIDES * max(picture.pixels.shape[:2]):
+            raise PictureError(
+                f"a face with a crop of {alignment.side_px:.0f} pixels is larger than the photo"
+            )
         quality = estimate_quality(picture.pixels, alignment)
         size = self.restorer.input_size
         # The networks see no detail finer than their input has, and add what is plausible up to
@@ -208,9 +217,9 @@ class PhotoEngine:
                 f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
             )
             if quality.effective_px >= holds:
-                skipped += f", and the networks keep {holds:.0f}"
+                skipped += f", at least what the networks can give ({holds:.0f})"
             else:
-                skipped += f", and {quality.side_px:.0f} in the photo"
+                skipped += f", all that its size allows ({quality.side_px:.0f})"
         degraded = images.to_tensor(cut(picture.pixels, alignment, size))
         look = cut(picture.pixels, alignment, self.restorer.output_size)
         return PlacedFace(face, alignment, quality, degraded, look, skipped)
@@ -220,7 +229,7 @@ class PhotoEngine:
     ) -> RestoredPhoto:
         picture, scale = photo.picture, self.background.scale
         assert picture.own is not None
-        warnings = [] if photo.faces else ["no face was found"]
+        warnings = [] if photo.faces else [NO_FACE]
         reports = []
         changed = [face for face in photo.faces if id(face) in results]
         changed = [face for face in changed if results[id(face)][0].skipped is None]
@@ -229,7 +238,7 @@ class PhotoEngine:
         if changed and levels is picture.own.levels:
             levels = levels.copy()
         for face in photo.faces:
-            record = describe_face(face, self.restorer.input_size)
+            record = describe_face(face)
             if id(face) not in results:
                 reports.append(FaceReport(record))
                 continue
@@ -265,41 +274,36 @@ class PhotoEngine:
         neighbours: Sequence[Alignment],
     ) -> None:
         """Change ``levels`` in the place of a face; ``original`` are those before any face."""
+        assert picture.own is not None
         scale = self.background.scale
         height, width = levels.shape[:2]
+        top = np.iinfo(levels.dtype).max
         pixels = (restored[0].permute(1, 2, 0).double() + 1).mul(127.5).float().numpy()
-        patch = face_patch(
+        for patch in face_patches(
             pixels,
             alignment.scaled(scale),
             (height, width),
             [other.scaled(scale) for other in neighbours],
-        )
-        if patch is None:
-            return
-        wide = np.clip(np.round(patch.pixels * 257.0), 0, 65535).astype(np.uint16)
-        if picture.tint is not None:
-            wide = picture.tint.apply(wide, images.Place(patch.top, patch.left, height, width))
-        assert picture.own is not None
-        new = picture.own.from_srgb(wide).astype(np.float32)
-        weights = patch.weights * self.faces.blend
-        rows = slice(patch.top, patch.top + len(weights))
-        columns = slice(patch.left, patch.left + weights.shape[1])
-        part = levels[rows, columns]
-        share = weights if part.ndim == 2 else weights[..., None]
-        # Shares of overlapping faces add up, each against the photo as it was.
-        mixed = part + share * (new - original[rows, columns])
-        top = np.iinfo(levels.dtype).max
-        np.copyto(part, np.clip(np.round(mixed), 0, top).astype(part.dtype), where=share > 0)
+        ):
+            wide = np.clip(np.round(patch.pixels * 257.0), 0, 65535).astype(np.uint16)
+            if picture.tint is not None:
+                wide = picture.tint.apply(wide, images.Place(patch.top, patch.left, height, width))
+            new = picture.own.from_srgb(wide).astype(np.float32)
+            rows, columns = patch.place
+            part = levels[rows, columns]
+            weights = patch.weights * self.faces.blend
+            share = weights if part.ndim == 2 else weights[..., None]
+            # Shares of overlapping faces add up, each against the photo as it was.
+            mixed = part + share * (new - original[rows, columns])
+            np.copyto(part, np.clip(np.round(mixed), 0, top).astype(part.dtype), where=share > 0)
 
 
 def slow_part(x: torch.Tensor) -> torch.Tensor:
-    """(B,C,S,S) without all that changes within an eighth of a side (the low pass of stage 1)."""
-    size = x.shape[-1]
-    factor = max(n for n in range(1, size // _COLOUR_CELLS + 1) if size % n == 0)
-    return build_low_pass("bicubic", factor=factor)(x)
+    """(B,C,S,S) without all that changes within an eighth of a side."""
+    return build_low_pass("gaussian", sigma_px=x.shape[-1] / _COLOUR_CELLS / 2)(x)
 
 
-def describe_face(face: PlacedFace, size: int) -> dict[str, Any]:
+def describe_face(face: PlacedFace) -> dict[str, Any]:
     """What the manifest says of a face before it is restored."""
     quality = face.quality
     return {

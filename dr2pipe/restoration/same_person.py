@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,11 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, MissingPackageError
-from dr2pipe.faces import FaceDetector
+from dr2pipe.faces import DetectorConfig, build_detector
 from dr2pipe.faces.identity import References, identity_similarity
 from dr2pipe.features.dlib_identity import IdentityEmbedder, load_identity
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -63,7 +66,7 @@ class SamePerson:
 
 
 def load_same_person(
-    config: IdentityConfig, detector: FaceDetector, samples: int, device: torch.device | str
+    config: IdentityConfig, samples: int, device: torch.device | str
 ) -> SamePerson | None:
     """The comparison that a configuration asks for; None for none.
 
@@ -86,5 +89,15 @@ def load_same_person(
         return None
     references = None
     if config.reference is not None:
+        # Faces of photos may be listed; those of the references are looked for.
+        detector = build_detector(DetectorConfig())
         references = References.read(config.reference, detector.detect, embedder)
+        if references.without_face:
+            names = ", ".join(list(references.without_face)[:5])
+            logger.warning(
+                "%s: %d of its photos are not used, for instance because no face was found: %s",
+                config.reference,
+                len(references.without_face),
+                names,
+            )
     return SamePerson(embedder, minimum=config.minimum, references=references)

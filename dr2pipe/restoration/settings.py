@@ -82,7 +82,7 @@ def load_photo_engine(
     """
     detector = build_detector(config.faces)
     background, background_hashes = load_background(config.background, config.scale)
-    same_person = load_same_person(config.identity, detector, config.samples, device)
+    same_person = load_same_person(config.identity, config.samples, device)
     restorer, hashes = load_restorer(config, device)
     faces = FaceRestorer(
         restorer,

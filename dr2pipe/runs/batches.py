@@ -27,7 +27,7 @@ class BatchResult:
         pixels: results by result folder; None in the place of a picture that is unchanged.
         notes: further entries of the manifest: parameters drawn or chosen for the picture, and
             measures of its result.
-        faces: the manifest's list of the faces of each picture; None for runs on aligned faces.
+        records: further entries of each picture's line in the manifest; None for none.
         warnings: sentences for the manifest; None for none at all.
         in_own_space: result folders whose pixels are in the colour space of the input's file.
     """
@@ -35,14 +35,13 @@ class BatchResult:
     pixels: Sequence[Mapping[str, Result | None]]
     notes: list[dict[str, Any]]
     warnings: list[list[str]] | None = None
-    faces: list[list[dict[str, Any]]] | None = None
+    records: list[dict[str, Any]] | None = None
     in_own_space: frozenset[str] = frozenset()
 
 
-# Called with pictures (B,3,S,S) in [-1,1], or the list of what the run's ``prepare`` made of them,
-# one seed per picture, the decoded pictures that they
-# are of (without pixels), and for each kind of paired files a keyword argument of its name, a
-# list of what was prepared for each picture.
+# Called with pictures (B,3,S,S) in [-1,1], or the list of what the run's ``prepare`` made of them;
+# one seed per picture; the decoded pictures, without pixels; and for each kind of paired files a
+# keyword argument of its name, a list of what was prepared for each picture.
 ProcessBatch = Callable[..., BatchResult]
 
 

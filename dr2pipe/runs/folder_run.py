@@ -69,6 +69,8 @@ class FolderRun:
         keep_own: keep the pictures in their own colour space, see ``Picture.own``.
         prepare: makes of a photo of any shape, and its relative path, what ``process`` takes a
             list of; called in the loaders' threads. The photo's pixels are its own to keep.
+        lacks: whether a finished picture's record lacks what this run wants, and has to be done
+            again.
         options: how files are read and compared.
         run_description: the content of ``run.yaml``.
         png_text: written into every result, besides its seed.
@@ -95,6 +97,7 @@ class FolderRun:
         keep_tint: bool = False,
         keep_own: bool = False,
         prepare: Callable[[images.Picture, str], PreparedPhoto] | None = None,
+        lacks: Callable[[dict[str, Any]], bool] | None = None,
         options: RunOptions | None = None,
         run_description: dict[str, Any] | None = None,
         png_text: dict[str, Any] | None = None,
@@ -119,7 +122,11 @@ class FolderRun:
         self.run_description, self.png_text = run_description or {}, png_text or {}
         self.records = RunRecords(output)
         self.results = Results(
-            self.records, self.outputs, self.settings_hash, verify=self.options.verify
+            self.records,
+            self.outputs,
+            self.settings_hash,
+            verify=self.options.verify,
+            lacks=lacks,
         )
         self.summary = RunSummary()
         self.stop_requested = False
@@ -249,8 +256,8 @@ class FolderRun:
                 record = {"seconds": seconds, "warnings": warnings}
                 if result.notes[i]:
                     record["notes"] = result.notes[i]
-                if result.faces is not None:
-                    record["faces"] = result.faces[i]
+                if result.records is not None:
+                    record |= result.records[i]
                 yield loaded, result.pixels[i], record, result.in_own_space
             batch = batch[len(part) :]
 

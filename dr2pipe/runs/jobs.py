@@ -183,7 +183,7 @@ def _pictures_in(source: Path, output: Path, paired: list[Path]) -> list[Path]:
 
 def _result_names(relatives: list[str], format: str) -> list[str]:
     """Names with the ending of the format, each of them once."""
-    endings = [_ending(relative, format) for relative in relatives]
+    endings = [ending_of(relative, format) for relative in relatives]
     named = list(zip(relatives, endings, strict=True))
     short = [str(Path(relative).with_suffix(ending)) for relative, ending in named]
     long = [relative + ending for relative, ending in named]
@@ -195,7 +195,8 @@ def _result_names(relatives: list[str], format: str) -> list[str]:
     ]
 
 
-def _ending(relative: str, format: str) -> str:
+def ending_of(relative: str, format: str) -> str:
+    """The ending of a picture's result, as ``RunOptions.format`` says."""
     ending = Path(relative).suffix
     if format != "keep":
         return f".{format}"

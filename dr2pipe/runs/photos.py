@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import cv2
 import numpy as np
@@ -14,15 +15,16 @@ from dr2pipe.core.errors import PictureError
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
-from dr2pipe.restoration.photos import PhotoEngine, PreparedPhoto, RestoredPhoto
+from dr2pipe.faces import ListedDetector
+from dr2pipe.restoration.photos import NO_FACE, PhotoEngine, PreparedPhoto, RestoredPhoto
 from dr2pipe.restoration.settings import load_photo_engine
 from dr2pipe.runs.batches import BatchResult, Result, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.jobs import ending_of
 from dr2pipe.runs.restore_config import RestoreConfig
 from dr2pipe.runs.restore_notes import describe_settings
 from dr2pipe.runs.result_folders import COMPARE, FACES, RESTORED
 
-NO_FACE = "no face was found"
 _BOX_COLOUR = (255, 208, 0)
 _LARGEST_COMPARED_PX = 2048  # longer side of each half of compare/
 
@@ -39,16 +41,27 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
     outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
 
     def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
+        height, width = (side * config.scale for side in picture.pixels.shape[:2])
+        name = "x" + ending_of(path.partition("#")[0], config.format)
+        images.check_kind(name, width, height, has_alpha=picture.alpha is not None)
         photo = engine.prepare(picture, path)
         if config.strict and not photo.faces:
             raise PictureError(NO_FACE)
         return photo
 
+    wanted = {FACES: config.save_faces, "boxes": config.save_compare and config.boxes}
+
+    def lacks(record: dict[str, Any]) -> bool:
+        saved = record.get("saved", {})
+        return (config.strict and not record.get("faces")) or any(
+            is_wanted and not saved.get(name) for name, is_wanted in wanted.items()
+        )
+
     run = FolderRun(
         config.input,
         config.output,
         process=lambda photos, seeds, pictures: restore_batch(
-            engine, photos, seeds, outputs, bits=config.bits, boxes=config.boxes
+            engine, photos, seeds, outputs, bits=config.bits, saved=wanted
         ),
         size=None,
         output_size=None,
@@ -62,6 +75,7 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
         keep_tint=config.colour == "keep",
         keep_own=True,
         prepare=prepare,
+        lacks=lacks,
         run_description={
             "config": to_dict(config),
             "settings": settings,
@@ -69,6 +83,8 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
     )
+    if isinstance(engine.detector, ListedDetector):
+        engine.detector.check_names([job.relative for job in run.jobs])
     return run.run()
 
 
@@ -79,7 +95,7 @@ def restore_batch(
     outputs: list[str],
     *,
     bits: str = "keep",
-    boxes: bool = False,
+    saved: Mapping[str, bool] | None = None,
 ) -> BatchResult:
     """Restore the faces of several photos, as results by result folder.
 
@@ -89,25 +105,28 @@ def restore_batch(
         seeds: one for each photo.
         outputs: the result folders that are wanted.
         bits: ``keep`` or ``8``.
-        boxes: draw the faces' boxes into ``compare``.
+        saved: what is saved besides; ``boxes`` draws the faces' boxes into ``compare``.
     """
     pixels: list[dict[str, Result | None]] = []
+    saved = dict(saved or {})
     found = engine.restore(photos, seeds)
     for photo, restored in zip(photos, found, strict=True):
-        levels = restored.levels
-        if levels is not None and bits == "8":
-            levels = images.reduced(levels)
+        levels, own = restored.levels, photo.picture.own
+        if bits == "8" and own is not None and own.levels.dtype != np.uint8:
+            levels = images.reduced(own.levels if levels is None else levels)
         results: dict[str, Result | None] = {RESTORED: levels}
         if FACES in outputs:
             results[FACES] = _pieces(restored)
         if COMPARE in outputs:
-            results[COMPARE] = compare(photo, restored, boxes=boxes)
+            results[COMPARE] = compare(photo, restored, boxes=saved.get("boxes", False))
         pixels.append(results)
     return BatchResult(
         pixels,
         notes=[{} for _ in photos],
         warnings=[result.warnings for result in found],
-        faces=[[face.record for face in result.faces] for result in found],
+        records=[
+            {"faces": [face.record for face in result.faces], "saved": saved} for result in found
+        ],
         in_own_space=frozenset({RESTORED}),
     )
 

@@ -73,6 +73,8 @@ def _check_mode(config: RestoreConfig) -> None:
         if config.save_coarse:
             raise ConfigError("save_coarse belongs to aligned faces; save_faces shows coarse faces")
         return
+    if config.identity.minimum is not None or config.identity.reference is not None:
+        raise ConfigError("identity belongs to whole photos; it does not go with --aligned")
     if config.scale != 1:
         raise ConfigError("scale enlarges whole photos; it does not go with --aligned")
     for name in ("save_faces", "boxes", "strict"):

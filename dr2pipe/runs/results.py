@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy.typing as npt
-from PIL import Image
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import PictureError
@@ -33,13 +33,21 @@ class Results:
         outputs: result folders written for every picture, the main one first.
         settings_hash: of everything that decides a result besides the picture.
         verify: compare the hashes of results too, not only their sizes.
+        lacks: whether a record lacks what is wanted besides; None: none does.
     """
 
     def __init__(
-        self, records: RunRecords, outputs: Sequence[str], settings_hash: str, *, verify: bool
+        self,
+        records: RunRecords,
+        outputs: Sequence[str],
+        settings_hash: str,
+        *,
+        verify: bool,
+        lacks: Callable[[Record], bool] | None = None,
     ):
         self.records, self.outputs = records, tuple(outputs)
         self.settings_hash, self.verify = settings_hash, verify
+        self.lacks = lacks or (lambda record: False)
         self.finished: dict[str, Record] = {}
         self._owners: dict[str, set[str]] = {}
         self._inputs, self._input = [""], 0  # of all runs with this output; the place of this one
@@ -75,13 +83,12 @@ class Results:
             or record.get("paired_sha256", {}) != paired_sha256
             or record.get("settings") != self.settings_hash
             or record.get("output") != self._main(job.output_name)
+            or self.lacks(record)
         ):
             return False
         written = _files_of(record)
         wanted = self._names_in(job)
-        # A result that is a folder holds any number of files, so the record says if it was made.
-        if FACES in wanted and not record.get("faces_saved"):
-            return False
+        # A result that is a folder holds any number of files, all of those in the record.
         single = {name for folder, name in wanted.items() if folder != FACES}
         return single <= written.keys() and all(
             self._is_whole(name, entry)
@@ -130,8 +137,8 @@ class Results:
                 contents[names[folder]] = _encoded(
                     names[folder], result, picture, marked, is_result=is_result, is_own=is_own
                 )
-        for relative in contents:
-            self._check_foreign(self.records.folder / relative, is_known=relative in known)
+        for relative, data in contents.items():
+            self._check_foreign(self.records.folder / relative, data, is_known=relative in known)
         written: dict[str, list[Any]] = {}
         for relative, data in contents.items():
             path = self.records.folder / relative
@@ -144,7 +151,6 @@ class Results:
                 "settings": self.settings_hash,
                 "output": names[self.outputs[0]],
                 "files": written,
-                **({"faces_saved": True} if FACES in self.outputs else {}),
                 **({"input": self._input} if self._input else {}),
                 **({"paired_sha256": loaded.paired_sha256} if loaded.paired_sha256 else {}),
                 **record,
@@ -152,9 +158,7 @@ class Results:
         )
         # Results of former settings, such as coarse/, would be taken for results of these.
         for relative in known.keys() - written.keys():
-            path = self.records.folder / relative
-            if not self._check_stale(path):
-                path.unlink(missing_ok=True)
+            self._remove_stale(relative, known[relative][1])
 
     def _names_in(self, job: Job) -> dict[str, str]:
         """{result folder: path of the picture's file in it}."""
@@ -198,13 +202,24 @@ class Results:
         except OSError:
             return False
 
-    def _check_foreign(self, path: Path, *, is_known: bool) -> None:
-        if os.path.lexists(path) and not is_known and is_foreign(path):
+    def _check_foreign(self, path: Path, data: bytes, *, is_known: bool) -> None:
+        if not os.path.lexists(path) or is_known or not is_foreign(path):
+            return
+        # A copy of an unchanged photo has no mark; a killed run may have left it without a record.
+        if not path.is_file() or files.sha256(path) != images.hash_bytes(data):
             raise FileExistsError(f"{path} exists, and no run wrote it; it was left unchanged")
 
-    def _check_stale(self, path: Path) -> bool:
-        """Whether a file of former settings must stay, because it is none of ours any more."""
-        return path.exists() and is_foreign(path)
+    def _remove_stale(self, relative: str, sha256: str) -> None:
+        """Remove a file of former settings, and its folder if that is empty then.
+
+        A file that is none of ours any more stays.
+        """
+        path = self.records.folder / relative
+        if path.is_file() and (files.sha256(path) == sha256 or not is_foreign(path)):
+            path.unlink(missing_ok=True)
+            if relative.startswith(f"{FACES}/"):
+                with suppress(OSError):  # other faces are still in it
+                    path.parent.rmdir()
 
 
 def _encoded(
@@ -220,7 +235,7 @@ def _encoded(
     own = picture.own if is_own else None
     profile = picture.profile if own is None else own.profile
     chunks = () if own is None else own.chunks
-    if own is not None and chunks and own.is_other_than_srgb and not name.endswith(".png"):
+    if own is not None and chunks and own.is_other_than_srgb and not name.lower().endswith(".png"):
         # Only PNG files have these chunks.
         pixels, profile, chunks = own.to_srgb(pixels), picture.profile, ()
     return images.encode_picture(
@@ -238,18 +253,11 @@ def _encoded(
 def is_foreign(path: Path) -> bool:
     """Whether a file exists that no run wrote.
 
-    Runs mark their results with a PNG text named ``dr2pipe``, or a comment in JPEG files.
+    Runs mark their results: see :func:`dr2pipe.core.images.is_marked`.
     """
     if not path.is_file():
         return os.path.lexists(path)
-    try:
-        with Image.open(path) as picture:
-            comment = picture.info.get("comment", b"")
-            return images.OWN_TEXT not in getattr(picture, "text", {}) and not (
-                isinstance(comment, bytes) and comment.startswith(images.OWN_TEXT.encode())
-            )
-    except Exception:  # decoders raise many kinds on what is no picture
-        return True
+    return not images.is_marked(path)
 
 
 def _files_of(record: Record) -> dict[str, tuple[int, str]]:

@@ -9,7 +9,7 @@ from dr2pipe.core import images
 from dr2pipe.core.errors import PictureError
 from dr2pipe.faces import DetectorConfig, build_detector
 from dr2pipe.faces.align import TEMPLATE, align, apply, cut
-from dr2pipe.faces.paste import face_mask, face_patch
+from dr2pipe.faces.paste import face_mask, face_patches, photo_weights
 from dr2pipe.faces.quality import estimate_quality
 
 
@@ -45,11 +45,45 @@ def test_cut_then_paste_returns_the_photo(side_px, degrees):
     photo = smooth_photo()
     alignment = align(landmarks_at(200.3, 150.7, side_px, degrees))
     crop = cut(photo, alignment, side_px)
-    patch = face_patch(crop.astype(np.float32), alignment, photo.shape[:2])
-    height, width = patch.weights.shape
-    there = photo[patch.top : patch.top + height, patch.left : patch.left + width]
-    error = (patch.pixels - there)[patch.weights > 0]
-    assert 10 * np.log10(255**2 / np.square(error).mean()) > 45
+    errors = [
+        (patch.pixels - photo[patch.place])[patch.weights > 0]
+        for patch in face_patches(crop.astype(np.float32), alignment, photo.shape[:2])
+    ]
+    assert 10 * np.log10(255**2 / np.square(np.concatenate(errors)).mean()) > 45
+
+
+def test_a_crop_where_the_photo_is_aligned_is_the_photo():
+    photo = smooth_photo(128, 128)
+    upright = align(TEMPLATE * 128)
+    assert np.abs(cut(photo, upright, 128).astype(int) - photo).max() <= 1
+
+
+@pytest.mark.parametrize("degrees", [0, 25, -70])
+@pytest.mark.parametrize("side_px", [50, 200])
+def test_a_dot_stays_in_its_place(side_px, degrees):
+    """Its middle, so that opposite errors of cutting and pasting cannot hide."""
+    alignment = align(landmarks_at(200, 150, side_px, degrees))
+    y, x = np.mgrid[:300, :400] + 0.5
+    dot = np.exp(-(np.square(x - 205.3) + np.square(y - 148.6)) / 2 / (side_px / 20) ** 2) * 255
+    crop = cut(np.repeat(np.round(dot).astype(np.uint8)[..., None], 3, axis=2), alignment, 64)
+    rows, columns = np.mgrid[:64, :64] + 0.5
+    weights = crop[..., 0].astype(float)
+    found = [np.average(columns, weights=weights), np.average(rows, weights=weights)]
+    expected = apply(alignment.to_crop, np.array([[205.3, 148.6]]))[0] * 64
+    assert np.abs(found - expected).max() < 0.1
+
+
+def test_large_faces_are_pasted_in_strips():
+    photo = smooth_photo(900, 1000)
+    alignment = align(landmarks_at(500, 450, 800, 10))
+    crop = cut(photo, alignment, 512)
+    patches = list(face_patches(crop.astype(np.float32), alignment, photo.shape[:2]))
+    assert len(patches) > 2
+    bottoms = [patch.place[0].stop for patch in patches]
+    assert [patch.top for patch in patches[1:]] == bottoms[:-1]
+    for patch in patches:
+        error = (patch.pixels - photo[patch.place])[patch.weights > 0]
+        assert np.abs(error).mean() < 1
 
 
 def test_fine_detail_is_averaged_not_aliased():
@@ -66,15 +100,15 @@ def test_a_face_over_the_border(shape):
     alignment = align(landmarks_at(10, 10, 100, 30))
     crop = cut(photo, alignment, 64)
     assert crop.shape == (64, 64, 3)
-    patch = face_patch(crop.astype(np.float32), alignment, shape)
-    if patch is not None:
-        assert patch.top + patch.weights.shape[0] <= shape[0]
-        assert patch.left + patch.weights.shape[1] <= shape[1]
+    weights = photo_weights(alignment, shape)
+    assert weights.shape == shape
+    assert 0 <= weights.min() <= weights.max() <= 1
 
 
 def test_a_face_outside_the_photo_has_no_patch():
     alignment = align(landmarks_at(-300, 100, 100))
-    assert face_patch(np.zeros((64, 64, 3), np.float32), alignment, (200, 200)) is None
+    nothing = np.zeros((64, 64, 3), np.float32)
+    assert not list(face_patches(nothing, alignment, (200, 200)))
 
 
 def test_the_mask_is_soft_and_inside_the_crop():
@@ -92,20 +126,14 @@ def test_the_mask_is_soft_and_inside_the_crop():
 def test_overlapping_faces_share_their_pixels():
     shape = (300, 400)
     left, right = (align(landmarks_at(x, 150, 160)) for x in (150, 230))
-    total = np.zeros(shape)
-    for one, other in ((left, right), (right, left)):
-        patch = face_patch(np.zeros((64, 64, 3), np.float32), one, shape, [other])
-        height, width = patch.weights.shape
-        total[patch.top : patch.top + height, patch.left : patch.left + width] += patch.weights
-    alone = face_patch(np.zeros((64, 64, 3), np.float32), left, shape)
+    shares = [photo_weights(left, shape, [right]), photo_weights(right, shape, [left])]
+    total = sum(shares)
     assert total.max() <= 1 + 1e-6
     assert total.max() > 0.95
     # The middle of the other face belongs to the other face.
-    patch = face_patch(np.zeros((64, 64, 3), np.float32), left, shape, [right])
-    at = 150 - patch.top, 230 - patch.left
-    inside = at[1] < patch.weights.shape[1]
-    assert not inside or patch.weights[at] == 0
-    assert alone.weights.sum() > patch.weights.sum()
+    assert photo_weights(left, shape)[150, 195] > 0
+    assert shares[0][150, 230] == 0
+    assert shares[0].sum() < photo_weights(left, shape).sum()
 
 
 # -- quality ---------------------------------------------------------------------------------

@@ -1,12 +1,13 @@
 """Whole photos: what changes, what does not, and how faces are treated."""
 
 import io
+import json
 
 import numpy as np
 import pytest
 import torch
 from photos import detailed_photo, landmarks_at, smooth_photo
-from PIL import Image
+from PIL import Image, ImageCms
 
 import dr2pipe
 from dr2pipe.core import images
@@ -14,7 +15,8 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.faces import Face
 from dr2pipe.faces.align import align
-from dr2pipe.faces.paste import face_patch
+from dr2pipe.faces.listed import load_list
+from dr2pipe.faces.paste import photo_weights
 from dr2pipe.restoration.photo_restorer import PhotoRestorer
 from dr2pipe.restoration.photos import FacesConfig
 from dr2pipe.restoration.settings import RestorationConfig, load_photo_engine
@@ -59,9 +61,7 @@ def inside(shape, *places):
     """Where a photo may change."""
     mask = np.zeros(shape[:2], bool)
     for place in places:
-        patch = face_patch(np.zeros((8, 8, 3), np.float32), align(landmarks_at(*place)), shape[:2])
-        height, width = patch.weights.shape
-        mask[patch.top : patch.top + height, patch.left : patch.left + width] |= patch.weights > 0
+        mask |= photo_weights(align(landmarks_at(*place)), shape[:2]) > 0
     return mask
 
 
@@ -192,7 +192,7 @@ def test_a_good_face_is_left_alone(model_folder):
     soft = images.resize_pixels(images.resize_pixels(sharp, (32, 32)), (512, 512))
     good, bad = restored(engine, decoded(sharp), decoded(soft))
     assert good.levels is None
-    assert "the networks keep 64" in good.faces[0].record["skipped"]
+    assert "what the networks can give (64)" in good.faces[0].record["skipped"]
     assert bad.levels is not None
     assert "skipped" not in bad.faces[0].record
 
@@ -276,6 +276,32 @@ def test_odd_kinds_of_pictures(restorer):
     for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), torch.zeros(2, 3, 8, 8)):
         with pytest.raises(PictureError, match="expected"):
             restorer(wrong)
+    for wrong in (torch.zeros(3, 8, 8, dtype=torch.uint8), np.zeros((0, 4, 3), np.uint8)):
+        with pytest.raises(PictureError, match="expected"):
+            restorer(wrong)
+    with pytest.raises(PictureError, match="not finite"):
+        restorer(torch.full((3, 8, 8), float("nan")))
+
+
+def test_pillow_results_keep_their_profile_and_resolution(restorer, tmp_path):
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    given = tmp_path / "photo.png"
+    Image.fromarray(smooth_photo()).save(given, icc_profile=profile, dpi=(240, 240))
+    result = restorer(Image.open(given)).image
+    assert result.info["icc_profile"] == profile
+    assert result.info["dpi"] == pytest.approx((240, 240), abs=0.1)
+
+
+def test_a_list_needs_the_photos_name(model_folder, tmp_path):
+    Image.fromarray(smooth_photo()).save(tmp_path / "photo.png")
+    points = landmarks_at(*FACES[0]).round(2).tolist()
+    (tmp_path / "faces.json").write_text(json.dumps({"photo.png": [{"landmarks": points}]}))
+    engine = engine_for(model_folder)
+    engine.detector = load_list(tmp_path / "faces.json")
+    engine.faces.name = "file"
+    assert len(PhotoRestorer(engine)(tmp_path / "photo.png").faces) == 1
+    with pytest.raises(ConfigError, match="give the path"):
+        PhotoRestorer(engine)(smooth_photo())
 
 
 def test_from_preset(model_folder):

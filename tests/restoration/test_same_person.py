@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 from photos import landmarks_at, smooth_photo
-from test_photos import FACES, Given, decoded, engine_for, inside, restored
+from test_photos import FACES, decoded, engine_for, inside, restored
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError
@@ -90,6 +90,16 @@ def test_a_face_that_nothing_keeps_is_left_alone(model_folder):
         ]
 
 
+def test_without_stage_1_nothing_gentler_is_claimed(model_folder):
+    engine = engine_for(model_folder, FACES[0], **{"dr2.enabled": "false"})
+    engine.restorer.same_person = same_person(minimum=1.0)
+    engine.restorer.same_person.similarities = lambda looks, restored: [0.5] * len(looks)
+    (result,) = restored(engine, decoded(smooth_photo()))
+    record = result.faces[0].record
+    assert record["tried"] == []
+    assert "gentler" not in record["skipped"]
+
+
 def test_a_skipped_face_does_not_hold_back_its_neighbour(model_folder):
     engine = engine_for(model_folder, *FACES)
     pixels = smooth_photo()
@@ -146,4 +156,4 @@ def test_references_choose_among_samples(model_folder):
 )
 def test_invalid_settings(config, samples, says):
     with pytest.raises(ConfigError, match=says):
-        load_same_person(config, Given(), samples, torch.device("cpu"))
+        load_same_person(config, samples, torch.device("cpu"))

@@ -1,6 +1,5 @@
 """``dr2pipe restore`` on folders of photos: what it writes, resumes, copies and refuses."""
 
-import io
 import json
 
 import numpy as np
@@ -250,6 +249,131 @@ def test_odd_photos_among_good_ones(tmp_path, model_folder):
             expected = images.picture_of(was, whole_photo=True).pixels
             assert result.width * result.height == was.width * was.height
             assert np.abs(shown.astype(int) - expected).mean() < 4, name
-    buffer = io.BytesIO()
-    Image.new("RGB", (8, 8)).save(buffer, "PNG")
-    assert images.is_kind(buffer.getvalue(), "x.png")
+
+
+# -- what later runs find --------------------------------------------------------------------
+
+
+def forget(out, *paths):
+    """Take lines out of the manifest, as a kill between a file and its line leaves it."""
+    manifest = out / "manifest.jsonl"
+    lines = manifest.read_text().splitlines(keepends=True)
+    manifest.write_text("".join(s for s in lines if json.loads(s)["path"] not in paths))
+
+
+@pytest.mark.parametrize("format", ["png", "jpg", "webp", "keep"])
+def test_files_without_a_record_are_made_again(photos, model_folder, format):
+    out = photos.parent / "out"
+    restore(photos, model_folder, f"format={format}")
+    before = {name: (out / "restored" / name).read_bytes() for name in files_in(out / "restored")}
+    forget(out, "one.png", "none.jpg")
+    again = restore(photos, model_folder, f"format={format}")
+    assert (again.restored, again.skipped, again.failed) == (2, 2, 0)
+    assert files_in(out / "restored") == before.keys()
+
+
+def test_the_users_own_file_is_not_replaced(photos, model_folder):
+    out = photos.parent / "out"
+    restore(photos, model_folder, "format=keep")
+    forget(out, "none.jpg")
+    Image.new("RGB", (400, 300), "red").save(out / "restored/none.jpg")
+    mine = (out / "restored/none.jpg").read_bytes()
+    assert restore(photos, model_folder, "format=keep").failed == 1
+    assert (out / "restored/none.jpg").read_bytes() == mine
+
+
+def test_results_of_another_format_go(photos, model_folder):
+    out = photos.parent / "out"
+    restore(photos, model_folder, "format=keep", "save_faces=true")
+    restore(photos, model_folder, "format=webp")
+    names = {"one.webp", "sub/two.webp", "deep.webp", "none.webp"}
+    assert files_in(out / "restored") == names
+    assert not list((out / "faces").glob("*/*"))
+
+
+def test_an_ending_in_capitals_is_a_png_too(photos, model_folder):
+    chunks = ((b"gAMA", (100000).to_bytes(4, "big")),)  # linear light
+    data = images.encode_png(smooth_photo(seed=1), colour_chunks=chunks)
+    (photos / "one.png").unlink()
+    (photos / "ONE.PNG").write_bytes(data)
+    listed = json.loads((photos.parent / "faces.json").read_text())
+    listed["ONE.PNG"] = listed.pop("one.png")
+    (photos.parent / "faces.json").write_text(json.dumps(listed))
+    restore(photos, model_folder, "format=keep")
+    result = (photos.parent / "out/restored/ONE.PNG").read_bytes()
+    picture = images.decode_image(result, keep_own=True, whole_photo=True)
+    assert picture.own.chunks == chunks
+    assert (picture.own.levels == smooth_photo(seed=1)).all(axis=2).mean() > 0.8
+
+
+def test_8_bits_also_where_nothing_changes(photos, model_folder):
+    deep = smooth_photo(seed=4).astype(np.uint16) * 257
+    (photos / "none.jpg").unlink()
+    (photos / "none.png").write_bytes(images.encode_png(deep))
+    restore(photos, model_folder, "bits=8")
+    picture = images.read_image(photos.parent / "out/restored/none.png")
+    assert picture.bits == 8
+
+
+def test_strict_and_boxes_count_for_photos_that_are_done(photos, model_folder):
+    restore(photos, model_folder, "save_compare=true")
+    strict = restore(photos, model_folder, "save_compare=true", "strict=true")
+    assert (strict.restored, strict.skipped, strict.failed) == (0, 3, 1)
+    compared = photos.parent / "out/compare/one.png"
+    plain = compared.read_bytes()
+    assert restore(photos, model_folder, "save_compare=true", "boxes=true").restored == 4
+    assert compared.read_bytes() != plain
+    assert restore(photos, model_folder, "save_compare=true", "boxes=true").skipped == 4
+
+
+def test_a_list_that_names_no_photo(photos, model_folder, caplog):
+    listed = json.loads((photos.parent / "faces.json").read_text())
+    path = photos.parent / "faces.json"
+    path.write_text(json.dumps({"ghost.jpg": listed["one.png"]}))
+    with pytest.raises(ConfigError, match=r"names no photo of the input; it names ghost\.jpg"):
+        restore(photos, model_folder)
+    path.write_text(json.dumps(listed | {"ghost.jpg": listed["one.png"]}))
+    assert restore(photos, model_folder).restored == 4
+    assert "ghost.jpg" in caplog.text
+
+
+def test_listed_faces_need_no_score(photos, model_folder):
+    listed = json.loads((photos.parent / "faces.json").read_text())
+    listed["one.png"][0]["score"] = 0.1
+    (photos.parent / "faces.json").write_text(json.dumps(listed))
+    restore(photos, model_folder)
+    assert len(records(photos.parent / "out")["one.png"]["faces"]) == 1
+
+
+def test_what_a_kind_of_file_cannot_hold_is_said_before_the_work(photos, model_folder):
+    clear = np.dstack([smooth_photo(seed=1), smooth_photo(seed=2)[..., 0]])
+    Image.fromarray(clear).save(photos / "one.png")
+    Image.fromarray(np.zeros((20, 5000, 3), np.uint8)).save(photos / "deep.tif")
+    listed = json.loads((photos.parent / "faces.json").read_text())
+    del listed["deep.tif"]
+    (photos.parent / "faces.json").write_text(json.dumps(listed))
+    assert restore(photos, model_folder, "format=jpg", output="jpg").failed == 1
+    summary = restore(photos, model_folder, "format=webp", "scale=4", output="webp")
+    assert summary.failed == 1
+    failure = json.loads((photos.parent / "webp/failures.jsonl").read_text())
+    assert "at most 16383 pixels a side, not 20000x80; choose png" in failure["message"]
+
+
+def test_jpeg_keeps_what_the_photo_says(photos, model_folder):
+    """A comment of its own, IPTC, resolution; the mark of the run stands elsewhere."""
+    path = photos / "sub/two.jpg"
+    iptc = b"\x1c\x02\x78\x00\x05hello"
+    block = b"Photoshop 3.0\0" + b"8BIM\x04\x04\0\0" + len(iptc).to_bytes(4, "big") + iptc
+    block += bytes(len(iptc) % 2)
+    segment = b"\xff\xed" + (len(block) + 2).to_bytes(2, "big") + block
+    Image.fromarray(smooth_photo(seed=2)).save(
+        path, quality=80, dpi=(300, 300), comment="by hand", extra=segment
+    )
+    restore(photos, model_folder, "format=keep")
+    result = photos.parent / "out/restored/sub/two.jpg"
+    with Image.open(result) as found:
+        assert found.info["comment"] == b"by hand"
+        assert found.info["dpi"] == (300, 300)
+        assert found.info["photoshop"][0x0404] == iptc
+    assert images.is_marked(result)
+    assert not images.is_marked(path)

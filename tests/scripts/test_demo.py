@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from dr2pipe.faces.align import align, cut
-from dr2pipe.faces.paste import face_patch
+from dr2pipe.faces.paste import photo_weights
 
 
 def test_the_demo_restores_two_portraits(tmp_path):
@@ -42,10 +42,7 @@ def test_a_print_shows_its_face_where_the_alignment_says():
 def test_the_psnr_of_a_face_counts_its_mask_alone():
     shown = demo.Print("grace_hopper", 420, 280, 120, 0)
     photo, (alignment,) = demo.compose_photo([shown])
-    patch = face_patch(np.zeros((1, 1, 3), np.float32), alignment, photo.shape[:2])
-    inside = np.zeros(photo.shape[:2], bool)
-    rows = slice(patch.top, patch.top + len(patch.weights))
-    inside[rows, patch.left : patch.left + patch.weights.shape[1]] = patch.weights > 0
+    inside = photo_weights(alignment, photo.shape[:2]) > 0
     changed = np.where(inside[..., None], 110, 255 - photo).astype(np.uint8)
     original = np.where(inside[..., None], 100, photo).astype(np.uint8)
     expected = 20 * np.log10(255 / 10)

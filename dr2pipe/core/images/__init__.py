@@ -30,7 +30,15 @@ from dr2pipe.core.images.reading import (
 )
 from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
 from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
-from dr2pipe.core.images.writing import KINDS, encode_picture, encode_png, is_kind, write_png
+from dr2pipe.core.images.writing import (
+    KINDS,
+    check_kind,
+    encode_picture,
+    encode_png,
+    is_kind,
+    is_marked,
+    write_png,
+)
 
 __all__ = [
     "FoundImages",
@@ -45,6 +53,7 @@ __all__ = [
     "Place",
     "Tint",
     "check_file",
+    "check_kind",
     "count_pages",
     "decode_image",
     "encode_picture",
@@ -53,6 +62,7 @@ __all__ = [
     "find_tint",
     "hash_bytes",
     "is_kind",
+    "is_marked",
     "picture_of",
     "read_file",
     "read_image",

@@ -15,6 +15,7 @@ from typing import Any
 from PIL import Image
 
 MAX_BYTES = 256 * 1024  # of one block, such as an XMP packet with pictures inside
+COMMENT = "Comment"  # the text entry that a JPEG file's comment becomes
 OWN_TEXT = "dr2pipe"  # the text entry that results carry; that of an input is not its result's
 
 _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x0112, 0x8769, 0x8825, 0xA005
@@ -37,7 +38,7 @@ class Metadata:
         xmp: the XMP packet, or None.
         iptc: IPTC records, or None.
         dpi: pixels per inch (horizontal, vertical), or None.
-        text: text entries of a PNG file.
+        text: text entries of a PNG file, or the comment of a JPEG file.
         orientation: 1..8, what a reader had to do to see the picture upright.
         adobe_rgb: whether EXIF names Adobe RGB as the colour space.
         left_out: names of blocks that were too large or damaged.
@@ -128,7 +129,10 @@ def read_metadata(image: Image.Image, data: bytes) -> Metadata:
 
 
 def _texts(image: Image.Image, left_out: list[str]) -> tuple[dict[str, str], str | None]:
-    """Text entries of a PNG file, and its XMP packet."""
+    """Text entries of a PNG file and its XMP packet, or the comment of a JPEG file."""
+    comment = image.info.get("comment")
+    if image.format == "JPEG" and isinstance(comment, bytes) and 0 < len(comment) <= MAX_BYTES:
+        return {COMMENT: comment.decode("utf-8", "replace")}, None
     found = dict(getattr(image, "text", None) or {}) if image.format == "PNG" else {}
     xmp = found.pop(_XMP_KEY, None)
     found.pop(OWN_TEXT, None)

@@ -6,7 +6,7 @@ import binascii
 import io
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,9 @@ from PIL import Image
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import PictureError
+from dr2pipe.core.images.colour import srgb_profile
 from dr2pipe.core.images.jpeg import JpegTables
-from dr2pipe.core.images.metadata import OWN_TEXT, Metadata
+from dr2pipe.core.images.metadata import COMMENT, OWN_TEXT, Metadata
 
 COMPRESSION_LEVEL = 4
 _HEADER_BYTES = 8 + 25  # signature and IHDR
@@ -30,6 +31,11 @@ KINDS = {
     **dict.fromkeys((".jpg", ".jpeg", ".jpe", ".jfif"), "JPEG"),
     ".webp": "WEBP",
 }
+
+_MOST_PX = {"JPEG": 65535, "WEBP": 16383}
+# How results other than PNG say that they are ours.
+_MARK, _WEBP_MARK = OWN_TEXT.encode() + b"\0", b"dr2p"
+_SEGMENT_BYTES = 60_000  # of 65,533 that a JPEG segment holds
 
 Chunk = tuple[bytes, bytes]
 
@@ -105,7 +111,7 @@ def encode_picture(
         jpeg: the tables of the input, which a JPEG file takes over; None: quality 95.
 
     Raises:
-        PictureError: a transparent picture as JPEG, which has no transparency.
+        PictureError: a kind of file that cannot hold the picture.
     """
     kind = KINDS.get(Path(name).suffix.lower(), "PNG")
     if kind == "PNG":
@@ -119,22 +125,81 @@ def encode_picture(
         )
     image = Image.fromarray(np.ascontiguousarray(_as_type(pixels, np.dtype(np.uint8))))
     metadata, (height, width) = metadata or Metadata(), pixels.shape[:2]
+    check_kind(name, width, height, has_alpha=alpha is not None)
+    mark = (text or {}).get(OWN_TEXT, "").encode()
     options: dict[str, Any] = {"xmp": metadata.xmp_for(width, height), "icc_profile": profile}
     if exif := metadata.exif_for(width, height):
         options["exif"] = b"Exif\0\0" + exif if kind == "JPEG" else exif
     if kind == "JPEG":
-        if alpha is not None:
-            raise PictureError("JPEG files have no transparency; choose format png or webp")
-        options |= {"comment": f"{OWN_TEXT} {text[OWN_TEXT]}"} if text and OWN_TEXT in text else {}
-        options |= {"dpi": metadata.dpi} if metadata.dpi else {}
+        options |= {"dpi": metadata.dpi, "comment": metadata.text.get(COMMENT)}
         options |= _jpeg_options(jpeg, is_grey=image.mode == "L")
+        options["extra"] = _segment(0xE4, _MARK + mark[:_SEGMENT_BYTES])
+        if metadata.iptc is not None:
+            resource = _iptc_resource(metadata.iptc)
+            options["extra"] += _segment(0xED, b"Photoshop 3.0\0" + resource)
     else:
         if alpha is not None:
             image.putalpha(Image.fromarray(_as_type(alpha, np.dtype(np.uint8))))
-        options |= {"lossless": True, "exact": True}
+        # With a profile the file has the extended layout, which may have chunks of others.
+        options |= {"lossless": True, "exact": True, "icc_profile": profile or srgb_profile()}
     buffer = io.BytesIO()
     image.save(buffer, kind, **{key: value for key, value in options.items() if value is not None})
-    return buffer.getvalue()
+    data = buffer.getvalue()
+    return data if kind == "JPEG" else _with_chunk(data, _WEBP_MARK, mark)
+
+
+def check_kind(name: str, width: int, height: int, *, has_alpha: bool) -> None:
+    """See that a picture can be written as the kind of file that the ending of ``name`` says.
+
+    Raises:
+        PictureError: it cannot; the message names another kind.
+    """
+    kind = KINDS.get(Path(name).suffix.lower(), "PNG")
+    if kind == "JPEG" and has_alpha:
+        raise PictureError("JPEG files have no transparency; choose format png or webp")
+    most = _MOST_PX.get(kind)
+    if most is not None and max(width, height) > most:
+        raise PictureError(
+            f"{kind} files have at most {most} pixels a side, not {width}x{height}; choose png"
+        )
+
+
+def is_marked(path: str | Path) -> bool:
+    """Whether a file is a picture that one of the functions above wrote with a text of ours.
+
+    It stands in the PNG text ``dr2pipe``, in an APP4 segment of JPEG files, and in a chunk
+    ``dr2p`` at the end of WebP files.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.format == "JPEG":
+                return any(data.startswith(_MARK) for _, data in getattr(picture, "applist", ()))
+            if picture.format != "WEBP":
+                return OWN_TEXT in getattr(picture, "text", {})
+        data = files.read_regular(path, max_bytes=1 << 29)
+        return _WEBP_MARK in (name for name, _ in _riff_chunks(data))
+    except Exception:  # decoders raise many kinds on what is no picture
+        return False
+
+
+def _segment(marker: int, body: bytes) -> bytes:
+    """A segment of a JPEG file."""
+    return struct.pack(">BBH", 0xFF, marker, len(body) + 2) + body
+
+
+def _with_chunk(data: bytes, name: bytes, body: bytes) -> bytes:
+    """A RIFF file with another chunk at its end."""
+    chunk = name + struct.pack("<I", len(body)) + body + bytes(len(body) % 2)
+    return data[:4] + struct.pack("<I", len(data) - 8 + len(chunk)) + data[8:] + chunk
+
+
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
+    """Names and sizes of the chunks of a RIFF file."""
+    place = 12
+    while place + 8 <= len(data):
+        size = int.from_bytes(data[place + 4 : place + 8], "little")
+        yield data[place : place + 4], size
+        place += 8 + size + size % 2
 
 
 def is_kind(data: bytes, name: str) -> bool:
@@ -196,9 +261,14 @@ def _metadata_chunks(metadata: Metadata, width: int, height: int) -> Iterable[Ch
         yield _text_chunk(key, value)
 
 
+def _iptc_resource(iptc: bytes) -> bytes:
+    """IPTC records as Photoshop's block that holds them."""
+    return b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+
+
 def _iptc_text(iptc: bytes) -> bytes:
     """IPTC records as the hexadecimal text by which PNG files hold them (ImageMagick's way)."""
-    resource = b"8BIM\x04\x04\0\0" + struct.pack(">I", len(iptc)) + iptc + bytes(len(iptc) % 2)
+    resource = _iptc_resource(iptc)
     digits = binascii.hexlify(resource)
     lines = [digits[i : i + 2 * _LINE] for i in range(0, len(digits), 2 * _LINE)]
     return b"\niptc\n%8d\n" % len(resource) + b"\n".join(lines) + b"\n"
