@@ -86,7 +86,10 @@ class Restorer:
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self._networks():
             layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
-            network.to(device=self.device, dtype=dtype, **layout)
+            # A cast to the type that it has already makes diffusers warn.
+            if any(weights.dtype != dtype for weights in network.parameters()):
+                layout["dtype"] = dtype
+            network.to(device=self.device, **layout)
             network.eval().requires_grad_(False)
             if compile:
                 network.compile()
