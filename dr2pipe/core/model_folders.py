@@ -121,6 +121,9 @@ def load_network(folder: str | Path, kind: type[Network], *, hint: str = "") -> 
         shapes = tensor_shapes(folder / WEIGHTS)
     except UnreadableFileError as error:
         raise CheckpointError(f"{folder} holds no weights: {error}") from None
+    index = next(folder.glob("*.index.json"), None)
+    if index is not None:  # diffusers would read the files that it names, which nobody checked
+        raise CheckpointError(f"{index}: weights in several files are not supported")
     config = read_config(folder / CONFIG)
     with _only_misfits(folder):
         elements = sum(math.prod(shape) for shape in shapes.values())
