@@ -236,7 +236,7 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
     or it is not there. What was there before is removed last.
 
     Raises:
-        OSError: it could not be written; what was there before is unchanged.
+        OSError: it could not be written, and names a file; what was there before is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -247,8 +247,10 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
     try:
         try:
             save(partial)
-        except OSError:
-            raise
+        except OSError as error:
+            if error.filename:
+                raise
+            raise named(error, path) from None
         # Writers of weights raise errors of their own kinds where a disk is full.
         except Exception as error:
             if not _is_of_disk(error):
