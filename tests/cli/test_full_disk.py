@@ -9,8 +9,8 @@ import full_disk
 import pytest
 import toy_commands
 
-QUICK = ("degrade", "embed", "fit-niqe", "convert", "fetch")
-SLOW = ("restore", "inpaint", "evaluate", "train", "sweep", "make-coarse", "fit-auto")
+QUICK = ("degrade", "evaluate", "embed", "fit-niqe", "convert", "fetch")
+SLOW = ("restore", "inpaint", "train", "sweep", "make-coarse", "fit-auto")
 
 
 @pytest.fixture(scope="module")
