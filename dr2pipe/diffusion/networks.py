@@ -75,9 +75,11 @@ def check_index(path: Path) -> tuple[str, str]:
         The names of its network, of ``NETWORKS``, and of its scheduler.
 
     Raises:
-        CheckpointError: a part of another class.
+        CheckpointError: a part of another class, or no name of a pipeline.
     """
     content = read_config(path)
+    if not isinstance(content.get("_class_name"), str):  # a list would name code of the folder
+        raise CheckpointError(f"{path}: '_class_name' must be the name of a pipeline")
     found = []
     for part, known in (("unet", NETWORKS), ("scheduler", PIPELINE_SCHEDULERS)):
         entry = content.get(part)

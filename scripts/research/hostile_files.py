@@ -127,9 +127,14 @@ def read_model(path: Path) -> None:
     folder = path.parent / "model"
     corpus.save_pipeline(folder)
     shutil.copy(path, folder / path.name.replace("+", "/"))
+    refused = []
     for load in (load_ddpm, DR2Pipeline.from_pretrained):
-        with suppress(CheckpointError, ConfigError):
+        try:
             load(folder)
+        except (CheckpointError, ConfigError) as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
 
 
 def readers() -> dict[str, Reader]:
@@ -140,7 +145,7 @@ def readers() -> dict[str, Reader]:
         "config": Reader(corpus.configs(), read_config, ConfigError),
         "table": Reader(corpus.tables(), lambda path: read_parameters(path.parent)),
         "faces": Reader(corpus.arrays(), read_faces),
-        "model": Reader(corpus.models(), read_model, (), 0.05),
+        "model": Reader(corpus.models(), read_model, (CheckpointError, ConfigError), 0.05),
         "automatic": Reader(
             corpus.automatic(), lambda path: load_auto(str(path)), ConfigError, 0.05
         ),

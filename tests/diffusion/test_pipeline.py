@@ -152,6 +152,7 @@ def test_the_flat_layout_of_old_hub_models(tmp_path):
     ("file", "change", "says"),
     [
         ("model_index.json", {"unet": ["evil", "UNet2DModel"]}, "'unet' is .*evil"),
+        ("model_index.json", {"_class_name": ["evil", "Evil"]}, "must be the name of a pipeline"),
         ("model_index.json", {"scheduler": ["os", "DDIMScheduler"]}, "'scheduler' is .*os"),
         ("unet/config.json", {"block_out_channels": [8192, 8192]}, "larger network than its weights"),
         ("unet/config.json", {"layers_per_block": 10**9}, "at most"),
