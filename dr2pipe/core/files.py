@@ -233,20 +233,24 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
     """Let ``save`` fill a temporary folder, then rename it to ``path``, replacing what was there.
 
     The content is flushed to the disk before the rename: after a power cut the folder is whole,
-    or it is not there.
+    or it is not there. What was there before is removed last.
 
     Raises:
-        OSError: it could not be written; what was there before is unchanged.
+        OSError: it could not be written, and names a file; what was there before is unchanged.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
+    partial, former = (path.with_name(f".{path.name}.{word}") for word in ("partial", "former"))
     shutil.rmtree(partial, ignore_errors=True)
+    if former.exists() and not path.exists():  # killed between the renames
+        os.replace(former, path)
     try:
         try:
             save(partial)
-        except OSError:
-            raise
+        except OSError as error:
+            if error.filename:
+                raise
+            raise named(error, path) from None
         # Writers of weights raise errors of their own kinds where a disk is full.
         except Exception as error:
             if not _is_of_disk(error):
@@ -257,9 +261,12 @@ def write_folder(path: str | Path, save: Callable[[Path], object]) -> None:
                 str(path),
             ) from error
         _sync_tree(partial)
-        shutil.rmtree(path, ignore_errors=True)
+        shutil.rmtree(former, ignore_errors=True)
+        if path.exists():
+            os.replace(path, former)
         os.replace(partial, path)
         sync_folder(path.parent)
+        shutil.rmtree(former, ignore_errors=True)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise

@@ -43,11 +43,13 @@ def read_json(path: str | Path, *, max_bytes: int = _MAX_TEXT_BYTES) -> Any:
     """The content of a JSON file.
 
     Raises:
-        UnreadableFileError: see :func:`read_text`; or a file that is no JSON. NaN and Infinity
-            are none.
+        UnreadableFileError: see :func:`read_text`; or a file that is no JSON. NaN, Infinity and
+            other bytes than UTF-8 are none.
     """
     try:
-        return json.loads(read_text(path, max_bytes=max_bytes), parse_constant=_refuse_constant)
+        text = read_text(path, max_bytes=max_bytes)
+        text.encode()
+        return json.loads(text, parse_constant=_refuse_constant)
     except UnreadableFileError:
         raise
     except RecursionError:

@@ -103,6 +103,36 @@ def check_class(folder: str | Path, kind: type, *, hint: str = "") -> None:
     raise CheckpointError(f"{folder} holds a {found}, not a {kind.__name__}{ending}")
 
 
+def check_network(folder: str | Path, kind: type[ModelMixin], *, hint: str = "") -> None:
+    """Check a folder before diffusers sees it: its class, its config, its weights' sizes.
+
+    Args:
+        folder: config.json and safetensors.
+        kind: the class that is wanted.
+        hint: where such a folder comes from; ends the message.
+
+    Raises:
+        CheckpointError: another class, an impossible config, no weights, or weights that cannot
+            fill what the config describes.
+    """
+    folder = Path(folder)
+    check_class(folder, kind, hint=hint)
+    try:
+        shapes = tensor_shapes(folder / WEIGHTS)
+    except UnreadableFileError as error:
+        raise CheckpointError(f"{folder} holds no weights: {error}") from None
+    index = next(folder.glob("*.index.json"), None)
+    if index is not None:  # diffusers would read the files that it names, which nobody checked
+        raise CheckpointError(f"{index}: weights in several files are not supported")
+    config = read_config(folder / CONFIG)
+    elements = sum(math.prod(shape) for shape in shapes.values())
+    with (
+        _only_misfits(folder),
+        within_budget(len(shapes), elements, what=f"the config.json of {folder}"),
+    ):
+        from_config(kind, config)
+
+
 def load_network(folder: str | Path, kind: type[Network], *, hint: str = "") -> Network:
     """The network of a folder, in float32 or as it was saved.
 
@@ -112,20 +142,11 @@ def load_network(folder: str | Path, kind: type[Network], *, hint: str = "") -> 
         hint: where such a folder comes from; ends the message.
 
     Raises:
-        CheckpointError: another class, an impossible config, no weights, or weights that do not
-            fit the config.
+        CheckpointError: see :func:`check_network`; or weights that do not fit the config.
     """
     folder = Path(folder)
-    check_class(folder, kind, hint=hint)
-    try:
-        shapes = tensor_shapes(folder / WEIGHTS)
-    except UnreadableFileError as error:
-        raise CheckpointError(f"{folder} holds no weights: {error}") from None
-    config = read_config(folder / CONFIG)
+    check_network(folder, kind, hint=hint)
     with _only_misfits(folder):
-        elements = sum(math.prod(shape) for shape in shapes.values())
-        with within_budget(len(shapes), elements, what=f"the config.json of {folder}"):
-            from_config(kind, config)
         load: Any = kind.from_pretrained
         loaded = load(
             str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True

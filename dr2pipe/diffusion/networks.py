@@ -9,7 +9,14 @@ import torch
 
 from dr2pipe.core.diffusers_types import ModelMixin, SchedulerMixin, UNet2DModel
 from dr2pipe.core.errors import CheckpointError, ConfigError
-from dr2pipe.core.model_folders import class_in_folder, load_network, read_config
+from dr2pipe.core.model_folders import (
+    CONFIG,
+    WEIGHTS,
+    check_network,
+    class_in_folder,
+    load_network,
+    read_config,
+)
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.timesteps import SCHEDULERS
 
@@ -48,9 +55,7 @@ def load_ddpm(folder: Path) -> FaceDDPM:
     index = folder / INDEX
     if index.exists():
         network, scheduler = check_index(index)
-        # Old models of the hub keep all files side by side.
-        places = {p: folder / p for p in ("unet", "scheduler")}
-        unet, steps = (place if place.is_dir() else folder for place in places.values())
+        unet, steps = _parts_of(folder)
         return FaceDDPM(
             load_network(unet, NETWORKS[network]).float(),
             _load_scheduler(steps / "scheduler_config.json", scheduler),
@@ -70,14 +75,17 @@ def check_index(path: Path) -> tuple[str, str]:
         The names of its network, of ``NETWORKS``, and of its scheduler.
 
     Raises:
-        CheckpointError: a part of another class.
+        CheckpointError: a part of another class, or no name of a pipeline.
     """
     content = read_config(path)
+    if not isinstance(content.get("_class_name"), str):  # a list would name code of the folder
+        raise CheckpointError(f"{path}: '_class_name' must be the name of a pipeline")
     found = []
     for part, known in (("unet", NETWORKS), ("scheduler", PIPELINE_SCHEDULERS)):
         entry = content.get(part)
-        name = entry[1] if isinstance(entry, list) and len(entry) == 2 else None
-        if not isinstance(name, str) or name not in known:
+        library, name = entry if isinstance(entry, list) and len(entry) == 2 else (None, None)
+        # diffusers would import the library, whatever it is.
+        if not isinstance(name, str) or name not in known or library not in _libraries(known[name]):
             raise CheckpointError(
                 f"{path}: '{part}' is {entry}; the classes that can be loaded are "
                 f"{', '.join(known)}"
@@ -91,6 +99,34 @@ def check_index(path: Path) -> tuple[str, str]:
     if extra:
         raise CheckpointError(f"{path}: a face DDPM has no {', '.join(extra)}")
     return found[0], found[1]
+
+
+def check_folder(folder: Path) -> None:
+    """Check a pipeline folder before diffusers sees it.
+
+    Raises:
+        CheckpointError: parts of other classes, impossible configs, or weights that cannot fill
+            what the config describes.
+    """
+    network, scheduler = check_index(folder / INDEX)
+    unet, steps = _parts_of(folder)
+    if (unet / WEIGHTS).exists():
+        check_network(unet, NETWORKS[network])
+    else:  # weights of another precision, which diffusers finds by its own names
+        read_config(unet / CONFIG)
+    _load_scheduler(steps / "scheduler_config.json", scheduler)
+
+
+def _parts_of(folder: Path) -> tuple[Path, Path]:
+    """The folders of network and scheduler; old models of the hub keep all files side by side."""
+    unet, steps = (folder / part for part in ("unet", "scheduler"))
+    return unet if unet.is_dir() else folder, steps if steps.is_dir() else folder
+
+
+def _libraries(kind: type) -> tuple[str, ...]:
+    """What stands for the module of a class in a ``model_index.json``."""
+    module = kind.__module__
+    return (module, "diffusers") if module.startswith("diffusers.") else (module,)
 
 
 def _load_scheduler(path: Path, name: str) -> SchedulerMixin:

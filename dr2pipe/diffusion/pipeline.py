@@ -18,7 +18,7 @@ from dr2pipe.core.diffusers_types import BaseOutput, DiffusionPipeline, ModelMix
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.diffusion.dr2 import Generators, remove_degradation
 from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass
-from dr2pipe.diffusion.networks import INDEX, check_index
+from dr2pipe.diffusion.networks import INDEX, check_folder
 from dr2pipe.diffusion.timesteps import check_max_timestep, default_omega, start_chain
 
 if TYPE_CHECKING:
@@ -70,11 +70,11 @@ class DR2Pipeline(DiffusionPipeline):
         """Load a folder or a model of the hub, see diffusers.
 
         Raises:
-            CheckpointError: a folder with another network or scheduler than this package knows.
+            CheckpointError: a folder with another network or scheduler than this package knows,
+                or with configs that its weights do not fit.
         """
-        index = Path(path) / INDEX
-        if index.exists():
-            check_index(index)
+        if (Path(path) / INDEX).exists():
+            check_folder(Path(path))
         return super().from_pretrained(path, **kwargs)
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dr2pipe.core import images
@@ -25,6 +26,10 @@ def fit_pristine(source: str, output: str | Path, *, size: int, block_px: int) -
     Raises:
         Dr2pipeError: unusable pictures, or sizes that do not fit each other.
     """
+    if os.path.realpath(source) == os.path.realpath(output):
+        raise ConfigError(
+            f"the parameters would replace {source}, the input; choose another output"
+        )
     if size < block_px:
         raise ConfigError(f"pictures of {size} pixels are smaller than blocks of {block_px}")
     faces = CleanSet(CleanConfig(path=source, crop="center"), size)

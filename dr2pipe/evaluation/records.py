@@ -13,7 +13,10 @@ from dr2pipe.core.records import check_output, read_jsonl
 ROWS = "rows.jsonl"
 KIND = "study"  # in the marker
 RESULT_FOLDERS = ("pictures", "plots")
-_WRITTEN = (MARKER, ROWS, "clean.sha256", "results.csv", "summary.json", *RESULT_FOLDERS)
+_WRITTEN = (
+    MARKER, ROWS, "clean.sha256", "results.csv", "summary.json", "table.md", "report.html",
+    "features.csv", "preset.yaml", *RESULT_FOLDERS,
+)  # fmt: skip
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:

@@ -376,12 +376,6 @@ def _prepare(study: Study, output: Path) -> None:
                 f"{folder} holds results of another protocol ({found}, this one is {study.hash}): "
                 f"its pictures, settings, weights or metrics differ; choose another output"
             )
-    set_damaged_aside(output / ROWS)
-    rows = read_rows(output / ROWS)
-    for merged in study.protocol.merge:
-        rows += read_rows(Path(merged) / ROWS)
-    # Written anew, because a killed run may have left half a line.
-    files.write_bytes(output / ROWS, to_jsonl(rows))
     clean = {"crop": study.protocol.clean.crop, "faces": "see clean.sha256"}
     described = {
         "kind": KIND,
@@ -390,6 +384,13 @@ def _prepare(study: Study, output: Path) -> None:
         "protocol": study.description | {"clean": clean},
         "versions": versions(),
     }
+    # First: without it, the rest would be another program's to the next run.
     content = to_yaml(marked(described, RESULT_FOLDERS)).encode()
     files.write_bytes(output / MARKER, content)
+    set_damaged_aside(output / ROWS)
+    rows = read_rows(output / ROWS)
+    for merged in study.protocol.merge:
+        rows += read_rows(Path(merged) / ROWS)
+    # Written anew, because a killed run may have left half a line.
+    files.write_bytes(output / ROWS, to_jsonl(rows))
     files.write_bytes(output / "clean.sha256", write_hashes(study.clean.sha256))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import versions
+from dr2pipe.core.records import check_output, versions
 from dr2pipe.core.sheets import contact_sheet
 from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
 from dr2pipe.runs.batches import BatchResult, RunSummary
@@ -47,7 +48,8 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
     A picture's degradation depends on the seed and its relative path alone.
 
     Raises:
-        ConfigError: an unknown degradation, a wrong severity or size, before anything is written.
+        ConfigError: an unknown degradation, a wrong severity or size, or a table of another
+            program in the output, before anything is written.
     """
     check_degradation(config.degradation, config.severity)
     if config.size is not None and config.size < 1:
@@ -89,6 +91,8 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         },
         png_text={"settings": settings},
     )
+    if process_state().is_main_process:
+        check_output(config.output, [PARAMETERS])
     summary = run.run()
     if process_state().is_main_process:
         # The manifest may hold lines of an earlier run with other settings.
@@ -106,7 +110,15 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
 
 
 def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
-    """Write a picture of one face under every unseen family, a row each, at severities 1..5."""
+    """Write a picture of one face under every unseen family, a row each, at severities 1..5.
+
+    Raises:
+        Dr2pipeError: the face cannot be read, or ``output`` is the face itself.
+    """
+    if os.path.realpath(face) == os.path.realpath(output):
+        raise ConfigError(
+            f"the sheet would replace {face}, which is the input; choose another output"
+        )
     pixels = images.read_image(face).pixels
     pixels = images.resize_pixels(pixels, (_SHEET_SIDE_PX, _SHEET_SIDE_PX))
     rows = []

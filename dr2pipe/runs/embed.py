@@ -39,7 +39,6 @@ _MARKS = "os^DvP*X"
 _SEVERITIES = tuple("12345")
 _KIND = "embedding"  # in the marker
 _VECTORS, _MAP = "vectors.npz", "map.png"
-_MAX_TABLE_BYTES = 1 << 28
 _TOO_LARGE = 2  # times the side to which the encoder itself reduces pictures
 Vectors = npt.NDArray[np.float32]
 

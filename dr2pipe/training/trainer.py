@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from accelerate import Accelerator
@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict
 from dr2pipe.core.diffusers_types import EMAModel
-from dr2pipe.core.errors import NotFiniteError
+from dr2pipe.core.errors import CheckpointError, Dr2pipeError, NotFiniteError
 from dr2pipe.core.processes import (
     forget_stray_ranks,
     ignore_stop_signals,
@@ -265,6 +265,19 @@ class Trainer:
         state = load_newest_checkpoint(self.output, self.bare, recipe=self.config.recipe)
         if state is None:
             return 0
+        try:
+            self._load_state(state)
+        except Dr2pipeError:
+            raise
+        # What a file says of moments and averages can be wrong in any way.
+        except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{self.output} has a checkpoint that does not fit this configuration "
+                f"({type(error).__name__}: {error}); remove it or choose another output folder"
+            ) from error
+        return int(state["step"])
+
+    def _load_state(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
             load_optimizer(optimizer, state["optimizers"][name])
         for name, ema in self.emas.items():
@@ -274,7 +287,6 @@ class Trainer:
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         warn_of_changes(self.config, self._images_per_step, state)
-        return int(state["step"])
 
     # -- logs and previews ---------------------------------------------------------------
 

@@ -6,6 +6,7 @@ import io
 import json
 import random
 import struct
+import tempfile
 import zlib
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,10 @@ import safetensors.torch
 import torch
 from PIL import Image, ImageCms, PngImagePlugin
 from PIL.TiffImagePlugin import ImageFileDirectory_v2
+
+from dr2pipe.core.diffusers_types import UNet2DModel
+from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.diffusion.timesteps import build_scheduler
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE = 24
@@ -123,6 +128,32 @@ def arrays() -> Corpus:
         save(buffer, **named)
         made[name] = buffer.getvalue()
     return made
+
+
+def models() -> Corpus:
+    """The JSON files of a pipeline folder, by their names with ``/`` as ``+``."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_pipeline(Path(folder))
+        return {
+            str(path.relative_to(folder)).replace("/", "+"): path.read_bytes()
+            for path in sorted(Path(folder).rglob("*.json"))
+        }
+
+
+def save_pipeline(folder: Path) -> None:
+    """Write a pipeline of a network with few weights."""
+    torch.manual_seed(0)
+    network = UNet2DModel(
+        sample_size=16, layers_per_block=1, block_out_channels=(8, 8), norm_num_groups=4,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+        up_block_types=("AttnUpBlock2D", "UpBlock2D"), attention_head_dim=8,
+    )  # fmt: skip
+    DR2Pipeline(network, build_scheduler("ddim")).save_pretrained(folder)
+
+
+def automatic() -> Corpus:
+    """The automatic settings that come with the package."""
+    return {path.name: path.read_bytes() for path in (ROOT / "checkpoints").glob("*.json")}
 
 
 def weights() -> Corpus:

@@ -38,6 +38,9 @@ from dr2pipe.core.errors import CheckpointError, ConfigError, Dr2pipeError, Pict
 from dr2pipe.core.markers import marked, read_marker
 from dr2pipe.data.folders import FaceDataset, write_pictures
 from dr2pipe.degradations import check_degradation
+from dr2pipe.diffusion.auto import load_auto
+from dr2pipe.diffusion.networks import load_ddpm
+from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.runs.degrade import DegradeConfig, degrade_folder
 from dr2pipe.runs.embed import read_parameters
 from dr2pipe.runs.restore import RestoreConfig, describe_notes
@@ -119,14 +122,33 @@ def read_weights(path: Path) -> None:
     convert_checkpoint(path, kinds[path.stat().st_size % len(kinds)])
 
 
+def read_model(path: Path) -> None:
+    """Load a pipeline folder of which one file is another, by both ways into the package."""
+    folder = path.parent / "model"
+    corpus.save_pipeline(folder)
+    shutil.copy(path, folder / path.name.replace("+", "/"))
+    refused = []
+    for load in (load_ddpm, DR2Pipeline.from_pretrained):
+        try:
+            load(folder)
+        except (CheckpointError, ConfigError) as error:
+            refused.append(error)
+    if refused:
+        raise refused[0]
+
+
 def readers() -> dict[str, Reader]:
     """Every kind of file, with its share of all files."""
     return {
-        "picture": Reader(corpus.pictures(), read_picture, PictureError, 0.5),
+        "picture": Reader(corpus.pictures(), read_picture, PictureError, 0.4),
         "records": Reader(corpus.records(), read_records),
         "config": Reader(corpus.configs(), read_config, ConfigError),
         "table": Reader(corpus.tables(), lambda path: read_parameters(path.parent)),
         "faces": Reader(corpus.arrays(), read_faces),
+        "model": Reader(corpus.models(), read_model, (CheckpointError, ConfigError), 0.05),
+        "automatic": Reader(
+            corpus.automatic(), lambda path: load_auto(str(path)), ConfigError, 0.05
+        ),
         "weights": Reader(corpus.weights(), read_weights, (CheckpointError, ConfigError)),
     }
 

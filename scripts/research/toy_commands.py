@@ -10,12 +10,17 @@ import importlib
 import itertools
 import json
 import os
+import shutil
 import signal
+import sys
+import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -225,7 +230,7 @@ def run_child(
     *,
     kill_after: float | None = None,
     prepare: Callable[[], object] = lambda: None,
-    output: str | Path = os.devnull,
+    output: Path | None = None,
 ) -> int | None:
     """Exit code of a command in a child process; None where it was killed.
 
@@ -235,23 +240,40 @@ def run_child(
         prepare: called in the child before the command.
         output: file for what it prints.
     """
+    # Through a pipe: a limit of the file size must not cut off what the command says.
+    reading, writing = os.pipe() if output is not None else (-1, os.open(os.devnull, os.O_WRONLY))
     child = os.fork()
     if child == 0:
-        code = 1
-        try:
-            with open(output, "w") as file:
-                os.dup2(file.fileno(), 1)
-                os.dup2(file.fileno(), 2)
-            prepare()
-            code = cli.main(arguments)
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            import traceback
+        _run(arguments, prepare, writing)
+    os.close(writing)
+    if output is None:
+        return _wait(child, kill_after)
+    with open(reading, "rb") as source, open(output, "wb") as target:
+        copying = threading.Thread(target=shutil.copyfileobj, args=(source, target))
+        copying.start()
+        code = _wait(child, kill_after)
+        copying.join()
+    return code
 
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+
+def _run(arguments: list[str], prepare: Callable[[], object], writing: int) -> NoReturn:
+    """The child."""
+    code = 1
+    try:
+        os.dup2(writing, 1)
+        os.dup2(writing, 2)
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        prepare()
+        code = cli.main(arguments)
+    except SystemExit as ended:
+        code = ended.code if isinstance(ended.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _wait(child: int, kill_after: float | None) -> int | None:
     end = None if kill_after is None else time.monotonic() + kill_after
     while True:
         done, status = os.waitpid(child, 0 if end is None else os.WNOHANG)

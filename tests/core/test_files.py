@@ -60,6 +60,49 @@ def test_the_leftover_of_a_killed_process_is_taken_away(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+@pytest.mark.parametrize("renames", [0, 1, 2])
+def test_a_folder_is_never_lost(renames, tmp_path):
+    """A process is killed before, between and after the renames that replace a folder."""
+
+    def save(content):
+        def write(folder):
+            folder.mkdir()
+            (folder / "a").write_text(content)
+
+        return write
+
+    def found():
+        return sorted(p.read_text() for p in tmp_path.rglob("a"))
+
+    target = tmp_path / "model"
+    files.write_folder(target, save("old"))
+    child = os.fork()
+    if child == 0:
+        rename, left = os.replace, [renames]
+
+        def replace(*paths):
+            if not left[0]:
+                os._exit(9)
+            left[0] -= 1
+            rename(*paths)
+
+        os.replace, files.shutil.rmtree = replace, lambda *_, **options: None
+        files.write_folder(target, save("new"))
+        os._exit(9)
+    os.waitpid(child, 0)
+    assert found() == ["new", "old"]
+
+    def fail(folder):
+        raise OSError(errno.ENOSPC, "No space left on device", str(folder))
+
+    with pytest.raises(OSError, match="No space"):
+        files.write_folder(target, fail)
+    assert (target / "a").read_text() == ("new" if renames == 2 else "old")
+    files.write_folder(target, save("newest"))
+    assert [p.name for p in tmp_path.iterdir()] == ["model"]
+    assert found() == ["newest"]
+
+
 @pytest.mark.parametrize("place", ["pipe", "folder", "device"])
 def test_what_is_no_file_keeps_its_place(place, tmp_path):
     path = tmp_path / "place"

@@ -8,7 +8,8 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 
@@ -145,3 +146,25 @@ def test_the_flat_layout_of_old_hub_models(tmp_path):
     pipeline = DR2Pipeline.from_pretrained(folder)
     assert torch.equal(pipeline.unet.conv_in.weight, unet.conv_in.weight)
     assert pipeline(make_pixels(0), **SETTINGS).images[0].size == (16, 16)
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "says"),
+    [
+        ("model_index.json", {"unet": ["evil", "UNet2DModel"]}, "'unet' is .*evil"),
+        ("model_index.json", {"_class_name": ["evil", "Evil"]}, "must be the name of a pipeline"),
+        ("model_index.json", {"scheduler": ["os", "DDIMScheduler"]}, "'scheduler' is .*os"),
+        ("unet/config.json", {"block_out_channels": [8192, 8192]}, "larger network than its weights"),
+        ("unet/config.json", {"layers_per_block": 10**9}, "at most"),
+        ("unet/config.json", {"auto_map": {}}, "not supported"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 1e12}, "at most"),
+    ],
+)  # fmt: skip
+def test_a_foreign_folder_is_checked_before_diffusers_sees_it(unet, tmp_path, file, change, says):
+    DR2Pipeline(unet, build_scheduler("ddim")).save_pretrained(tmp_path)
+    path = tmp_path / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(CheckpointError, match=says):
+        DR2Pipeline.from_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=says):
+        load_ddpm(tmp_path)

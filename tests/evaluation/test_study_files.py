@@ -9,6 +9,7 @@ import pytest
 from conftest import make_pictures, make_pixels
 from PIL import Image
 
+from dr2pipe.cli import main
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, Dr2pipeError
 from dr2pipe.core.markers import read_marker
@@ -89,6 +90,19 @@ def test_folders_of_others_are_refused_and_unchanged(tmp_path):
         )
 
 
+@pytest.mark.parametrize(
+    "name", ["report.html", "table.md", "results.csv", "preset.yaml", "plots/a"]
+)
+def test_files_of_others_are_never_replaced(tmp_path, name):
+    faces = make_pictures(tmp_path / "faces", 2, height=32, width=32)
+    path = tmp_path / "o" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ConfigError, match=rf"holds {name.split('/')[0]}, which no run"):
+        study(faces, tmp_path / "o")
+    assert path.read_text() == "mine"
+
+
 def test_damaged_rows_are_set_aside_and_measured_again(tmp_path, caplog):
     faces = make_pictures(tmp_path / "faces", 3, height=32, width=32)
     study(faces, tmp_path / "o")
@@ -123,3 +137,14 @@ def test_hashes_come_back(tmp_path):
     hashes = {os.fsdecode(b"\xff a.png"): "0" * 64, "b\r.png": "1" * 64}
     (tmp_path / "h").write_bytes(write_hashes(hashes))
     assert read_hashes(tmp_path / "h") == hashes
+
+
+def test_parameters_never_replace_their_pictures(tmp_path, capsys):
+    faces = tmp_path / "faces.npz"
+    names = np.array(["a.png", "b.png"])
+    np.savez(faces, images=np.stack([make_pixels(i, 32, 32) for i in range(2)]), files=names)
+    before = faces.read_bytes()
+    arguments = ["fit-niqe", str(faces), str(faces), "--size", "32", "--block", "16"]
+    assert main(arguments) == 2
+    assert "would replace" in capsys.readouterr().err
+    assert faces.read_bytes() == before

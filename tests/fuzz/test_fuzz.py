@@ -173,6 +173,8 @@ TARGETS = {
     ),
     "tables": (check_file, {"kind": st.just("table"), "seed": SEEDS}, 40),
     "faces": (check_file, {"kind": st.just("faces"), "seed": SEEDS}, 50),
+    "models": (check_file, {"kind": st.just("model"), "seed": SEEDS}, 15),
+    "automatic settings": (check_file, {"kind": st.just("automatic"), "seed": SEEDS}, 40),
     "checkpoints": (check_file, {"kind": st.just("weights"), "seed": SEEDS}, 40),
     "state dicts": (
         check_converter,

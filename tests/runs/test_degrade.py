@@ -119,6 +119,27 @@ def test_usage_errors(mixed, tmp_path, capsys, arguments, says):
     assert not (tmp_path / "o").exists()
 
 
+def test_a_table_of_the_user_stays(mixed, tmp_path, capsys):
+    (tmp_path / "o").mkdir()
+    (tmp_path / "o/parameters.csv").write_text("mine")
+    arguments = ["degrade", str(mixed), str(tmp_path / "o"), "--with", "mild"]
+    assert main(arguments) == 2
+    assert "holds parameters.csv, which no run" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "o").iterdir()] == ["parameters.csv"]
+    (tmp_path / "o/parameters.csv").unlink()
+    assert main(arguments) == main(arguments) == 0
+
+
+def test_a_sheet_never_replaces_its_face(tmp_path, capsys):
+    (face,) = make_pictures(tmp_path / "in", 1).iterdir()
+    (tmp_path / "link.png").symlink_to(face)
+    before = face.read_bytes()
+    for output in (face, tmp_path / "link.png"):
+        assert main(["degrade", str(face), str(output), "--sheet"]) == 2
+        assert f"would replace {face}" in capsys.readouterr().err
+    assert face.read_bytes() == before
+
+
 def test_as_a_command(mixed, tmp_path):
     result = run_here("-m", "dr2pipe", "degrade", mixed, tmp_path / "o", "--with", "mild")
     assert result.returncode == 0, result.stderr

@@ -78,6 +78,17 @@ def test_a_state_that_holds_something_else(config_file, tmp_path, caplog):
     assert "training_state.pt has no config, step" in caplog.text
 
 
+@pytest.mark.parametrize(
+    "change", [{"optimizers": {}}, {"emas": []}, {"window": 3}, {"step": "many"}, {"config": None}]
+)
+def test_a_state_that_does_not_fit(config_file, tmp_path, change):
+    train(config_file, 2)
+    path = tmp_path / "run/checkpoints/step_00000002/training_state.pt"
+    torch.save(torch.load(path, weights_only=True) | change, path)
+    with pytest.raises(CheckpointError, match="checkpoint that does not fit this configuration"):
+        train(config_file, 3)
+
+
 def test_a_run_in_the_folder_of_faces_does_not_train_on_its_own_pictures(config_file, tmp_path):
     train(config_file, 2, "faces/run")
     assert list((tmp_path / "faces/run/previews").iterdir())
