@@ -91,7 +91,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
     ]  # fmt: skip
     photos = folder / "photos"
     few_steps = [
-        "batch_size=2", "dr2.num_evaluations=1", "faces.skip_good=false", "save_faces=true",
+        "batch_size=2", "dr2.num_evaluations=2", "faces.skip_good=false", "save_faces=true", "format=keep",
         "faces.name=file", f"faces.file={_write_photos(photos)}",
     ]  # fmt: skip
     few = ["sources=null", "variants=2", "precision=fp32", "dr2.num_evaluations=2", "batch_size=2"]
