@@ -55,10 +55,11 @@ def make_unet(out_channels=3, size=16, seed=0):
 
 @pytest.fixture(autouse=True)
 def libraries_are_loud_again():
-    """A command silences diffusers for the rest of its process, which here goes on."""
-    verbosity = diffusers_logging.get_verbosity()
-    yield
-    diffusers_logging.set_verbosity(verbosity)
+    """A command silences diffusers for the rest of its process, which here goes on.
+
+    Fixtures of whole modules run commands too, so it is undone before each test.
+    """
+    diffusers_logging.set_verbosity_warning()
     diffusers_logging.enable_progress_bar()
 
 

@@ -1,7 +1,7 @@
 """Whole photos: where faces are, how they are cut out, and how they are put back."""
 
 from dr2pipe.faces.align import Alignment, align, cut
-from dr2pipe.faces.detect import DetectorConfig, build_detector, select_faces
+from dr2pipe.faces.detect import DetectorConfig, build_detector, check_detector, select_faces
 from dr2pipe.faces.face import Face, FaceDetector
 from dr2pipe.faces.listed import ListedDetector
 from dr2pipe.faces.paste import face_mask, face_patches, photo_weights
@@ -16,6 +16,7 @@ __all__ = [
     "Quality",
     "align",
     "build_detector",
+    "check_detector",
     "cut",
     "estimate_quality",
     "face_mask",

@@ -67,11 +67,11 @@ def build_detector(config: DetectorConfig) -> FaceDetector:
             detector; a list of faces that cannot be read.
         MissingPackageError: the package that carries the detector's weights is not there.
     """
-    check_config(config)
+    check_detector(config)
     return DETECTORS[config.name](config)
 
 
-def check_config(config: DetectorConfig) -> None:
+def check_detector(config: DetectorConfig) -> None:
     """See that the settings are in range.
 
     Raises:

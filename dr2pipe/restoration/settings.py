@@ -8,7 +8,7 @@ import torch
 
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.stage1 import DR2Config
-from dr2pipe.faces import build_detector
+from dr2pipe.faces import build_detector, check_detector
 from dr2pipe.restoration.background import BackgroundConfig, load_background
 from dr2pipe.restoration.face_batches import FaceRestorer
 from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
@@ -47,6 +47,7 @@ def check_restoration(config: RestorationConfig) -> None:
     """
     if config.faces.mode not in ("photos", "aligned"):
         raise ConfigError(f"faces.mode '{config.faces.mode}': choose photos or aligned")
+    check_detector(config.faces)
     if config.colour not in ("keep", "free"):
         raise ConfigError(f"colour '{config.colour}': choose keep or free")
     if config.samples < 1:

@@ -73,10 +73,16 @@ def _check_mode(config: RestoreConfig) -> None:
         if config.save_coarse:
             raise ConfigError("save_coarse belongs to aligned faces; save_faces shows coarse faces")
         return
-    if config.identity.minimum is not None or config.identity.reference is not None:
-        raise ConfigError("identity belongs to whole photos; it does not go with --aligned")
-    if config.scale != 1:
-        raise ConfigError("scale enlarges whole photos; it does not go with --aligned")
-    for name in ("save_faces", "boxes", "strict"):
-        if getattr(config, name):
-            raise ConfigError(f"{name} belongs to whole photos; it does not go with --aligned")
+    of_photos = {
+        "identity.minimum": config.identity.minimum,
+        "identity.reference": config.identity.reference,
+        "faces.file": config.faces.file,
+        "background.weights": config.background.weights,
+        "scale": config.scale if config.scale != 1 else None,
+        **{name: getattr(config, name) or None for name in ("save_faces", "boxes", "strict")},
+    }
+    for name, value in of_photos.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name}={value} belongs to whole photos; it does not go with --aligned"
+            )

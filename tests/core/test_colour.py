@@ -2,6 +2,7 @@
 
 import io
 import struct
+import time
 import zlib
 
 import numpy as np
@@ -167,3 +168,10 @@ def test_inks_and_lab_by_their_profile():
     Image.fromarray(photo()).convert("CMYK").save(buffer, "TIFF")
     picture = images.decode_image(buffer.getvalue())
     assert any("without a colour profile" in warning for warning in picture.warnings)
+
+
+def test_the_srgb_profile_is_the_same_at_all_times():
+    first = colour.srgb_profile()
+    time.sleep(1.1)  # LittleCMS writes the second at which it makes a profile
+    assert colour.srgb_profile() == first
+    assert ImageCms.getProfileName(ImageCms.ImageCmsProfile(io.BytesIO(first))).strip()

@@ -8,6 +8,7 @@ import pytest
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.faces import align, cut
 from dr2pipe.faces.identity import References, identity_similarity
 from dr2pipe.features.dlib_identity import load_identity, weights_file
 
@@ -46,8 +47,8 @@ def test_the_nearest_candidate():
 def test_photos_of_a_person(tmp_path):
     """The largest face is taken; what cannot be used is noted."""
     embedder = load_identity()
-    photos = {name: load() for name, load in demo._PORTRAITS.items()}
-    landmarks = {name: np.array(points) for name, points in demo._LANDMARKS.items()}
+    photos = {name: portrait.load() for name, portrait in demo.PORTRAITS.items()}
+    landmarks = {name: np.array(portrait.landmarks) for name, portrait in demo.PORTRAITS.items()}
     images.write_png(tmp_path / "hopper.png", photos[HOPPER])
     both = np.concatenate(
         [photos[HOPPER][:512], images.resize_pixels(photos[COLLINS], (512, 512))], 1
@@ -68,7 +69,7 @@ def test_photos_of_a_person(tmp_path):
     assert references.embeddings.shape == (2, 128)
     assert identity_similarity(*references.embeddings) > 0.9  # both are Grace Hopper
     assert set(references.without_face) == {"sea.png", "wrong.png", "broken.jpg"}
-    crops = [demo.crop(photos[n], landmarks[n], 64) for n in (COLLINS, HOPPER)]
+    crops = [cut(photos[n], align(landmarks[n]), 64) for n in (COLLINS, HOPPER)]
     candidates = embedder.embed_aligned(crops)
     assert references.nearest(candidates) == 1
     assert references.similarity(candidates[1]) > 0.4 > references.similarity(candidates[0])

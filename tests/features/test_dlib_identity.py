@@ -11,6 +11,7 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import CheckpointError, MissingPackageError, PictureError
+from dr2pipe.faces import align, cut
 from dr2pipe.features import dlib_identity
 from dr2pipe.features.dlib_identity import face_chip, load_identity, weights_file
 from dr2pipe.features.dlib_resnet import load_dlib_resnet
@@ -27,7 +28,10 @@ def embedder():
 @pytest.fixture(scope="module")
 def portraits():
     """{name: (pixels, landmarks)} of two people."""
-    return {n: (load(), np.array(demo._LANDMARKS[n])) for n, load in demo._PORTRAITS.items()}
+    return {
+        name: (portrait.load(), np.array(portrait.landmarks))
+        for name, portrait in demo.PORTRAITS.items()
+    }
 
 
 def distance(a, b):
@@ -35,7 +39,8 @@ def distance(a, b):
 
 
 def aligned(portraits, name, size):
-    return demo.crop(*portraits[name], size)
+    pixels, landmarks = portraits[name]
+    return cut(pixels, align(landmarks), size)
 
 
 def test_embeddings_equal_those_of_dlib():

