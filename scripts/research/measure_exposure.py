@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,8 +23,10 @@ from dr2pipe.degradations import degrade
 from dr2pipe.diffusion.stage1 import DR2Config
 from dr2pipe.restoration.restorer import EnhancerConfig, build_restorer
 
-CASES = [(name, severity) for name in ("low_light", "haze", "over_exposure") for severity in (2, 4)]
-CASES += [("mild", None), ("medium", None), ("severe", None)]
+CASES: list[tuple[str, int | None]] = [
+    *((name, severity) for name in ("low_light", "haze", "over_exposure") for severity in (2, 4)),
+    *((name, None) for name in ("mild", "medium", "severe")),
+]
 
 
 def psnr(found: torch.Tensor, clean: torch.Tensor) -> torch.Tensor:
@@ -45,7 +48,8 @@ def main() -> None:
     parser.add_argument("--faces", type=int, default=12)
     parser.add_argument("--model", default="portrait64")
     options = parser.parse_args()
-    settings = {"scheduler": "ddim", "factor": 2, "tau": 6, "omega": 16, "num_evaluations": 5}
+    settings: dict[str, Any] = {"scheduler": "ddim", "factor": 2, "tau": 6, "omega": 16}
+    settings["num_evaluations"] = 5
     restorers = [
         build_restorer(
             DR2Config(model=options.model, exposure=exposure, **settings), EnhancerConfig()
