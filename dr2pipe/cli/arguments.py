@@ -31,7 +31,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for add in (_add_restore, _add_inpaint, _add_files, _add_degrade, _add_studies, _add_fits):
+    groups = (
+        *(_add_restore, _add_inpaint, _add_files, _add_cut_faces),
+        *(_add_degrade, _add_studies, _add_fits),
+    )
+    for add in groups:
         add(to)
     command = to.add_parser("doctor", help="versions, devices, and what will be used")
     command.set_defaults(run=lambda o: commands.doctor())
@@ -181,6 +185,32 @@ def _add_files(to: Commands) -> None:
     command.add_argument("--kind", required=True, help="what the file is, see docs/models.md")
     _add_set(command)
     command.set_defaults(run=lambda o: commands.convert(o.source, o.output, o.kind, o.set))
+
+
+def _add_cut_faces(to: Commands) -> None:
+    command = to.add_parser("cut-faces", help="cut aligned faces out of photos, for training")
+    command.add_argument("input", help="photo or folder of photos (recursive)")
+    command.add_argument("output", help="folder for the faces and their table")
+    command.add_argument(
+        "--size", type=_whole_number, default=256, help="side of the faces in pixels (256)"
+    )
+    command.add_argument(
+        "--min-px",
+        type=_whole_number,
+        help="leave out faces that are smaller in their photos (default: --size)",
+    )
+    command.add_argument("--faces", help="csv or JSON of the photos' faces, in place of a search")
+    _add_run_options(command)
+    command.set_defaults(
+        run=lambda o: commands.cut_faces(
+            o.input,
+            o.output,
+            size=o.size,
+            min_px=o.min_px,
+            faces=o.faces,
+            run_options=(o.pages, o.merge, o.verify),
+        )
+    )
 
 
 def _add_degrade(to: Commands) -> None:

@@ -102,6 +102,26 @@ def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     return EXIT_INTERRUPTED if EXIT_INTERRUPTED in codes else EXIT_SOME_FAILED
 
 
+def cut_faces(
+    source: str,
+    output: str,
+    *,
+    size: int,
+    min_px: int | None,
+    faces: str | None,
+    run_options: tuple[str, bool, bool] = ("first", False, False),
+) -> int:
+    """Aligned faces of photos, for training."""
+    from dr2pipe.faces import DetectorConfig
+    from dr2pipe.runs.cut_faces import CutConfig
+    from dr2pipe.runs.cut_faces import cut_faces as run
+    from dr2pipe.runs.options import RunOptions
+
+    detector = DetectorConfig() if faces is None else DetectorConfig("file", faces)
+    config = CutConfig(source, output, size, min_px, detector, RunOptions(*run_options))
+    return _tell(run(config), "photos searched", output)
+
+
 def degrade(
     source: str,
     output: str,

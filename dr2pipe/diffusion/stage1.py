@@ -16,6 +16,7 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.auto import AutoSetting, load_auto
 from dr2pipe.diffusion.dr2 import check_network, remove_degradation
+from dr2pipe.diffusion.exposure import normalise_exposure
 from dr2pipe.diffusion.low_pass import LowPass, build_low_pass
 from dr2pipe.diffusion.networks import FaceDDPM, load_ddpm
 from dr2pipe.diffusion.pipeline import network_size
@@ -30,6 +31,7 @@ from dr2pipe.diffusion.timesteps import (
 WrapUNet = Callable[[ModelMixin, str], ModelMixin]
 
 MODES = ("fixed", "auto")
+EXPOSURES = ("keep", "normalise")
 STRENGTHS = {"bicubic": "factor", "gaussian": "sigma_px", "fft": "cutoff"}  # settings by filter
 # What a scheduler must have in common with the one that the network was trained with.
 _CHAIN = ("num_train_timesteps", "beta_start", "beta_end", "beta_schedule", "prediction_type")
@@ -57,6 +59,7 @@ class DR2Config:
     omega: int | None = None  # null: by the table of N
     num_steps: int = 100
     num_evaluations: int | None = None  # null: every step from omega to tau
+    exposure: str = "keep"  # keep | normalise dark and pale pictures, see diffusion/exposure.py
 
 
 @dataclass
@@ -71,6 +74,7 @@ class Remover:
     num_steps: int = 100
     num_evaluations: int | None = None
     max_timestep: int | None = None  # the highest that the network was trained on; None for all
+    exposure: str = "keep"  # keep | normalise
 
     @property
     def calls(self) -> int:
@@ -84,6 +88,12 @@ class Remover:
 
     def __call__(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
         """Return the coarse faces of (B,3,S,S) in [-1,1], with one generator per picture."""
+        if self.exposure == "normalise":
+            normal, undo = normalise_exposure(degraded)
+            return undo(self._remove(normal, generator))
+        return self._remove(degraded, generator)
+
+    def _remove(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
         return remove_degradation(
             self.unet,
             self.scheduler,
@@ -204,6 +214,8 @@ def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str,
         "scheduler": type(remover.scheduler).__name__,
         "scheduler_config": plain_config(remover.scheduler.config),
     }
+    if config.exposure == "keep":  # as before there was another choice
+        described.pop("exposure")
     # The place of a model does not matter, only its content.
     for name in ("model", "auto"):
         described.pop(name)
@@ -216,6 +228,8 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _build_remover(config: DR2Config, ddpm: FaceDDPM) -> Remover:
+    if config.exposure not in EXPOSURES:
+        raise ConfigError(f"dr2.exposure '{config.exposure}': choose {', '.join(EXPOSURES)}")
     omega = config.omega
     if omega is None and config.low_pass != "bicubic":
         raise ConfigError(f"dr2.omega must be given with dr2.low_pass={config.low_pass}")
@@ -235,6 +249,7 @@ def _build_remover(config: DR2Config, ddpm: FaceDDPM) -> Remover:
         num_steps=config.num_steps,
         num_evaluations=config.num_evaluations,
         max_timestep=ddpm.max_timestep,
+        exposure=config.exposure,
     )
     _, timesteps = start_chain(
         remover.scheduler,

@@ -17,10 +17,20 @@ from dr2pipe.enhancers.base import BicubicEnhancer, Enhancer, NoEnhancer
 from dr2pipe.enhancers.exegan import ExeGAN
 from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.enhancers.panini import PaniniNet
+from dr2pipe.enhancers.sharpness import SHARP, mix_with_sharp, sharp_folder
 from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
 from dr2pipe.enhancers.sparnet import SPARNet
 
-__all__ = ["ENHANCERS", "Enhancer", "build_enhancer", "enhancer_class", "option_names"]
+__all__ = [
+    "ENHANCERS",
+    "SHARP",
+    "Enhancer",
+    "build_enhancer",
+    "enhancer_class",
+    "mix_with_sharp",
+    "option_names",
+    "sharp_folder",
+]
 
 ENHANCERS: dict[str, type[Enhancer]] = {
     "none": NoEnhancer,

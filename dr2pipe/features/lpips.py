@@ -57,7 +57,8 @@ class LPIPS(nn.Module):
         maps_a, maps_b = self.vgg(a), self.vgg(b)
         total = a.new_zeros(len(a))
         for layer in LAYERS:
-            difference = (_unit(maps_a[layer]) - _unit(maps_b[layer])).square()
+            # Where bfloat16 is used for the convolutions, it is too coarse for differences.
+            difference = (_unit(maps_a[layer].float()) - _unit(maps_b[layer].float())).square()
             weight = self.get_buffer(f"weight_{layer}")  # (1,C,1,1)
             distance = (difference * weight).sum(dim=1, keepdim=True)  # (B,1,h,w)
             if mask is None:

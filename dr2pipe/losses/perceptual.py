@@ -31,6 +31,24 @@ def perceptual_loss(
     return weighted_sum(distances, weights)
 
 
+def relative_perceptual_loss(
+    features: Mapping[str, torch.Tensor], target_features: Mapping[str, torch.Tensor]
+) -> torch.Tensor:
+    """Mean over all layers of the L1 distance, each as a share of the target's mean magnitude.
+
+    So layers of any scale count alike. Target features are constants.
+
+    Args:
+        features: (B,C,h,w) by layer, of one or more layers.
+        target_features: as ``features``.
+    """
+    shares = []
+    for layer, found in features.items():
+        target = target_features[layer].detach()
+        shares.append(F.l1_loss(found, target) / target.abs().mean().clamp(min=1e-6))
+    return torch.stack(shares).mean()
+
+
 def gram_matrix(features: torch.Tensor) -> torch.Tensor:
     """(B,C,H,W) to (B,C,C), divided by C·H·W (Johnson et al. 2016, eq. 3)."""
     batch, channels, height, width = features.shape

@@ -22,7 +22,14 @@ from dr2pipe.diffusion.stage1 import (
     load_remover,
     plain_config,
 )
-from dr2pipe.enhancers import Enhancer, build_enhancer, enhancer_class, option_names
+from dr2pipe.enhancers import (
+    Enhancer,
+    build_enhancer,
+    enhancer_class,
+    mix_with_sharp,
+    option_names,
+    sharp_folder,
+)
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
@@ -35,6 +42,8 @@ class EnhancerConfig:
     name: str = "none"  # a key of ENHANCERS
     weights: str | None = None  # a model's name or folder; some enhancers take an official file
     options: dict[str, Any] = field(default_factory=dict)  # of an enhancer without weights
+    # 0..1: from the faithful to the sharp variant of a model that has both; null: as it is.
+    sharpness: float | None = None
 
 
 @dataclass
@@ -188,7 +197,10 @@ class Restorer:
 
 def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
     """The settings of stage 2 that decide its results; its weights are hashed besides."""
-    return {"name": config.name, **plain_config(enhancer.config)}
+    described = {"name": config.name, **plain_config(enhancer.config)}
+    if config.sharpness is not None and enhancer.has_weights:
+        described["sharpness"] = config.sharpness
+    return described
 
 
 # -- loading ---------------------------------------------------------------------------------
@@ -239,6 +251,9 @@ def build_restorer(
         raise ConfigError(f"enhancer '{enhancer.name}' needs {needs}, which restore does not have")
     if weights is not None:
         hashes["enhancer"] = files.sha256(weights)
+        if enhancer.sharpness is not None:
+            mix_with_sharp(stage2, weights, enhancer.sharpness)
+            hashes["enhancer_sharp"] = files.sha256(sharp_folder(weights))
     if remover is not None:
         use_attention(remover.unet, attention, torch.device(device))
     restorer = Restorer(

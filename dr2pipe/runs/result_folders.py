@@ -8,7 +8,7 @@ from __future__ import annotations
 
 RESTORED = "restored"  # restore, make_coarse
 REPAIRED = "repaired"  # restore: inputs after their holes were filled
-FACES = "faces"  # restore: the faces of each photo: input, coarse, restored and mask
+FACES = "faces"  # restore: of each face its input, coarse, restored and mask; cut-faces
 COARSE = "coarse"  # restore: results of stage 1
 COMPARE = "compare"  # restore: input, coarse and restored side by side
 SPREAD = "spread"  # restore: where several samples differ

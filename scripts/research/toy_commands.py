@@ -40,6 +40,7 @@ _IGNORED_FOLDERS = ("tensorboard", "checkpoints", "previews")
 _LOADED_FIRST = (
     "dr2pipe.runs.restore",
     "dr2pipe.runs.inpaint",
+    "dr2pipe.runs.cut_faces",
     "dr2pipe.runs.degrade",
     "dr2pipe.runs.embed",
     "dr2pipe.runs.coarse",
@@ -90,9 +91,10 @@ def make_commands(folder: Path) -> dict[str, Command]:
         "unet.channels=[32,32]", "unet.attention_sizes=[]", "schedule=constant",
     ]  # fmt: skip
     photos = folder / "photos"
+    listed = str(_write_photos(photos))
     few_steps = [
-        "batch_size=2", "dr2.num_evaluations=2", "faces.skip_good=false", "save_faces=true", "format=keep",
-        "faces.name=file", f"faces.file={_write_photos(photos)}",
+        "batch_size=2", "dr2.num_evaluations=2", "faces.skip_good=false", "save_faces=true",
+        "format=keep", "faces.name=file", f"faces.file={listed}",
     ]  # fmt: skip
     few = ["sources=null", "variants=2", "precision=fp32", "dr2.num_evaluations=2", "batch_size=2"]
     made: dict[str, Arguments] = {
@@ -102,6 +104,9 @@ def make_commands(folder: Path) -> dict[str, Command]:
         "photos": lambda out: ["restore", str(photos), str(out), "--set", *few_steps],
         "inpaint": lambda out: [
             "inpaint", str(faces), str(masks), str(out), "--exemplar", exemplar
+        ],
+        "cut-faces": lambda out: [
+            "cut-faces", str(photos), str(out), "--size", "32", "--min-px", "16", "--faces", listed
         ],
         "degrade": lambda out: ["degrade", str(faces), str(out), "--with", "severe"],
         "evaluate": lambda out: ["evaluate", str(protocol), f"output={out}"],

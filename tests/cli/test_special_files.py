@@ -132,9 +132,11 @@ BESIDE = {
     "enhancer.weights": ["{start}name=sparnet", "{start}options={{}}"],
     "metric_files.niqe": ["metrics=[niqe]"],
     "coarse": ["pairs.coarse_share=0.5"],
-    "vgg16": ["loss.perceptual=1", "{lpips}"],
+    "vgg16": ["loss.perceptual=1", "{by}", "{lpips}"],
     "vgg19": ["loss.perceptual=1"],
-    "loss.lpips": ["loss.perceptual=1", "loss.vgg16={path}"],
+    "perceptual_by": ["loss.perceptual=1"],
+    "loss.ddpm": ["loss.perceptual=1", "loss.perceptual_by=ddpm"],
+    "loss.lpips": ["loss.perceptual=1", "{by}", "loss.vgg16={path}"],
     "discriminator_weights": ["loss.gan=1"],
     "arcface": ["loss.identity=1"],
     "identity_network": ["loss.identity=1"],
@@ -205,6 +207,7 @@ SHARED = set(text_keys(TrainConfig))
 )
 def test_settings(command, key, value, commands, tmp_path):
     start, _, last = key.rpartition(".")
+    recipe = command.partition(" ")[2]
     table = tmp_path / "table.csv"
     table.write_text("file,sex\n")
     path, out = special("pipe", tmp_path / "new"), tmp_path / "new" / "out"
@@ -214,7 +217,8 @@ def test_settings(command, key, value, commands, tmp_path):
         "table": table,
         "faces": next(a for a in commands["degrade"].arguments(out) if a.endswith("faces")),
         "start": f"{start}." * bool(start),
-        "lpips": f"loss.lpips={path}" if "exegan" in command else "loss.perceptual=1",
+        "lpips": f"loss.lpips={path}" if recipe in ("exegan", "enhancer") else "loss.perceptual=1",
+        "by": f"loss.perceptual{'_by=lpips' if recipe == 'enhancer' else '=1'}",
     }
     beside = BESIDE.get(".".join(key.split(".")[-2:]), BESIDE.get(last, []))
     arguments += [text.format(**places) for text in (*beside, f"{key}={value}")]

@@ -15,18 +15,19 @@ from torch.nn.utils.parametrizations import spectral_norm
 from dr2pipe.core import files, images
 from dr2pipe.core.diffusers_types import ConfigMixin
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_model
 from dr2pipe.core.seeding import random_stream
-from dr2pipe.enhancers import ENHANCERS, build_enhancer
-from dr2pipe.features.vgg import load_vgg
+from dr2pipe.diffusion.stage1 import plain_config
+from dr2pipe.enhancers import ENHANCERS, SHARP, Enhancer, build_enhancer
 from dr2pipe.losses.adversarial import (
     feature_matching_loss,
     hinge_discriminator_loss,
     hinge_generator_loss,
 )
-from dr2pipe.losses.perceptual import perceptual_loss
 from dr2pipe.losses.reconstruction import pixel_loss
 from dr2pipe.losses.total import weighted_sum
 from dr2pipe.training.gan import MultiScaleDiscriminator
+from dr2pipe.training.perceptual import PerceptualConfig, PerceptualLoss
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import (
     Batch,
@@ -37,15 +38,6 @@ from dr2pipe.training.recipe import (
     TrainedNetwork,
     pair_of,
 )
-
-# SPARNet's; the reference stores the first four after their ReLU.
-_PERCEPTUAL_LAYERS = {
-    "relu1_2": 1.0,
-    "relu2_2": 1.0,
-    "relu3_4": 1.0,
-    "relu4_4": 1.0,
-    "conv5_4": 1.0,
-}
 
 
 @dataclass
@@ -59,15 +51,12 @@ class NetworkConfig:
 
 
 @dataclass
-class LossConfig:
+class LossConfig(PerceptualConfig):
     """Weights; a weight of 0 switches a loss and what it needs off."""
 
     pixel: float = 1.0
     gan: float = 0.0
     feature_matching: float = 0.0
-    perceptual: float = 0.0
-    vgg19: str | None = None  # path of torchvision's weights, for the perceptual loss
-    perceptual_layers: dict[str, float] = field(default_factory=dict)  # empty: the published five
 
 
 @dataclass
@@ -90,6 +79,9 @@ class EnhancerTrainConfig(TrainConfig):
     learning_rate: float = 1e-4
     discriminator_learning_rate: float = 4e-4
     betas: list[float] = field(default_factory=lambda: [0.5, 0.99])
+    init: str | None = None  # name or folder of an enhancer whose weights training starts from
+    # As init, of a faithful enhancer: final/ holds it with the trained one as its sharp variant.
+    sharp_of: str | None = None
     export_precision: str = "fp32"  # fp32 | fp16
 
 
@@ -103,10 +95,11 @@ class EnhancerRecipe:
         if config.export_precision not in ("fp32", "fp16"):
             raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
         self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
-        self.vgg = None
+        if config.init is not None and config.sharp_of is not None:
+            raise ConfigError("sharp_of starts from that enhancer; leave init out")
+        self.perceptual = None
         if config.loss.perceptual > 0:
-            self.perceptual_layers = config.loss.perceptual_layers or _PERCEPTUAL_LAYERS
-            self.vgg = load_vgg(config.loss.vgg19, "vgg19", list(self.perceptual_layers))
+            self.perceptual = PerceptualLoss(config.loss)
 
     def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
         """Build ``enhancer``, and ``discriminator`` where a loss needs it."""
@@ -123,6 +116,8 @@ class EnhancerRecipe:
                 "and enhancer.initial_std cannot have"
             )
         enhancer = build_enhancer(config.enhancer.name, **config.enhancer.options).train()
+        if (start := config.sharp_of or config.init) is not None:
+            self._copy_weights(start, enhancer)
         _prepare_convolutions(enhancer, config.enhancer)
         if enhancer.output_size not in (None, config.data.size):
             raise ConfigError(
@@ -153,10 +148,9 @@ class EnhancerRecipe:
         target = batch["image"]
         restored = networks["enhancer"](self._resized(batch["input"])).float()
         terms = {"pixel": pixel_loss(restored, target)}
-        if self.vgg is not None:
-            vgg = self.vgg.to(target.device)
-            terms["perceptual"] = perceptual_loss(
-                vgg(restored), vgg(target), self.perceptual_layers
+        if self.perceptual is not None:
+            terms["perceptual"] = self.perceptual(
+                restored, target, batch["seed"].tolist(), self.config.precision
             )
         if self.adversarial:
             discriminator = networks["discriminator"].requires_grad_(False)
@@ -181,7 +175,7 @@ class EnhancerRecipe:
         return tile_rows(shown, restored, batch["image"][:PREVIEW_PICTURES])
 
     def export(self, networks: Networks, folder: Path) -> None:
-        """Write a folder that ``build_enhancer`` loads."""
+        """Write a folder that ``build_enhancer`` loads; with ``sharp_of``, of both variants."""
         trained = copy.deepcopy(networks["enhancer"]).eval()
         if self.config.enhancer.spectral_norm:
             for module in _convolutions(trained):
@@ -190,7 +184,29 @@ class EnhancerRecipe:
         network.load_state_dict(trained.state_dict())
         if self.config.export_precision == "fp16":
             network.half()
-        files.write_folder(folder, network.save_pretrained)
+        files.write_folder(folder, lambda path: self._save(network, Path(path)))
+
+    def _save(self, network: Enhancer, folder: Path) -> None:
+        if self.config.sharp_of is not None:
+            self._load(self.config.sharp_of).save_pretrained(folder)
+            folder /= SHARP
+        network.save_pretrained(folder)
+
+    def _load(self, model: str) -> Enhancer:
+        return build_enhancer(self.config.enhancer.name, find_model(model))
+
+    def _copy_weights(self, model: str, enhancer: Enhancer) -> None:
+        """Load the weights of ``model``; ConfigError where it is another network."""
+        if self.config.enhancer.initial_std is not None:
+            raise ConfigError("enhancer.initial_std would replace the weights that init gives")
+        start = self._load(model)
+        theirs, ours = (plain_config(network.config) for network in (start, enhancer))
+        different = [name for name in ours if ours[name] != theirs.get(name)]
+        if different:
+            raise ConfigError(
+                f"{model} is another network than enhancer.options: {', '.join(different)} differ"
+            )
+        enhancer.load_state_dict(start.state_dict())
 
     def _resized(self, pictures: torch.Tensor) -> torch.Tensor:
         """Pictures at the enhancer's input size, resized as a restorer does it."""
