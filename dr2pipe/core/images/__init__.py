@@ -30,9 +30,18 @@ from dr2pipe.core.images.reading import (
 )
 from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
 from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
-from dr2pipe.core.images.writing import KINDS, encode_picture, encode_png, is_kind, write_png
+from dr2pipe.core.images.writing import (
+    DEFAULT_COMPRESSION,
+    KINDS,
+    check_encoding,
+    encode_picture,
+    encode_png,
+    is_kind,
+    write_png,
+)
 
 __all__ = [
+    "DEFAULT_COMPRESSION",
     "FoundImages",
     "JpegTables",
     "KINDS",
@@ -44,6 +53,7 @@ __all__ = [
     "Pixels",
     "Place",
     "Tint",
+    "check_encoding",
     "check_file",
     "count_pages",
     "decode_image",
