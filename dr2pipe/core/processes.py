@@ -33,6 +33,13 @@ def use_cpu() -> bool:
     return forced or not torch.accelerator.is_available()
 
 
+def count_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):  # Linux
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def forget_stray_ranks() -> None:
     """Remove ranks from the environment that no launcher of this process has set.
 

@@ -51,7 +51,7 @@ class CutConfig:
 class _CutPhoto(PreparedPhoto):
     """A photo whose faces are named after it."""
 
-    stem: str
+    stem: str = ""
 
 
 def cut_faces(config: CutConfig) -> RunSummary:
@@ -84,16 +84,19 @@ def cut_faces(config: CutConfig) -> RunSummary:
             skipped = f"smaller than {min_px} pixels" if is_small else None
             tensor = images.to_tensor(look)
             placed.append(PlacedFace(face, alignment, quality, tensor, look, skipped))
-        return _CutPhoto(picture, placed, Path(path).stem)
+        return _CutPhoto(picture, placed, stem=Path(path).stem)
 
     def process(photos: list[_CutPhoto], _: list[int], __: list[images.Picture]) -> BatchResult:
         pixels = [
             {FACES: {f"{photo.stem}_{n:03}": face.look for n, face in _kept(photo)}}
             for photo in photos
         ]
-        records = [[_describe(f, n, p, config.size) for n, f in enumerate(p.faces)] for p in photos]
+        records: list[dict[str, Any]] = [
+            {"faces": [_describe(f, n, p, config.size) for n, f in enumerate(p.faces)]}
+            for p in photos
+        ]
         warnings = [[] if _kept(photo) else ["no face was cut out"] for photo in photos]
-        return BatchResult(pixels, [{} for _ in photos], warnings, records)
+        return BatchResult(pixels, [{} for _ in photos], warnings, records=records)
 
     settings = {
         "size": config.size,
@@ -135,7 +138,7 @@ def _kept(photo: PreparedPhoto) -> list[tuple[int, PlacedFace]]:
 
 
 def _describe(face: PlacedFace, number: int, photo: _CutPhoto, size: int) -> dict[str, Any]:
-    record = describe_face(face, size)
+    record = describe_face(face)
     if face.skipped is None:
         record["file"] = f"{photo.stem}_{number:03}.png"
         record["in_crop"] = (face.alignment.landmarks * size).round(2).tolist()

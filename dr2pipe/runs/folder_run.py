@@ -40,6 +40,7 @@ from dr2pipe.runs.jobs import (
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import Results
+from dr2pipe.runs.writers import MOST_WAITING_BYTES, Writers, pixel_bytes
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,7 @@ class FolderRun:
         seed: each picture's seed is derived from this one and its relative path.
         batch_size: pictures per call of ``process``.
         loader_threads: threads that read and decode.
+        writer_threads: threads that encode and write; None for two for each core.
         max_pixels: larger pictures are failures.
         keep_tint: show the process the luma of monochrome pictures, see ``Picture.tint``.
         keep_own: keep the pictures in their own colour space, see ``Picture.own``.
@@ -93,6 +95,7 @@ class FolderRun:
         seed: int,
         batch_size: int,
         loader_threads: int = 2,
+        writer_threads: int | None = None,
         max_pixels: int = images.MAX_PIXELS,
         keep_tint: bool = False,
         keep_own: bool = False,
@@ -103,8 +106,11 @@ class FolderRun:
         png_text: dict[str, Any] | None = None,
         paired: Mapping[str, PairedFiles] | None = None,
     ):
-        if min(batch_size, loader_threads, max_pixels) < 1:
-            raise ConfigError("batch_size, loader_threads and max_pixels must be at least 1")
+        least = min(batch_size, loader_threads, max_pixels)
+        if least < 1 or (writer_threads is not None and writer_threads < 1):
+            raise ConfigError(
+                "batch_size, loader_threads, writer_threads and max_pixels must be at least 1"
+            )
         unknown = [name for name in outputs if not is_result_folder(name)]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: add new result folders to result_folders.py")
@@ -117,16 +123,12 @@ class FolderRun:
         self.process, self.size, self.output_size = process, size, output_size
         self.settings, self.settings_hash = settings, stable_hash(settings)
         self.outputs, self.seed = tuple(outputs), seed
-        self.batch_size, self.loader_threads = batch_size, loader_threads
-        self.max_pixels = max_pixels
+        self.batch_size, self.max_pixels = batch_size, max_pixels
+        self.loader_threads, self.writer_threads = loader_threads, writer_threads
         self.run_description, self.png_text = run_description or {}, png_text or {}
         self.records = RunRecords(output)
         self.results = Results(
-            self.records,
-            self.outputs,
-            self.settings_hash,
-            verify=self.options.verify,
-            lacks=lacks,
+            self.records, self.outputs, self.settings_hash, self.options, lacks=lacks
         )
         self.summary = RunSummary()
         self.stop_requested = False
@@ -166,24 +168,24 @@ class FolderRun:
 
     def _work(self, jobs: list[Job], *, show_progress: bool) -> None:
         self.progress = tqdm(total=len(jobs), unit="picture", disable=not show_progress)
-        writing: deque[Future[None]] = deque()
+        # What waits in memory is bounded: whole photos may be large.
+        writers = Writers(
+            self.writer_threads,
+            most_pictures=2 * self.batch_size,
+            most_bytes=MOST_WAITING_BYTES if self.size is None else None,
+        )
         with (
             stop_signals_caught(self._request_stop),
             self.progress,
             ThreadPoolExecutor(self.loader_threads) as loaders,
-            ThreadPoolExecutor(1) as writer,
+            writers,
         ):
             for batch in self._batches(self._load_ahead(jobs, loaders)):
                 for done in self._process(batch):
-                    writing.append(writer.submit(self._write, *done))
-                # What waits in memory is bounded: whole photos may be large.
-                while len(writing) > (1 if self.size is None else 2 * self.batch_size):
-                    writing.popleft().result()
+                    writers.submit(pixel_bytes(done[0], done[1].values()), self._write, *done)
                 if self.stop_requested:
                     self.summary.interrupted = True
                     break
-            for future in writing:
-                future.result()
 
     def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[LoadedPicture]:
         waiting: deque[Future[LoadedPicture | None]] = deque()
@@ -284,6 +286,7 @@ class FolderRun:
                 page=job.page,
                 keep_own=self.keep_own,
                 whole_photo=self.prepare is not None,
+                sha256=sha256,
             )
             if self.keep_tint:
                 picture.set_tint_aside()

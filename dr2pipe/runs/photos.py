@@ -70,6 +70,7 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
         seed=config.seed,
         batch_size=config.batch_size,
         loader_threads=config.loader_threads,
+        writer_threads=config.writer_threads,
         max_pixels=config.max_pixels,
         options=config.run_options(),
         keep_tint=config.colour == "keep",

@@ -34,16 +34,26 @@ class RestoreConfig(RestorationConfig):
     boxes: bool = False  # draw the faces' boxes into compare
     strict: bool = False  # a photo in which no face is found is a failure
     format: str = "png"  # png | jpg | webp (lossless) | keep: that of the input
+    png_compression: int = images.DEFAULT_COMPRESSION  # 0 (none), 1 (fast) .. 9 (small and slow)
+    quality: int | None = None  # 1..100 of jpg; null: that of a JPEG input, else 95
     bits: str = "keep"  # keep: results have the bits of their pictures, 8 or 16 | 8
     pages: str = "first"  # first | all: pages or frames of a file
     merge: bool = False  # let the results of another input join those in the output
     verify: bool = False  # compare the hashes of finished results, not only their sizes
-    loader_threads: int = 2
+    loader_threads: int = 2  # read and decode
+    writer_threads: int | None = None  # encode and write; null: two for each core
     max_pixels: int = images.MAX_PIXELS
 
     def run_options(self) -> RunOptions:
         """How files are read and written."""
-        return RunOptions(self.pages, self.merge, self.verify, self.format)
+        return RunOptions(
+            self.pages,
+            self.merge,
+            self.verify,
+            self.format,
+            self.png_compression,
+            self.quality,
+        )
 
 
 def check_config(config: RestoreConfig) -> None:

@@ -17,6 +17,7 @@ from dr2pipe.core.markers import read_marker
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs.batches import Result
 from dr2pipe.runs.jobs import Job, LoadedPicture
+from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import FACES
 
 Record = dict[str, Any]
@@ -32,7 +33,7 @@ class Results:
         records: the records of the output folder.
         outputs: result folders written for every picture, the main one first.
         settings_hash: of everything that decides a result besides the picture.
-        verify: compare the hashes of results too, not only their sizes.
+        options: how results are compared and encoded.
         lacks: whether a record lacks what is wanted besides; None: none does.
     """
 
@@ -41,12 +42,12 @@ class Results:
         records: RunRecords,
         outputs: Sequence[str],
         settings_hash: str,
+        options: RunOptions,
         *,
-        verify: bool,
         lacks: Callable[[Record], bool] | None = None,
     ):
         self.records, self.outputs = records, tuple(outputs)
-        self.settings_hash, self.verify = settings_hash, verify
+        self.settings_hash, self.options = settings_hash, options
         self.lacks = lacks or (lambda record: False)
         self.finished: dict[str, Record] = {}
         self._owners: dict[str, set[str]] = {}
@@ -107,6 +108,9 @@ class Results:
     ) -> None:
         """Write a picture's results, then its line of the manifest.
 
+        Several threads may do so at once, each with another picture. The line comes when all files
+        are on the disk under their names, so a line that can be read is true.
+
         Args:
             loaded: the picture.
             pixels: (H,W) or (H,W,3) by result folder, uint8 or uint16. None: the picture is
@@ -128,13 +132,15 @@ class Results:
             if isinstance(result, Mapping):
                 stem = str(Path(names[folder]).with_suffix(""))
                 for part, part_pixels in result.items():
-                    contents[f"{stem}/{part}.png"] = images.encode_png(part_pixels, text=marked)
+                    contents[f"{stem}/{part}.png"] = images.encode_png(
+                        part_pixels, text=marked, compression=self.options.png_compression
+                    )
             elif result is None:
                 contents[names[folder]] = self._unchanged(loaded, names[folder], marked)
             else:
                 is_own = folder in in_own_space
                 is_result = folder == self.outputs[0] or is_own
-                contents[names[folder]] = _encoded(
+                contents[names[folder]] = self._encoded(
                     names[folder], result, picture, marked, is_result=is_result, is_own=is_own
                 )
         for relative, data in contents.items():
@@ -175,7 +181,42 @@ class Results:
             if images.hash_bytes(data) == picture.sha256 and images.is_kind(data, name):
                 return data
         assert picture.own is not None
-        return _encoded(name, picture.own.levels, picture, text, is_result=True, is_own=True)
+        return self._encoded(name, picture.own.levels, picture, text, is_result=True, is_own=True)
+
+    def _encoded(
+        self,
+        name: str,
+        pixels: npt.NDArray[Any],
+        picture: images.Picture,
+        text: dict[str, str],
+        *,
+        is_result: bool,
+        is_own: bool,
+    ) -> bytes:
+        """A picture's file, with what it keeps of its input."""
+        own = picture.own if is_own else None
+        profile = picture.profile if own is None else own.profile
+        chunks = () if own is None else own.chunks
+        if (
+            own is not None
+            and chunks
+            and own.is_other_than_srgb
+            and not name.lower().endswith(".png")
+        ):
+            # Only PNG files have these chunks.
+            pixels, profile, chunks = own.to_srgb(pixels), picture.profile, ()
+        return images.encode_picture(
+            name,
+            pixels,
+            alpha=picture.alpha if is_result else None,
+            profile=profile,
+            colour_chunks=chunks,
+            metadata=picture.metadata if is_result else None,
+            text=text,
+            jpeg=picture.jpeg,
+            compression=self.options.png_compression,
+            quality=self.options.quality,
+        )
 
     def _check_input(self, job: Job, record: Record, sha256: str) -> None:
         place = record.get("input", 0)
@@ -198,7 +239,7 @@ class Results:
         try:
             if not path.is_file() or path.stat().st_size != written[0]:
                 return False
-            return not self.verify or files.sha256(path) == written[1]
+            return not self.options.verify or files.sha256(path) == written[1]
         except OSError:
             return False
 
@@ -220,34 +261,6 @@ class Results:
             if relative.startswith(f"{FACES}/"):
                 with suppress(OSError):  # other faces are still in it
                     path.parent.rmdir()
-
-
-def _encoded(
-    name: str,
-    pixels: npt.NDArray[Any],
-    picture: images.Picture,
-    text: dict[str, str],
-    *,
-    is_result: bool,
-    is_own: bool,
-) -> bytes:
-    """A picture's file, with what it keeps of its input."""
-    own = picture.own if is_own else None
-    profile = picture.profile if own is None else own.profile
-    chunks = () if own is None else own.chunks
-    if own is not None and chunks and own.is_other_than_srgb and not name.lower().endswith(".png"):
-        # Only PNG files have these chunks.
-        pixels, profile, chunks = own.to_srgb(pixels), picture.profile, ()
-    return images.encode_picture(
-        name,
-        pixels,
-        alpha=picture.alpha if is_result else None,
-        profile=profile,
-        colour_chunks=chunks,
-        metadata=picture.metadata if is_result else None,
-        text=text,
-        jpeg=picture.jpeg,
-    )
 
 
 def is_foreign(path: Path) -> bool:

@@ -31,7 +31,9 @@ from dr2pipe.core.images.reading import (
 from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
 from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
 from dr2pipe.core.images.writing import (
+    DEFAULT_COMPRESSION,
     KINDS,
+    check_encoding,
     check_kind,
     encode_picture,
     encode_png,
@@ -41,6 +43,7 @@ from dr2pipe.core.images.writing import (
 )
 
 __all__ = [
+    "DEFAULT_COMPRESSION",
     "FoundImages",
     "JpegTables",
     "KINDS",
@@ -52,6 +55,7 @@ __all__ = [
     "Pixels",
     "Place",
     "Tint",
+    "check_encoding",
     "check_file",
     "check_kind",
     "count_pages",

@@ -50,14 +50,19 @@ def resize_tensor(image: torch.Tensor, size: int | tuple[int, int]) -> torch.Ten
 def to_tensor(pixels: Pixels) -> torch.Tensor:
     """(H,W,3) uint8 RGB, or a stack (B,H,W,3), as (B,3,H,W) float32 in [-1,1]."""
     stack = torch.from_numpy(np.array(pixels if pixels.ndim == 4 else pixels[None]))
-    return stack.permute(0, 3, 1, 2).float().div(255).sub(0.5).div(0.5).contiguous()
+    planes = stack.permute(0, 3, 1, 2).contiguous()  # (B,3,H,W) uint8: small, so moved first
+    return planes.float().div_(255).sub_(0.5).div_(0.5)
 
 
 def to_uint8(image: torch.Tensor) -> Pixels:
     """(B,3,H,W) in [-1,1] as (B,H,W,3) uint8 RGB: rounded half to even, saturated."""
-    levels = image.detach().to("cpu", torch.float64, copy=True)  # large: changed in place
-    levels.add_(1).mul_(127.5).round_().clamp_(0, 255)
-    return levels.to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    batch, channels, height, width = image.shape
+    pixels = torch.empty(batch, height, width, channels, dtype=torch.uint8)
+    for one, target in zip(image.detach().cpu(), pixels, strict=True):
+        levels = one.to(torch.float64, copy=True)  # of one picture, changed in place: it is large
+        levels.add_(1).mul_(127.5).round_().clamp_(0, 255)
+        target.copy_(levels.to(torch.uint8).permute(1, 2, 0))
+    return pixels.numpy()
 
 
 def round_to_uint8(pixels: npt.NDArray[Any]) -> Pixels:

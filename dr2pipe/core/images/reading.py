@@ -159,6 +159,7 @@ def decode_image(
     page: int | None = None,
     keep_own: bool = False,
     whole_photo: bool = False,
+    sha256: str | None = None,
 ) -> Picture:
     """As :func:`read_image`, from the bytes of a file.
 
@@ -166,6 +167,7 @@ def decode_image(
         page: the page or frame to take, from 0; None takes the first and warns of others.
         keep_own: keep the samples in the file's own colour space too, see ``Picture.own``.
         whole_photo: the picture may have any shape, since only its faces are looked at.
+        sha256: hex digest of ``data``, where it is known.
     """
     try:
         with Image.open(io.BytesIO(data)) as image:
@@ -192,7 +194,7 @@ def decode_image(
     # Decoders raise many kinds (OSError, SyntaxError, struct.error, ...) on damaged data.
     except Exception as error:
         raise PictureError(f"truncated or damaged: {error}") from error
-    picture.sha256 = hash_bytes(data)
+    picture.sha256 = sha256 or hash_bytes(data)
     return picture
 
 
