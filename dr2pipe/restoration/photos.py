@@ -36,7 +36,7 @@ _MOST_SIDES = 4  # of a photo that a face's crop may have
 _BATCH_PIXELS = 48_000_000
 _PHOTOS_PER_FACE = 4  # or when there are so many photos for each face of a full batch
 # Colours are matched where they change slowly: by so many cells a side of the crop.
-_COLOUR_CELLS = 8
+_COLOUR_CELLS, _COLOUR_PASSES = 8, 3
 
 
 @dataclass
@@ -262,7 +262,10 @@ class PhotoEngine:
         """(1,3,S,S) with the photo's own colours where they change slowly."""
         if not self.paste_config.match_colours:
             return restored
-        return restored + slow_part(images.to_tensor(face.look) - restored)
+        degraded = images.to_tensor(face.look)
+        for _ in range(_COLOUR_PASSES):  # each takes most of what the one before left
+            restored = restored + slow_part(degraded - restored)
+        return restored
 
     def _paste(
         self,
