@@ -23,8 +23,8 @@ from dr2pipe.diffusion.stage1 import (
     plain_config,
 )
 from dr2pipe.enhancers import Enhancer, build_enhancer, enhancer_class, option_names
+from dr2pipe.restoration.precision import PRECISIONS
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
 
 
