@@ -37,6 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     for add in groups:
         add(to)
+    _add_benchmark(to)
     command = to.add_parser("doctor", help="versions, devices, and what will be used")
     command.set_defaults(run=lambda o: commands.doctor())
     return parser
@@ -86,6 +87,9 @@ def _add_restore(to: Commands) -> None:
         choices=("png", "jpg", "webp", "keep"),
         default="png",
         help="of the results; keep: JPEG and WebP photos stay so (png)",
+    )
+    command.add_argument(
+        "--quality", type=_whole_number, help="1..100 of jpg results (that of a JPEG photo, or 95)"
     )
     command.add_argument(
         "--min-identity",
@@ -299,6 +303,45 @@ def _add_fits(to: Commands) -> None:
     )
     command.set_defaults(
         run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
+    )
+
+
+def _add_benchmark(to: Commands) -> None:
+    about = "time a preset on this machine: networks, files without networks, files to files"
+    command = to.add_parser("benchmark", help=about)
+    command.add_argument(
+        "--preset", default="default", help="name in configs/restore, or a YAML file (default)"
+    )
+    command.add_argument("--input", help="picture or folder (pictures made by a rule)")
+    command.add_argument(
+        "--precisions", nargs="+", default=[], metavar="NAME", help="(the preset's)"
+    )
+    command.add_argument("--batch-sizes", nargs="+", type=_whole_number, default=[1, 4])
+    command.add_argument(
+        "--parts", nargs="+", default=None, metavar="PART", help="networks restorer machinery run"
+    )
+    command.add_argument(
+        "--pictures", type=_whole_number, default=32, help="of a run over files (32)"
+    )
+    command.add_argument(
+        "--size", type=_whole_number, default=512, help="side of the files without networks (512)"
+    )
+    command.add_argument("--json", help="file for the numbers")
+    command.add_argument("--against", metavar="JSON", help="such a file, to compare with")
+    _add_set(command)
+    command.set_defaults(
+        run=lambda o: commands.benchmark(
+            o.preset,
+            o.set,
+            json_file=o.json,
+            against=o.against,
+            precisions=o.precisions,
+            batch_sizes=o.batch_sizes,
+            input=o.input,
+            pictures=o.pictures,
+            size=o.size,
+            **({} if o.parts is None else {"parts": o.parts}),
+        )
     )
 
 

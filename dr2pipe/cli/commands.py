@@ -31,6 +31,7 @@ def restore_with_options(options: Namespace) -> int:
         "output": options.output,
         "repair.mask": options.mask,
         "repair.exemplar": options.exemplar,
+        "quality": options.quality,
         "identity.minimum": options.min_identity,
         "identity.reference": options.reference,
     }
@@ -285,6 +286,34 @@ def doctor() -> int:
     from dr2pipe.cli.doctor import report
 
     print(report())
+    return EXIT_DONE
+
+
+def benchmark(
+    preset: str | Path,
+    overrides: Sequence[str],
+    *,
+    json_file: str | None,
+    against: str | None,
+    **settings: Any,
+) -> int:
+    """Time a preset on this machine; ``settings`` of ``Benchmark``."""
+    from dr2pipe.cli.benchmark import Benchmark
+    from dr2pipe.cli.benchmark_report import ratios, read_report, table, write_report
+    from dr2pipe.runs.restore import RestoreConfig, check_config
+
+    unused = ["input=unused", "output=unused", "faces.mode=aligned"]
+    path = find_file("configs/restore", str(preset), what="preset")
+    config = load_config(RestoreConfig, path, [*unused, *overrides])
+    check_config(config)
+    other = None if against is None else read_report(against)
+    quiet_libraries()
+    report = Benchmark(config, **settings).run()
+    print(table(report))
+    if json_file is not None:
+        write_report(json_file, report)
+    if other is not None:
+        print(f"\nagainst {against}:\n{ratios(report, other)}")
     return EXIT_DONE
 
 

@@ -12,6 +12,7 @@ from dr2pipe.core.records import versions
 from dr2pipe.diffusion.networks import why_no_xformers
 from dr2pipe.features.dlib_identity import PACKAGE, weights_file
 from dr2pipe.metrics import available
+from dr2pipe.restoration.precision import AUTO, multiplies_bf16, resolve_precision
 
 _METRICS_SIZE_PX = 512  # pictures of which every metric is possible
 
@@ -26,17 +27,18 @@ def report() -> str:
             properties = torch.cuda.get_device_properties(index)
             memory = properties.total_memory / 2**30
             lines.append(f"device: cuda:{index} {properties.name}, {memory:.0f} GiB")
-        low: str | None = "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+        low: str | None = "bf16" if multiplies_bf16(device) else "fp16"
     else:
         lines.append(f"device: {device}, {torch.get_num_threads()} CPU threads")
-        low = "bf16" if _cpu_multiplies_bf16() else None
+        low = "bf16" if multiplies_bf16(device) else None
         if shutil.which("nvidia-smi"):
             lines.append(
                 "WARNING: this machine has an NVIDIA driver, but torch cannot use it "
                 f"(torch {torch.__version__}); install a CUDA build of torch"
             )
     faster = f"; precision={low} is the faster choice here" if low else ""
-    lines.append(f"precision: fp32{faster}")
+    auto = resolve_precision(AUTO, "sparnet", device)
+    lines.append(f"precision: {auto} in the default preset{faster}")
     reason = why_no_xformers(device)
     lines.append("attention: sdpa (torch's own)")
     lines.append("xformers: can be used" if reason is None else f"xformers: no, {reason}")
@@ -45,9 +47,3 @@ def report() -> str:
     names, _ = available(None, {}, _METRICS_SIZE_PX)
     lines.append(f"metrics without metric_files: {', '.join(names)}")
     return "\n".join(lines)
-
-
-def _cpu_multiplies_bf16() -> bool:
-    capability: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    names = ("avx512_bf16", "avx512bf16", "amx_bf16", "bf16")
-    return any(capability.get(name) for name in names)

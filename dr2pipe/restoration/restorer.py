@@ -30,8 +30,8 @@ from dr2pipe.enhancers import (
     option_names,
     sharp_folder,
 )
+from dr2pipe.restoration.precision import PRECISIONS
 
-PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
 
 

@@ -12,6 +12,7 @@ from dr2pipe.faces import build_detector, check_detector
 from dr2pipe.restoration.background import BackgroundConfig, load_background
 from dr2pipe.restoration.face_batches import FaceRestorer
 from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
+from dr2pipe.restoration.precision import resolve_precision
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.restoration.same_person import IdentityConfig, load_same_person
 from dr2pipe.restoration.samples import COMBINE
@@ -25,7 +26,7 @@ class RestorationConfig:
     dr2: DR2Config = field(default_factory=DR2Config)
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
     batch_size: int = 8  # faces at once, per process
-    precision: str = "fp32"  # fp32 | bf16 | fp16
+    precision: str = "fp32"  # fp32 | bf16 | fp16 | auto: bf16 where it measured faster, else fp32
     attention: str = "auto"  # auto | sdpa | xformers
     channels_last: bool | None = None  # null: in bf16 and fp16, where it is faster
     compile: bool = False
@@ -66,7 +67,7 @@ def load_restorer(
         config.dr2,
         config.enhancer,
         device=device,
-        precision=config.precision,
+        precision=resolve_precision(config.precision, config.enhancer.name, device),
         attention=config.attention,
         channels_last=config.channels_last,
         compile=config.compile,

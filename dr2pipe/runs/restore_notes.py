@@ -12,6 +12,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_hash
 from dr2pipe.core.records import RunRecords
 from dr2pipe.diffusion.stage1 import describe_dr2
+from dr2pipe.restoration.precision import name_of
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
 from dr2pipe.runs.restore_config import RestoreConfig
 
@@ -43,7 +44,7 @@ def describe_settings(
         "seed": config.seed,
         "dr2": dr2,
         "enhancer": describe_enhancer(config.enhancer, restorer.enhancer),
-        "precision": config.precision,
+        "precision": name_of(restorer.dtype),  # what auto is on this machine
         "colour": config.colour,
         "bits": config.bits,
         "weights_sha256": weight_hashes,

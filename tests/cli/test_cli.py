@@ -3,7 +3,7 @@ import json
 import parity
 import pytest
 import torch
-from conftest import ROOT, TINY, run_command, run_here
+from conftest import ROOT, TINY, run_command
 
 import dr2pipe
 from dr2pipe import cli
@@ -188,14 +188,3 @@ def test_doctor_warns_of_a_cpu_torch_beside_an_nvidia_gpu(tmp_path, monkeypatch,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cli.main(["doctor"])
     assert "WARNING: this machine has an NVIDIA driver" in capsys.readouterr().out
-
-
-def test_benchmark_script(pictures, model_folder):
-    preset = ROOT / "configs" / "restore" / "portrait64.yaml"
-    process = run_here(
-        "scripts/research/benchmark.py", preset, f"input={pictures}", f"dr2.model={model_folder}", *TINY,
-        "--full", "--batch-sizes", 2,
-    )  # fmt: skip
-    assert process.returncode == 0, process.stderr
-    assert "network call s" in process.stdout
-    assert "bf16 differs from fp32 by" in process.stdout

@@ -1,5 +1,6 @@
 """Presets at their full size, on rule-made files in the official layouts."""
 
+import json
 import os
 import subprocess
 import sys
@@ -105,22 +106,22 @@ def test_published_settings_run_in_little_memory(settings, tmp_path, preset):
 @pytest.mark.parametrize(
     ("preset", "options", "batches"),
     [
-        ("dr2_ffhq_sparnethd", [], (1, 4)),
-        ("gfpgan14_only", ["--full"], (1, 4)),
-        ("panini_mfr_only", ["--full", "--batch-sizes", "1"], (1,)),
-        ("panini_sr_only", ["--full", "--batch-sizes", "1"], (1,)),
+        ("dr2_ffhq_sparnethd", ["--parts", "networks"], (1, 4)),
+        ("gfpgan14_only", ["--parts", "networks", "restorer"], (1, 4)),
+        ("panini_mfr_only", ["--parts", "networks", "restorer"], (1,)),
+        ("panini_sr_only", ["--parts", "networks", "restorer"], (1,)),
     ],
 )
 def test_benchmarks_at_full_size(settings, tmp_path, preset, options, batches):
     source = make_pictures(tmp_path / "in", 1, height=300, width=260)
+    report = tmp_path / "report.json"
+    sizes = ["--batch-sizes", *map(str, batches)]
     process = run_command(
-        "scripts/research/benchmark.py", ROOT / "configs" / "restore" / f"{preset}.yaml",
-        f"input={source}", *settings[preset], *options, timeout=1200, OMP_NUM_THREADS="2",
+        "-m", "dr2pipe", "benchmark", "--preset", preset, "--input", source, *options, *sizes,
+        "--precisions", "fp32", "bf16", "--json", report, "--set", *settings[preset],
+        timeout=1200, OMP_NUM_THREADS="2",
     )  # fmt: skip
     assert process.returncode == 0, process.stderr
     print(process.stdout)
-    for precision in ("fp32", "bf16"):
-        for batch in batches:
-            assert [precision, str(batch)] in [
-                line.split()[:2] for line in process.stdout.splitlines()
-            ]
+    timed = {(r["precision"], r["batch"]) for r in json.loads(report.read_text())["rows"]}
+    assert timed == {(precision, batch) for precision in ("fp32", "bf16") for batch in batches}

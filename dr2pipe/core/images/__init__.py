@@ -19,6 +19,7 @@ from dr2pipe.core.images.metadata import OWN_TEXT
 from dr2pipe.core.images.own_space import OwnSpace, reduced
 from dr2pipe.core.images.reading import (
     MAX_PIXELS,
+    MIN_SIDE_PX,
     Picture,
     check_file,
     count_pages,
@@ -49,6 +50,7 @@ __all__ = [
     "KINDS",
     "Levels",
     "MAX_PIXELS",
+    "MIN_SIDE_PX",
     "OWN_TEXT",
     "OwnSpace",
     "Picture",

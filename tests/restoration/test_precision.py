@@ -1,0 +1,52 @@
+import types
+
+import pytest
+import torch
+
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.restoration import precision
+from dr2pipe.restoration.precision import PRECISIONS, name_of, resolve_precision
+
+
+def cpu_with(monkeypatch, **capabilities):
+    known = types.MappingProxyType({"avx2": True, **capabilities})
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "enhancer", "wanted"),
+    [
+        ({"avx512_bf16": True}, "sparnet", "bf16"),
+        ({"amx_bf16": True}, "none", "bf16"),
+        ({"avx512_bf16": False}, "sparnet", "fp32"),
+        ({}, "gfpgan", "fp32"),
+        ({"bf16": True}, "sparnet", "fp32"),  # of ARM: nothing was measured there
+        ({"avx512_bf16": True}, "spandrel", "fp32"),  # some of its networks refuse bf16
+    ],
+)
+def test_auto_is_what_measured_faster(monkeypatch, capabilities, enhancer, wanted):
+    cpu_with(monkeypatch, **capabilities)
+    assert resolve_precision("auto", enhancer, "cpu") == wanted
+
+
+def test_auto_on_a_gpu_asks_for_real_bf16(monkeypatch):
+    for answer in (True, False):
+        monkeypatch.setattr(
+            torch.cuda, "is_bf16_supported", lambda including_emulation, a=answer: a
+        )
+        assert precision.multiplies_bf16("cuda") is answer
+    assert not precision.multiplies_bf16("mps")
+
+
+def test_an_old_torch_does_not_know(monkeypatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert resolve_precision("auto", "sparnet", "cpu") == "fp32"
+
+
+def test_named_precisions_are_kept(monkeypatch):
+    cpu_with(monkeypatch, avx512_bf16=True)
+    for name, dtype in PRECISIONS.items():
+        assert resolve_precision(name, "sparnet", "cpu") == name
+        assert name_of(dtype) == name
+    with pytest.raises(ConfigError, match="choose auto, fp32, bf16, fp16"):
+        resolve_precision("int8", "sparnet", "cpu")
