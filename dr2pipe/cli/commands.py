@@ -280,7 +280,7 @@ def benchmark(
     """Time a preset on this machine; ``settings`` of ``Benchmark``."""
     from dr2pipe.cli.benchmark import Benchmark
     from dr2pipe.cli.benchmark_report import ratios, read_report, table, write_report
-    from dr2pipe.runs.restore import RestoreConfig, check_config
+    from dr2pipe.runs.restore_config import RestoreConfig, check_config
 
     unused = ["input=unused", "output=unused", "faces.mode=aligned"]
     path = find_file("configs/restore", str(preset), what="preset")
