@@ -24,7 +24,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from dr2pipe.cli.benchmark_report import FORMAT, Row
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.processes import count_cores, process_state
 from dr2pipe.core.records import versions
 from dr2pipe.restoration.precision import PRECISIONS, resolve_precision
@@ -225,9 +225,7 @@ class Benchmark:
         paths = images.find_images(path).paths if path.is_dir() else [path]
         if not paths:
             raise ConfigError(f"no pictures in {path}")
-        read = [
-            images.resize_pixels(images.read_image(p).pixels, (side, side)) for p in paths[:count]
-        ]
+        read = [images.resize_pixels(_read(p), (side, side)) for p in paths[:count]]
         return [read[i % len(read)] for i in range(count)]
 
     def _tensors(self, side: int, count: int) -> torch.Tensor:
@@ -299,6 +297,13 @@ def _network_seconds(restorer: Restorer) -> Iterator[list[float]]:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def _read(path: Path) -> images.Pixels:
+    try:
+        return images.read_image(path).pixels
+    except PictureError as error:
+        raise PictureError(f"{path}: {error}") from None
 
 
 def _made_picture(seed: int, side: int) -> images.Pixels:

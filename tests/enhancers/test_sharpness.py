@@ -112,6 +112,7 @@ def test_from_python_and_on_the_command_line(variants, model_folder, tmp_path):
     given = {
         "dr2__model": model_folder, "dr2__omega": 8, "dr2__tau": 2, "dr2__num_evaluations": 2,
         "enhancer__weights": variants, "enhancer__sharpness": 0.5, "identity__measure": False,
+        "precision": "fp32",
     }  # fmt: skip
     restorer = dr2pipe.PhotoRestorer.from_preset("default", faces__name="none", **given)
     used = restorer.engine.restorer.restorer.enhancer.state_dict()
