@@ -255,8 +255,8 @@ def _compressed(samples: npt.NDArray[Any], compression: int) -> Iterator[bytes]:
     """The data of a PNG file (PNG specification, sections 9 and 10), band by band of rows.
 
     Every row has the filter "average". With it, level 1 looks for repeated bytes alone, as zlib
-    calls it run-length encoding. This measured four times as fast as the usual encoders at level 4,
-    at the same size (docs/performance.md). All of it lets other threads run.
+    calls it run-length encoding. This measured four times as fast as Pillow's level 4, and files of
+    about its size: -3 % to +18 % (docs/performance.md). All of it lets other threads run.
     """
     height, pixel_bytes = len(samples), samples.shape[2] * samples.dtype.itemsize
     row_bytes = samples.shape[1] * pixel_bytes
