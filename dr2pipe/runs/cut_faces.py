@@ -98,12 +98,7 @@ def cut_faces(config: CutConfig) -> RunSummary:
         warnings = [[] if _kept(photo) else ["no face was cut out"] for photo in photos]
         return BatchResult(pixels, [{} for _ in photos], warnings, records=records)
 
-    settings = {
-        "size": config.size,
-        "min_px": min_px,
-        "detector": dataclasses.asdict(config.detector)
-        | {"file": None if config.detector.file is None else files.sha256(config.detector.file)},
-    }
+    settings = _settings(config, min_px)
     run = FolderRun(
         config.input,
         config.output,
@@ -131,6 +126,13 @@ def cut_faces(config: CutConfig) -> RunSummary:
         data = table.encode("utf-8", "surrogateescape")
         files.write_bytes(Path(config.output) / TABLE, data)
     return summary
+
+
+def _settings(config: CutConfig, min_px: int) -> dict[str, Any]:
+    listed = config.detector.file
+    detector = dataclasses.asdict(config.detector)
+    detector["file"] = None if listed is None else files.sha256(listed)
+    return {"size": config.size, "min_px": min_px, "detector": detector}
 
 
 def _kept(photo: PreparedPhoto) -> list[tuple[int, PlacedFace]]:
