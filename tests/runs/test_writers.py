@@ -2,9 +2,10 @@ import threading
 
 import numpy as np
 import pytest
-from conftest import make_pictures
+from conftest import TINY, make_pictures
 from test_runs import FakeNetwork, failing_write, folder_run, lines, restored_pixels
 
+from dr2pipe import cli
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.runs.options import RunOptions
@@ -165,3 +166,14 @@ def test_another_compression_leaves_finished_results(tmp_path):
 def test_settings_that_are_not_valid(tmp_path, pictures, settings, said):
     with pytest.raises(ConfigError, match=said):
         folder_run(pictures, tmp_path / "out", FakeNetwork(), **settings)
+
+
+def test_quality_of_jpeg_results_reaches_the_files(pictures, model_folder, tmp_path):
+    sizes = []
+    for quality in ("20", "95"):
+        out = tmp_path / quality
+        command = ["restore", str(pictures), str(out), "--aligned", "--format", "jpg"]
+        settings = ["--set", f"dr2.model={model_folder}", *TINY]
+        assert cli.main([*command, "--quality", quality, *settings]) == 0
+        sizes.append(sum(p.stat().st_size for p in (out / "restored").iterdir()))
+    assert sizes[0] < sizes[1]
