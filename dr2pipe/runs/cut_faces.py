@@ -65,10 +65,7 @@ def cut_faces(config: CutConfig) -> RunSummary:
     """
     min_px = config.size if config.min_px is None else config.min_px
     if config.size < 16 or min_px < 1:
-        raise ConfigError(
-            f"the faces' size is {config.size} and the least side {min_px}: they must be at "
-            "least 16 and 1 pixels"
-        )
+        raise ConfigError(f"size={config.size} must be at least 16, and min_px={min_px} at least 1")
     detector = build_detector(config.detector)
 
     def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
