@@ -5,6 +5,7 @@ import csv
 import io
 import os
 import runpy
+import signal
 import subprocess
 import sys
 import time
@@ -108,7 +109,7 @@ TINY = ["faces.mode=aligned", "dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.n
 
 
 # What takes minutes on a machine under heavy load is no fault; what never ends is one.
-PATIENCE_SECONDS = 1200
+PATIENCE_SECONDS = 400
 
 
 def run_here(*arguments):
@@ -131,15 +132,25 @@ def run_here(*arguments):
 
 
 def run_command(*arguments, timeout=PATIENCE_SECONDS, **environment):
-    """``python ARGUMENTS`` in a process of its own: for signals, ranks, launchers and imports."""
-    return subprocess.run(
-        [sys.executable, *map(str, arguments)],
-        cwd=ROOT,
-        env=os.environ | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
+    """``python ARGUMENTS`` in a process of its own: for signals, ranks, launchers and imports.
+
+    Where it takes longer than ``timeout`` seconds, the error shows where each thread stood.
+    """
+    process = start_command(
+        *arguments,
+        env=os.environ | {"PYTHONFAULTHANDLER": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
     )
+    try:
+        said, errors = process.communicate(timeout=timeout)
+    except subprocess.TimeoutExpired:
+        for member in psutil.Process(process.pid).children(recursive=True):
+            member.send_signal(signal.SIGABRT)
+        time.sleep(2)
+        kill_with_children(process)
+        raise TimeoutError("\n".join(map(str, (process.args, *process.communicate())))) from None
+    return subprocess.CompletedProcess(process.args, process.returncode, said, errors)
 
 
 def start_command(*arguments, **options):

@@ -11,6 +11,7 @@ from dr2pipe.cli import commands
 from dr2pipe.cli.arguments import build_parser, parse_script_arguments
 from dr2pipe.cli.streams import safe_streams
 from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
+from dr2pipe.core.processes import leave_other_processes
 from dr2pipe.core.records import EXIT_INTERRUPTED, EXIT_USAGE
 
 __all__ = ["main", "report_errors", "script"]
@@ -34,7 +35,9 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
     }[command]
     with safe_streams():
         config, overrides = parse_script_arguments(command, arguments)
-        return report_errors(lambda: run(config, overrides))
+        code = report_errors(lambda: run(config, overrides))
+        leave_other_processes(code)
+    return code
 
 
 def report_errors(run: Callable[[], int]) -> int:

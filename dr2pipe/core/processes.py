@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,6 +70,21 @@ def process_state() -> PartialState:
     """Rank, number of processes and device of this process."""
     forget_stray_ranks()
     return PartialState(cpu=use_cpu(), timeout=WAIT_FOR_OTHERS)
+
+
+def leave_other_processes(code: int) -> None:
+    """End this process now with ``code`` where a launcher started it with others.
+
+    torch's threads may wait forever for an interpreter that is ending
+    (https://github.com/pytorch/pytorch/issues/190489), and the launcher waits with them. Files
+    must be closed before; what the standard streams hold is written.
+    """
+    if _as_number(os.environ.get("WORLD_SIZE")) <= 1:
+        return
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def ignore_stop_signals(worker: int) -> None:

@@ -53,3 +53,18 @@ def test_a_command_does_not_wait_for_processes_that_do_not_exist(tmp_path):
     assert done.returncode == 0, done.stderr
     assert "1 degraded" in done.stdout
     assert "ignoring RANK=1 WORLD_SIZE=2 LOCAL_RANK=1" in done.stderr
+
+
+def test_one_of_several_processes_ends_at_once():
+    code = "import atexit; from dr2pipe.core.processes import leave_other_processes as leave; "
+    code += "atexit.register(print, 'farewell'); print('said', end=''); leave(3)"
+    for world_size, ended in (("1", (0, "saidfarewell\n")), ("2", (3, "said"))):
+        done = run_command("-c", code, WORLD_SIZE=world_size)
+        assert (done.returncode, done.stdout) == ended, done.stderr
+
+
+def test_a_command_that_hangs_is_shown():
+    code = "import time\ndef stands_here(): time.sleep(1000)\nstands_here()"
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}])"
+    with pytest.raises(TimeoutError, match="stands_here"):
+        run_command("-c", parent, timeout=5)
