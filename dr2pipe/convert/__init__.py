@@ -34,6 +34,7 @@ from dr2pipe.convert.stylegan2 import (
     convert_stylegan2_discriminator,
     convert_stylegan2_generator,
 )
+from dr2pipe.convert.vqfr import convert_vqfr_v1
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import CheckpointError, ConfigError, Dr2pipeError
 from dr2pipe.core.model_folders import within_budget
@@ -45,6 +46,7 @@ CONVERTERS: dict[str, Callable[..., ModelMixin]] = {
     "sparnet": convert_sparnet,
     "gfpgan_clean": convert_gfpgan_clean,
     "gfpgan_original": convert_gfpgan_original,
+    "vqfr_v1": convert_vqfr_v1,
     "panini_sr": convert_panini_sr,
     "panini_mfr": convert_panini_mfr,
     "moco_degradation_encoder": convert_moco_degradation_encoder,

@@ -56,6 +56,7 @@ class OfficialFile:
 
 _GFPGAN = "https://github.com/TencentARC/GFPGAN/releases/download"
 _SPARNET = "https://github.com/chaofengc/Face-SPARNet/releases/download"
+_VQFR = "https://github.com/TencentARC/VQFR/releases/download"
 _NON_COMMERCIAL = "CC BY-NC-SA 4.0"
 # How PyTorch's files begin: zip archives, and pickles of before 2020.
 _SIGNATURES = (b"PK\x03\x04", b"\x80\x02")
@@ -72,6 +73,9 @@ FILES: dict[str, OfficialFile] = {
     ),
     "gfpgan1": OfficialFile(
         f"{_GFPGAN}/v0.1.0/GFPGANv1.pth", "Apache-2.0", True, "gfpgan_original"
+    ),
+    "vqfr1": OfficialFile(
+        f"{_VQFR}/v1.0.0/VQFR_v1-33a1fac5.pth", "Apache-2.0", True, "vqfr_v1", sha256="33a1fac5"
     ),
     "stylegan2_ffhq512": OfficialFile(
         f"{_GFPGAN}/v0.1.0/StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth",

@@ -20,6 +20,7 @@ from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.enhancers.sharpness import SHARP, mix_with_sharp, sharp_folder
 from dr2pipe.enhancers.spandrel import SpandrelEnhancer, load_spandrel
 from dr2pipe.enhancers.sparnet import SPARNet
+from dr2pipe.enhancers.vqfr import VQFR
 
 __all__ = [
     "ENHANCERS",
@@ -38,6 +39,7 @@ ENHANCERS: dict[str, type[Enhancer]] = {
     "sparnet": SPARNet,
     "gfpgan": GFPGAN,
     "panini": PaniniNet,
+    "vqfr": VQFR,
     "exegan": ExeGAN,
     "spandrel": SpandrelEnhancer,
 }
