@@ -24,26 +24,26 @@ _NORM_EPSILON = 1e-6
 
 
 class Codes(NamedTuple):
-    """What the codebook made of the encoder's features, at 1/32 of the side.
+    """What the codebook made of the encoder's features, at the smallest level.
 
     Attributes:
         features: (B,C,h,w) for the decoders.
         indices: (B,h,w) int64, the nearest codes.
-        distances: (B,h,w), the mean squared difference between feature and code.
-        loss: scalar of VQ-VAE training (van den Oord et al. 2017, eq. 3).
+        vectors: (B,h,w,K), the encoder's features as the codebook compares them.
+        chosen: (B,h,w,K), the nearest codes.
     """
 
     features: torch.Tensor
     indices: torch.Tensor
-    distances: torch.Tensor
-    loss: torch.Tensor
+    vectors: torch.Tensor
+    chosen: torch.Tensor
 
 
 class Parts(NamedTuple):
     """All that training looks at.
 
     Attributes:
-        result: (B,3,H,W) of the main decoder.
+        result: (B,3,H,W) of the main decoder; without it, the texture.
         texture: (B,3,H,W) of the texture decoder, which sees the codes alone.
         codes: what the codebook gave.
     """
@@ -115,19 +115,33 @@ class VQFR(Enhancer):
         """Side in pixels of its results."""
         return int(self.config.size)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B,3,H,W) RGB in [-1,1] to (B,3,H,W), not clamped."""
-        return self.parts(x).result
+    def forward(
+        self,
+        x: torch.Tensor,
+        *,
+        return_parts: bool = False,
+        use_main: bool = True,
+        quantise: bool = True,
+    ) -> torch.Tensor | Parts:
+        """(B,3,H,W) RGB in [-1,1] to (B,3,H,W), not clamped.
 
-    def parts(self, x: torch.Tensor) -> Parts:
-        """Results of both decoders and of the codebook, for pictures (B,3,H,W) in [-1,1]."""
-        codes = self.encode(x)
+        Args:
+            x: pictures whose sides are multiples of the smallest level's patch.
+            return_parts: return all that training looks at.
+            use_main: False leaves the main decoder out.
+            quantise: False gives the decoders the encoder's features as they are, for the
+                beginning of a codebook's training.
+        """
+        codes = self.encode(x, quantise=quantise)
         textures, texture = self.texture_decoder(codes.features)
-        return Parts(self.main_decoder(textures, self.input_features(x), x), texture, codes)
+        result = texture
+        if use_main:
+            result = self.main_decoder(textures, self.input_features(x), x)
+        return Parts(result, texture, codes) if return_parts else result
 
-    def encode(self, x: torch.Tensor) -> Codes:
+    def encode(self, x: torch.Tensor, *, quantise: bool = True) -> Codes:
         """The codes of pictures (B,3,H,W) in [-1,1]."""
-        codes: Codes = self.codebook(self.encoder(x))
+        codes: Codes = self.codebook(self.encoder(x), quantise=quantise)
         return codes
 
     def notes(self, x: torch.Tensor) -> list[dict[str, Any]]:
@@ -136,7 +150,8 @@ class VQFR(Enhancer):
         A face that the codebook does not know has a large distance: its result is drawn from
         codes that do not fit.
         """
-        distances = self.encode(x).distances.mean(dim=(1, 2))
+        codes = self.encode(x)
+        distances = (codes.vectors - codes.chosen).square().mean(dim=(1, 2, 3))
         return [{"codebook_distance": round(float(distance), 4)} for distance in distances]
 
 
@@ -212,17 +227,13 @@ class Codebook(nn.Module):
         nn.init.uniform_(self.codes, -1 / num_codes, 1 / num_codes)
         self.from_code = nn.Conv2d(code_channels, width, 1)
 
-    def forward(self, features: torch.Tensor) -> Codes:
+    def forward(self, features: torch.Tensor, *, quantise: bool = True) -> Codes:
         """(B,C,h,w) to codes; gradients pass the choice of a code as if it changed nothing."""
         vectors = self.to_code(features).movedim(1, -1)  # (B,h,w,K)
         indices = self.nearest(vectors)
         chosen = self.codes[indices]
-        distances = (vectors - chosen).square().mean(-1)
-        # The codes follow the vectors, and the vectors commit to their codes (weight 0.25).
-        loss = (chosen - vectors.detach()).square().mean()
-        loss = loss + 0.25 * (vectors - chosen.detach()).square().mean()
-        passed = vectors + (chosen - vectors).detach()
-        return Codes(self.from_code(passed.movedim(-1, 1)), indices, distances, loss)
+        passed = vectors + (chosen - vectors).detach() if quantise else vectors
+        return Codes(self.from_code(passed.movedim(-1, 1)), indices, vectors, chosen)
 
     def nearest(self, vectors: torch.Tensor) -> torch.Tensor:
         """Indices (...) int64 of the codes nearest to vectors (...,K), by a matrix product."""
@@ -231,11 +242,6 @@ class Codebook(nn.Module):
             # |v - c|² without |v|², which is the same for all codes.
             scores = codes.square().sum(1) - 2 * flat @ codes.T
         return scores.argmin(1).reshape(vectors.shape[:-1])
-
-    def lookup(self, indices: torch.Tensor) -> torch.Tensor:
-        """(B,h,w) int64 to features (B,C,h,w) for the decoders."""
-        made: torch.Tensor = self.from_code(self.codes[indices].movedim(-1, 1))
-        return made
 
 
 class TextureDecoder(nn.Module):

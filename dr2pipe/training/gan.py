@@ -81,8 +81,9 @@ def discriminator_step(
     r1: float,
     r1_every_steps: int,
     step: int,
+    name: str = "discriminator",
 ) -> Loss:
-    """What a recipe yields for ``discriminator``: logistic loss, with the lazy R1 penalty.
+    """What a recipe yields for a discriminator: logistic loss, with the lazy R1 penalty.
 
     Karras et al. 2020, §3.1: the penalty is computed in every ``r1_every_steps``-th step only,
     and weighs that many times as much.
@@ -94,15 +95,16 @@ def discriminator_step(
         r1: weight of the penalty; 0 switches it off.
         r1_every_steps: how rarely the penalty is computed.
         step: the number of steps done.
+        name: of the discriminator among the networks.
     """
     discriminator.requires_grad_(True)
     penalised = r1 > 0 and step % r1_every_steps == 0
     real = real.detach().requires_grad_(penalised)
     real_scores = discriminator(real)
     loss = logistic_discriminator_loss(real_scores, discriminator(fake.detach()))
-    scalars = {"discriminator/gan": loss.detach()}
+    scalars = {f"{name}/gan": loss.detach()}
     if penalised:
         penalty = r1_penalty(real_scores, real)
         loss = loss + r1 / 2 * r1_every_steps * penalty
-        scalars["discriminator/r1"] = penalty.detach()
-    return "discriminator", loss, scalars
+        scalars[f"{name}/r1"] = penalty.detach()
+    return name, loss, scalars

@@ -56,6 +56,7 @@ def settings(tmp_path_factory):
     dr2 = convert(folder, "DR2_FFHQ.pkl", "dr2_unet", "guided_diffusion_unet")
     sparnet = convert(folder, "SPARNetHD.pth", "sparnethd", "sparnet")
     gfpgan = convert(folder, "GFPGANv1.4.pth", "gfpgan_clean", "gfpgan_clean")
+    vqfr = convert(folder, "VQFR_v1-33a1fac5.pth", "vqfr_v1", "vqfr_v1")
     panini = {
         kind: convert(folder, f"{kind}_latest.pth", kind.replace("_", "_net_"), kind)
         for kind in ("panini_mfr", "panini_sr")
@@ -70,6 +71,8 @@ def settings(tmp_path_factory):
             f"dr2.model={folder / 'celebahq256'}",
             f"enhancer.weights={gfpgan}",
         ],
+        "dr2_ffhq_vqfr": [f"dr2.model={dr2}", f"enhancer.weights={vqfr}"],
+        "vqfr_only": [f"enhancer.weights={vqfr}"],
         "gfpgan14_only": [f"enhancer.weights={gfpgan}"],
         **{f"{kind}_only": [f"enhancer.weights={weights}"] for kind, weights in panini.items()},
     }
@@ -78,6 +81,8 @@ def settings(tmp_path_factory):
 PRESETS = {  # name: most bytes, side of the result and of the coarse face
     "dr2_ffhq_sparnethd": (6e9, 512, 256),
     "celebahq256_gfpgan14": (8e9, 512, 256),
+    "dr2_ffhq_vqfr": (6e9, 512, 256),
+    "vqfr_only": (6e9, 512, 512),
     "panini_mfr_only": (8e9, 1024, 512),
     "panini_sr_only": (8e9, 1024, 64),
 }
@@ -108,6 +113,7 @@ def test_published_settings_run_in_little_memory(settings, tmp_path, preset):
     [
         ("dr2_ffhq_sparnethd", ["--parts", "networks"], (1, 4)),
         ("gfpgan14_only", ["--parts", "networks", "restorer"], (1, 4)),
+        ("vqfr_only", ["--parts", "networks", "restorer"], (1, 4)),
         ("panini_mfr_only", ["--parts", "networks", "restorer"], (1,)),
         ("panini_sr_only", ["--parts", "networks", "restorer"], (1,)),
     ],

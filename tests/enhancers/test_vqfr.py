@@ -7,6 +7,7 @@ from dr2pipe.convert import convert_checkpoint
 from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.vqfr import DeformableConv
+from dr2pipe.losses.codebook import codebook_loss
 
 SMALL = {
     "size": 16,
@@ -29,7 +30,7 @@ def test_official_size():
     assert sum(p.numel() for p in network.parameters()) == record["params"]
     assert network.input_size == network.output_size == 512
     x = parity.tensor(arrays["x128"])
-    parts = network.parts(x)
+    parts = network(x, return_parts=True)
     assert torch.equal(parts.codes.indices[0], parity.tensor(arrays["indices"]))
     for made, name in (
         (parts.result, "main_dec"),
@@ -68,18 +69,30 @@ def test_codebook():
     book = build_enhancer("vqfr", **SMALL).codebook
     features = torch.randn(2, 16, 3, 5, requires_grad=True)
     codes = book(features)
-    vectors = book.to_code(features).movedim(1, -1)
-    distances = (vectors[..., None, :] - book.codes).square().sum(-1)
+    distances = (codes.vectors[..., None, :] - book.codes).square().sum(-1)
     assert torch.equal(codes.indices, distances.argmin(-1))
-    assert torch.allclose(codes.distances, distances.min(-1).values / 4, atol=1e-6)
-    assert torch.allclose(codes.features, book.lookup(codes.indices), atol=1e-6)
+    assert torch.equal(codes.chosen, book.codes[codes.indices])
+    assert torch.allclose(codes.features, book.from_code(codes.chosen.movedim(-1, 1)), atol=1e-6)
     # The gradient of the decoders reaches the encoder past the choice, and not the codes.
     codes.features.sum().backward(retain_graph=True)
     assert features.grad.abs().min() > 0
     assert book.codes.grad is None
-    codes.loss.backward()
+    codebook_loss(codes.vectors, codes.chosen).backward()
     used = torch.zeros(12).index_fill(0, codes.indices.flatten().unique(), 1).bool()
     assert torch.equal(book.codes.grad.abs().sum(1) > 0, used)
+    plain = book(features, quantise=False)
+    assert torch.equal(plain.features, book.from_code(book.to_code(features)))
+
+
+def test_the_codebook_loss_draws_both_sides():
+    vectors, codes = torch.zeros(1, 3), torch.ones(1, 3)
+    vectors.requires_grad_()
+    codes.requires_grad_()
+    loss = codebook_loss(vectors, codes)
+    loss.backward()
+    assert loss.item() == pytest.approx(1.25)
+    assert codes.grad.tolist() == [pytest.approx([2 / 3] * 3)]
+    assert vectors.grad.tolist() == [pytest.approx([-0.25 * 2 / 3] * 3)]
 
 
 @torch.no_grad()

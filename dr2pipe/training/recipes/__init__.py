@@ -27,6 +27,8 @@ from dr2pipe.training.recipes.exegan import ExeGANRecipe, ExeGANTrainConfig
 from dr2pipe.training.recipes.gfpgan import GFPGANRecipe, GFPGANTrainConfig
 from dr2pipe.training.recipes.panini import PaniniRecipe, PaniniTrainConfig
 from dr2pipe.training.recipes.stylegan2 import StyleGAN2Recipe, StyleGAN2TrainConfig
+from dr2pipe.training.recipes.vqfr import VQFRRecipe, VQFRTrainConfig
+from dr2pipe.training.recipes.vqfr_codebook import CodebookRecipe, CodebookTrainConfig
 from dr2pipe.training.trainer import Trainer
 
 
@@ -43,7 +45,7 @@ def toned_faces(config: DDPMConfig) -> TonedFaces:
     return TonedFaces(clean_faces(config), config.tones, config.repeats)
 
 
-def face_pairs(config: EnhancerTrainConfig | PaniniTrainConfig) -> PairDataset:
+def face_pairs(config: EnhancerTrainConfig | PaniniTrainConfig | VQFRTrainConfig) -> PairDataset:
     """Clean faces, each with a coarse or degraded version of it."""
     return PairDataset(clean_faces(config), **_pair_options(config.pairs))
 
@@ -93,6 +95,8 @@ RECIPES: dict[
     "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, face_pairs_with_parts),
     "exegan": (ExeGANTrainConfig, ExeGANRecipe, masked_faces),
     "panini": (PaniniTrainConfig, PaniniRecipe, face_pairs),
+    "vqfr_codebook": (CodebookTrainConfig, CodebookRecipe, clean_faces),
+    "vqfr": (VQFRTrainConfig, VQFRRecipe, face_pairs),
 }
 
 
