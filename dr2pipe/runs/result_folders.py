@@ -24,6 +24,11 @@ def sample_folder(number: int) -> str:
     return INPAINTED if number == 1 else f"{INPAINTED}_{number}"
 
 
+def is_made_by_networks(name: str) -> bool:
+    """Whether the pictures of a result folder are the user's, with parts that networks made."""
+    return name == RESTORED or name.partition("_")[0] == INPAINTED
+
+
 def is_result_folder(name: str) -> bool:
     """Whether a command fills a folder of this name."""
     base, _, number = name.partition("_")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +19,7 @@ from dr2pipe.core.records import RunRecords
 from dr2pipe.runs.batches import Result
 from dr2pipe.runs.jobs import Job, LoadedPicture
 from dr2pipe.runs.options import RunOptions
-from dr2pipe.runs.result_folders import FACES
+from dr2pipe.runs.result_folders import FACES, is_made_by_networks
 
 Record = dict[str, Any]
 
@@ -140,8 +141,13 @@ class Results:
             else:
                 is_own = folder in in_own_space
                 is_result = folder == self.outputs[0] or is_own
+                made = picture
+                if is_made_by_networks(folder):
+                    xmp = images.declare_restored(picture.metadata.xmp)
+                    metadata = dataclasses.replace(picture.metadata, xmp=xmp)
+                    made = dataclasses.replace(picture, metadata=metadata)
                 contents[names[folder]] = self._encoded(
-                    names[folder], result, picture, marked, is_result=is_result, is_own=is_own
+                    names[folder], result, made, marked, is_result=is_result, is_own=is_own
                 )
         for relative, data in contents.items():
             self._check_foreign(self.records.folder / relative, data, is_known=relative in known)

@@ -143,8 +143,10 @@ def test_formats(photos, model_folder):
     assert restore(photos, model_folder, "format=keep", "save_compare=true").skipped == 4
     for format, kind in (("jpg", "JPEG"), ("webp", "WEBP")):
         restore(photos, model_folder, f"format={format}", output=format)
-        with Image.open(photos.parent / format / f"restored/one.{format}") as result:
+        made = photos.parent / format / f"restored/one.{format}"
+        with Image.open(made) as result:
             assert result.format == kind
+        assert images.SOURCE_TYPE in made.read_bytes()  # for archives: made by a network in parts
     lossless = np.asarray(Image.open(photos.parent / "webp/restored/one.webp"))
     assert (lossless == np.asarray(Image.open(out / "restored/one.png"))).all()
 

@@ -17,6 +17,7 @@ from dr2pipe.core.images.arrays import (
 from dr2pipe.core.images.jpeg import JpegTables
 from dr2pipe.core.images.metadata import OWN_TEXT
 from dr2pipe.core.images.own_space import OwnSpace, reduced
+from dr2pipe.core.images.provenance import SOURCE_TYPE, declare_restored
 from dr2pipe.core.images.reading import (
     MAX_PIXELS,
     MIN_SIDE_PX,
@@ -56,11 +57,13 @@ __all__ = [
     "Picture",
     "Pixels",
     "Place",
+    "SOURCE_TYPE",
     "Tint",
     "check_encoding",
     "check_file",
     "check_kind",
     "count_pages",
+    "declare_restored",
     "decode_image",
     "encode_picture",
     "encode_png",

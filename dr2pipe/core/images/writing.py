@@ -19,6 +19,7 @@ from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.images.colour import srgb_profile
 from dr2pipe.core.images.jpeg import JpegTables
 from dr2pipe.core.images.metadata import COMMENT, OWN_TEXT, Metadata
+from dr2pipe.core.images.provenance import SOURCE_TYPE, declare_restored
 
 # Compression levels of PNG files, and the JPEG quality of pictures that were no JPEG files.
 FASTEST_COMPRESSION, DEFAULT_COMPRESSION, BEST_COMPRESSION = 0, 1, 9
@@ -147,6 +148,10 @@ def encode_picture(
     options: dict[str, Any] = {"xmp": metadata.xmp_for(width, height), "icc_profile": profile}
     if exif := metadata.exif_for(width, height):
         options["exif"] = b"Exif\0\0" + exif if kind == "JPEG" else exif
+    if kind == "JPEG":
+        for name, block in [("xmp", options["xmp"]), ("exif", options.get("exif"))]:
+            if block is not None and len(block) > _SEGMENT_BYTES:
+                options[name] = declare_restored(None) if SOURCE_TYPE in block else None
     if kind == "JPEG":
         options |= {"dpi": metadata.dpi, "comment": metadata.text.get(COMMENT)}
         options |= _jpeg_options(jpeg, quality, is_grey=image.mode == "L")
