@@ -58,11 +58,13 @@ window.onload = () => setTimeout(() => {
     found.after = getComputedStyle(right).clipPath;
     const select = document.getElementById("left");
     found.first = slider.querySelector(".left").alt;
-    select.value = "original";
-    select.dispatchEvent(new Event("change"));
-    found.second = slider.querySelector(".left").alt;
-    const original = slider.parentElement.querySelector("[data-version=original]").src;
-    found.same = slider.querySelector(".left").src === original;
+    if (select instanceof HTMLSelectElement) {
+      select.value = "original";
+      select.dispatchEvent(new Event("change"));
+      found.second = slider.querySelector(".left").alt;
+      const original = slider.parentElement.querySelector("[data-version=original]").src;
+      found.same = slider.querySelector(".left").src === original;
+    }
     input.focus();
     found.focused = document.activeElement === input;
     found.side = slider.clientWidth;

@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups = (
         *(_add_restore, _add_inpaint, _add_files, _add_cut_faces),
-        *(_add_degrade, _add_studies, _add_fits),
+        *(_add_report, _add_degrade, _add_studies, _add_fits),
     )
     for add in groups:
         add(to)
@@ -284,6 +284,15 @@ def _add_studies(to: Commands) -> None:
         "--size", type=_whole_number, help="resize pictures to this side in pixels first"
     )
     command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
+
+
+def _add_report(to: Commands) -> None:
+    command = to.add_parser("report", help="one page about a run of restore, to look at or to send")
+    command.add_argument(
+        "run_folder", metavar="RUN", help="output folder of restore; the page is its report.html"
+    )
+    command.add_argument("--input", help="folder of the original pictures, if they were moved")
+    command.set_defaults(run=lambda o: commands.report(o.run_folder, source=o.input))
 
 
 def _add_fits(to: Commands) -> None:

@@ -281,6 +281,14 @@ def _find_config(kind: str, name: str | Path) -> Path:
     return find_file(f"configs/{kind}", str(name), what="configuration file")
 
 
+def report(run: str, *, source: str | None) -> int:
+    """Write the page about a run of ``restore``, and print where it is."""
+    from dr2pipe.evaluation.report.runs import write_run_report
+
+    print(write_run_report(run, source=source))
+    return EXIT_DONE
+
+
 def doctor() -> int:
     """Versions, devices, and what will be used."""
     from dr2pipe.cli.doctor import report

@@ -1,1 +1,1 @@
-"""What a study or a sweep leaves for people: tables, plots and pages."""
+"""What a study, a sweep or a folder run leaves for people: tables, plots and pages."""

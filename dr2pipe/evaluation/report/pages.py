@@ -75,7 +75,7 @@ def write_evaluation_report(
         "title": protocol["name"],
         "summary": summary,
         "settings": _settings_of(summary, protocol),
-        "plots": _write_plots(Path(folder), drawings),
+        "plots": write_plots(Path(folder), drawings),
         "tables": [tables.metric_table(summary, metric) for metric in metrics],
         "sets": tables.set_tables(summary),
         "groups": {
@@ -87,7 +87,7 @@ def write_evaluation_report(
         "correlation": _correlation(summary),
         "examples": _example_sections(summary, examples, metrics),
     }
-    return _write(folder, "evaluation.html", content)
+    return write_page(folder, "evaluation.html", content)
 
 
 def write_sweep_report(folder: str | Path, summary: dict[str, Any]) -> Path:
@@ -115,20 +115,21 @@ def write_sweep_report(folder: str | Path, summary: dict[str, Any]) -> Path:
         "other_metrics": [
             plots.metric_title(m) for m in summary["metrics"] if m != summary["chosen_metric"]
         ],
-        "plots": _write_plots(Path(folder), drawings),
+        "plots": write_plots(Path(folder), drawings),
         "saved": f"{1 - computed / naive:.0%}" if naive else None,
         "best": {label: lines[name] for label, name in summary["best"].items()},
         "points": [
             lines[name] for name in sorted(lines, key=lambda name: _rank(sign, values[name]))
         ],
     }
-    return _write(folder, "sweep.html", content)
+    return write_page(folder, "sweep.html", content)
 
 
 # -- parts of both ---------------------------------------------------------------------------
 
 
-def _write(folder: str | Path, template: str, content: dict[str, Any]) -> Path:
+def write_page(folder: str | Path, template: str, content: dict[str, Any]) -> Path:
+    """Write ``report.html`` from a template; return its path."""
     # Names of pictures, methods and degradations come from users: everything is escaped.
     environment = Environment(
         loader=PackageLoader("dr2pipe.evaluation.report"),
@@ -143,7 +144,7 @@ def _write(folder: str | Path, template: str, content: dict[str, Any]) -> Path:
     return path
 
 
-def _write_plots(folder: Path, drawings: dict[str, bytes | None]) -> dict[str, dict[str, Any]]:
+def write_plots(folder: Path, drawings: dict[str, bytes | None]) -> dict[str, dict[str, Any]]:
     """Write plots to ``plots/``; return the data URI and the width on the page of each."""
     present = {name: data for name, data in drawings.items() if data is not None}
     for name, data in present.items():
@@ -151,14 +152,15 @@ def _write_plots(folder: Path, drawings: dict[str, bytes | None]) -> dict[str, d
     widths = {name: Image.open(io.BytesIO(data)).width for name, data in present.items()}
     return {
         name: {
-            "uri": _uri(data, "png"),
+            "uri": uri_of(data, "png"),
             "width": round(widths[name] * _PAGE_PX_PER_INCH / plots.DPI),
         }
         for name, data in present.items()
     }
 
 
-def _uri(data: bytes, kind: str) -> str:
+def uri_of(data: bytes, kind: str) -> str:
+    """A picture's file as a data URI; ``kind`` is png or webp."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
@@ -266,12 +268,12 @@ def _encode(examples: list[Example]) -> list[str]:
     pictures = [pixels for example in examples for pixels in example.versions.values()]
     lossless, total = [], 0
     for pixels in pictures:
-        lossless.append(_encode_webp(pixels))
+        lossless.append(encode_webp(pixels))
         total += len(lossless[-1])
         if total > _LOSSLESS_BYTES:
-            lossy = (_encode_webp(pixels, quality=_LOSSY_QUALITY) for pixels in pictures)
-            return [_uri(data, "webp") for data in lossy]
-    return [_uri(data, "webp") for data in lossless]
+            lossy = (encode_webp(pixels, quality=_LOSSY_QUALITY) for pixels in pictures)
+            return [uri_of(data, "webp") for data in lossy]
+    return [uri_of(data, "webp") for data in lossless]
 
 
 # -- sweeps ----------------------------------------------------------------------------------
@@ -328,7 +330,7 @@ def _point_line(summary: dict[str, Any], point: dict[str, Any]) -> dict[str, Any
     }
 
 
-def _encode_webp(pixels: npt.NDArray[np.uint8], *, quality: int | None = None) -> bytes:
+def encode_webp(pixels: npt.NDArray[np.uint8], *, quality: int | None = None) -> bytes:
     """Encode (H,W,3) uint8 RGB as WebP of ``quality`` 1..100; None is lossless.
 
     Lossless WebP takes a quarter less than PNG.

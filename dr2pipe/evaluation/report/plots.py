@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -20,6 +20,7 @@ with needs_extra("evaluate"):
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
+    from matplotlib.ticker import MaxNLocator
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -45,6 +46,27 @@ _FILTERS = {
 }
 # An axis of a heat map: its title, and a function from a point's settings to (place, label).
 Axis = tuple[str, Callable[[dict[str, Any]], tuple[Any, str]]]
+
+
+def plot_histogram(values: Sequence[float | None], title: str, counted: str) -> bytes | None:
+    """How often values come; None where there are fewer than two.
+
+    Args:
+        values: None are left out.
+        title: of the horizontal axis.
+        counted: what is counted, the title of the vertical axis.
+    """
+    numbers = [value for value in values if value is not None]
+    if len(numbers) < 2:
+        return None
+    figure = Figure(figsize=(4.6, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.hist(numbers, bins=min(20, max(5, len(numbers) // 4)), color=_MAIN)
+    axes.axvline(float(np.median(numbers)), color=_GREY, linestyle="--")
+    axes.set(xlabel=title, ylabel=counted)
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    return _png(figure)
 
 
 def metric_title(name: str) -> str:
