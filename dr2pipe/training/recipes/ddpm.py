@@ -129,7 +129,8 @@ class DDPMRecipe:
         predicted = networks["unet"](noisy, timesteps).sample.float()
         target = clean if self.config.prediction == "sample" else noise
         error = (predicted[:, :3] - target).square().mean(dim=(1, 2, 3))
-        loss = (self.weights.to(clean.device)[timesteps] * error).mean()
+        self.weights = self.weights.to(clean.device)  # once
+        loss = (self.weights[timesteps] * error).mean()
         scalars = {f"unet/{self.config.prediction}": error.detach().mean()}
         if self.learns_variance:
             bound = variational_bound(
