@@ -216,6 +216,7 @@ class Benchmark:
             attention=config.attention,
             channels_last=config.channels_last,
             compile=config.compile,
+            noise=config.noise,
         )[0]
 
     def _pixels(self, side: int, count: int) -> list[images.Pixels]:

@@ -19,6 +19,7 @@ from dr2pipe.diffusion.dr2 import check_network, remove_degradation
 from dr2pipe.diffusion.exposure import normalise_exposure
 from dr2pipe.diffusion.low_pass import LowPass, build_low_pass
 from dr2pipe.diffusion.networks import FaceDDPM, load_ddpm
+from dr2pipe.diffusion.noise import Generators
 from dr2pipe.diffusion.pipeline import network_size
 from dr2pipe.diffusion.timesteps import (
     build_scheduler,
@@ -86,14 +87,14 @@ class Remover:
         """Side in pixels of the pictures it takes."""
         return network_size(self.unet)
 
-    def __call__(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
-        """Return the coarse faces of (B,3,S,S) in [-1,1], with one generator per picture."""
+    def __call__(self, degraded: torch.Tensor, generator: Generators) -> torch.Tensor:
+        """Return the coarse faces of (B,3,S,S) in [-1,1], by the noise of ``generator``."""
         if self.exposure == "normalise":
             normal, undo = normalise_exposure(degraded)
             return undo(self._remove(normal, generator))
         return self._remove(degraded, generator)
 
-    def _remove(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
+    def _remove(self, degraded: torch.Tensor, generator: Generators) -> torch.Tensor:
         return remove_degradation(
             self.unet,
             self.scheduler,

@@ -13,6 +13,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError, Dr2pipeError, NotFiniteError, PictureError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
+from dr2pipe.diffusion.noise import noise_of, resolve_noise
 from dr2pipe.diffusion.stage1 import (
     AutoRemover,
     Choice,
@@ -78,6 +79,7 @@ class Restorer:
         dtype: in what precision they run.
         channels_last: their memory format.
         compile: whether torch.compile compiles them.
+        noise: reference or philox, see ``diffusion/noise.py``.
     """
 
     def __init__(
@@ -89,9 +91,10 @@ class Restorer:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         compile: bool = False,
+        noise: str = "reference",
     ):
         self.remover, self.enhancer = remover, enhancer
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.noise = torch.device(device), dtype, noise
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self._networks():
             layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
@@ -158,8 +161,8 @@ class Restorer:
         coarse = degraded.clone()
         for remover in {id(c.remover): c.remover for c in choices if c.remover}.values():
             at = [i for i, choice in enumerate(choices) if choice.remover is remover]
-            # The noise is drawn on the CPU, so that every device gives the same picture.
-            generators = [torch.Generator().manual_seed(seeds[i]) for i in at]
+            # Either kind gives the same picture on every device.
+            generators = noise_of(self.noise, [seeds[i] for i in at])
             coarse[at] = remover(degraded[at], generators).to(coarse.dtype)
         return coarse.float().clone(), self.enhance(coarse).clone()
 
@@ -215,6 +218,7 @@ def build_restorer(
     attention: str = "auto",
     channels_last: bool | None = None,
     compile: bool = False,
+    noise: str = "reference",
     wrap_unet: WrapUNet | None = None,
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
@@ -263,5 +267,6 @@ def build_restorer(
         dtype=PRECISIONS[precision],
         channels_last=precision != "fp32" if channels_last is None else channels_last,
         compile=compile,
+        noise=resolve_noise(noise, device),
     )
     return restorer, hashes

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.noise import NOISES
 from dr2pipe.diffusion.stage1 import DR2Config
 from dr2pipe.faces import build_detector, check_detector
 from dr2pipe.restoration.background import BackgroundConfig, load_background
@@ -30,6 +31,9 @@ class RestorationConfig:
     attention: str = "auto"  # auto | sdpa | xformers
     channels_last: bool | None = None  # null: in bf16 and fp16, where it is faster
     compile: bool = False
+    noise: str = (
+        "auto"  # reference (torch's generators) | philox | auto: reference on a CPU, else philox
+    )
     samples: int = 1  # restorations of each face with different noise
     combine: str = "mean"  # mean | medoid of the samples
     colour: str = "keep"  # keep: monochrome pictures keep their tint | free
@@ -51,6 +55,8 @@ def check_restoration(config: RestorationConfig) -> None:
     check_detector(config.faces)
     if config.colour not in ("keep", "free"):
         raise ConfigError(f"colour '{config.colour}': choose keep or free")
+    if config.noise not in NOISES:
+        raise ConfigError(f"noise '{config.noise}': choose {', '.join(NOISES)}")
     if config.samples < 1:
         raise ConfigError(f"samples={config.samples} must be at least 1")
     if config.combine not in COMBINE:
@@ -71,6 +77,7 @@ def load_restorer(
         attention=config.attention,
         channels_last=config.channels_last,
         compile=config.compile,
+        noise=config.noise,
     )
 
 
