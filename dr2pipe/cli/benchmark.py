@@ -288,7 +288,7 @@ def _network_seconds(restorer: Restorer) -> Iterator[list[float]]:
             torch.accelerator.synchronize(restorer.device)
         return time.perf_counter()
 
-    networks = [restorer.enhancer, *([restorer.remover.unet] if restorer.remover else [])]
+    networks = [restorer.enhancer, *(restorer.remover.networks if restorer.remover else [])]
     hooks = []
     for network in networks:
         hooks.append(network.register_forward_pre_hook(lambda *_: starts.append(now())))

@@ -195,7 +195,7 @@ class Restorer:
                 network.to(usual)
 
     def _networks(self) -> list[torch.nn.Module]:
-        return [self.enhancer, *([self.remover.unet] if self.remover is not None else [])]
+        return [self.enhancer, *(self.remover.networks if self.remover is not None else [])]
 
 
 def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
@@ -259,7 +259,8 @@ def build_restorer(
             mix_with_sharp(stage2, weights, enhancer.sharpness)
             hashes["enhancer_sharp"] = files.sha256(sharp_folder(weights))
     if remover is not None:
-        use_attention(remover.unet, attention, torch.device(device))
+        for network in remover.networks:
+            use_attention(network, attention, torch.device(device))
     restorer = Restorer(
         remover,
         stage2,
