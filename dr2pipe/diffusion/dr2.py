@@ -61,7 +61,10 @@ def remove_degradation(
     alpha_bar = scheduler.alphas_cumprod.to(degraded.device)
     x = diffuse(degraded, alpha_bar[timesteps[0]], generator)
     for step, (t, t_next) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True), 1):
-        output = unet(x.to(unet.dtype), t).sample.float()
+        timestep = torch.full(
+            (), t, device=x.device
+        )  # a number would be copied there, and waited for
+        output = unet(x.to(unet.dtype), timestep).sample.float()
         x0 = clamp_x0(estimate_x0(x, output[:, :3], alpha_bar[t], prediction_type))
         if callback is not None:
             callback(step, t, x0)

@@ -84,7 +84,9 @@ class DR2Student(ModelMixin, ConfigMixin):
         """
         given = torch.cat([noisy, guidance], dim=1).to(self.unet.dtype)  # (B,6,S,S)
         labels = torch.full((len(noisy),), place, device=noisy.device)
-        output = self.unet(given, timestep, class_labels=labels).sample.float()
+        # A number would be copied to the device, and waited for.
+        t = torch.full((), timestep, device=noisy.device)
+        output = self.unet(given, t, class_labels=labels).sample.float()
         return estimate_x0(noisy, output, alpha_bar, self.config.prediction_type)
 
 
