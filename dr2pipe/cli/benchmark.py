@@ -35,6 +35,7 @@ from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.restore import RestoreConfig
 from dr2pipe.runs.result_folders import RESTORED
 
+_BATCH = 16  # of a preset whose batch size is measured
 PARTS = ("networks", "restorer", "machinery", "run")
 _MATRIX_SIDE = {"cpu": 1024, "cuda": 8192}
 
@@ -77,6 +78,8 @@ class Benchmark:
         if self.size < images.MIN_SIDE_PX:
             raise ConfigError(f"size={self.size}: at least {images.MIN_SIDE_PX}")
         self.device = process_state().device
+        # The same batches on every machine, so that numbers can be compared.
+        self.batch = _BATCH if isinstance(self.config.batch_size, str) else self.config.batch_size
         own = resolve_precision(self.config.precision, self.config.enhancer.name, self.device)
         self.precisions = list(self.precisions) or [own]
 
@@ -154,7 +157,7 @@ class Benchmark:
         self._add(
             f"files at {self.size} px, no network",
             "",
-            self.config.batch_size,
+            self.batch,
             self.pictures / seconds,
             per_core_s=self.pictures / cpu_seconds,
         )
@@ -171,7 +174,7 @@ class Benchmark:
         self._add(
             "files to files",
             precision,
-            self.config.batch_size,
+            self.batch,
             self.pictures / seconds,
             per_core_s=self.pictures / cpu_seconds,
             outside=1 - sum(inside) / seconds,
@@ -192,7 +195,7 @@ class Benchmark:
                 settings={},
                 outputs=[RESTORED],
                 seed=0,
-                batch_size=self.config.batch_size,
+                batch_size=self.batch,
                 loader_threads=self.config.loader_threads,
                 writer_threads=self.config.writer_threads,
                 options=self.config.run_options(),
@@ -216,6 +219,7 @@ class Benchmark:
             attention=config.attention,
             channels_last=config.channels_last,
             compile=config.compile,
+            noise=config.noise,
         )[0]
 
     def _pixels(self, side: int, count: int) -> list[images.Pixels]:
@@ -287,7 +291,7 @@ def _network_seconds(restorer: Restorer) -> Iterator[list[float]]:
             torch.accelerator.synchronize(restorer.device)
         return time.perf_counter()
 
-    networks = [restorer.enhancer, *([restorer.remover.unet] if restorer.remover else [])]
+    networks = [restorer.enhancer, *(restorer.remover.networks if restorer.remover else [])]
     hooks = []
     for network in networks:
         hooks.append(network.register_forward_pre_hook(lambda *_: starts.append(now())))

@@ -99,7 +99,11 @@ if TYPE_CHECKING:
 
     class EMAModel:
         def __init__(
-            self, parameters: Iterable[torch.nn.Parameter], *, decay: float = 0.9999
+            self,
+            parameters: Iterable[torch.nn.Parameter],
+            *,
+            decay: float = 0.9999,
+            foreach: bool = False,
         ) -> None: ...
         def step(self, parameters: Iterable[torch.nn.Parameter]) -> None: ...
         def to(self, device: torch.device) -> None: ...

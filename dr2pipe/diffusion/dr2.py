@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 import torch
 
-from dr2pipe.core.diffusers_types import DDPMScheduler, ModelMixin, SchedulerMixin, randn_tensor
+from dr2pipe.core.diffusers_types import DDPMScheduler, ModelMixin, SchedulerMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.low_pass import LowPass
+from dr2pipe.diffusion.noise import Generators, draw_like, noise_inside
 from dr2pipe.diffusion.timesteps import start_chain
 
 Callback = Callable[[int, int, torch.Tensor], None]
-Generators = torch.Generator | list[torch.Generator] | None
 
 
 @torch.no_grad()
@@ -41,7 +41,8 @@ def remove_degradation(
         tau: index at which it ends, at most ``omega``.
         num_steps: length of the respaced chain.
         num_evaluations: number of network calls, spread over [τ, ω]; None for all steps.
-        generator: one for the batch, or one per picture: then results do not depend on the batch.
+        generator: one for the batch, or one per picture, or Philox: with these two, results do not
+            depend on the batch.
         callback: called after each network call with (calls so far, timestep, estimate of x0).
 
     Returns:
@@ -58,17 +59,21 @@ def remove_degradation(
     check_network(unet, scheduler)
     channels = 6 if has_learned_variance(scheduler) else 3
     alpha_bar = scheduler.alphas_cumprod.to(degraded.device)
-    x = _diffuse(degraded, alpha_bar[timesteps[0]], generator)
+    x = diffuse(degraded, alpha_bar[timesteps[0]], generator)
     for step, (t, t_next) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True), 1):
-        output = unet(x.to(unet.dtype), t).sample.float()
-        x0 = _clamp(estimate_x0(x, output[:, :3], alpha_bar[t], prediction_type))
+        timestep = torch.full(
+            (), t, device=x.device
+        )  # a number would be copied there, and waited for
+        output = unet(x.to(unet.dtype), timestep).sample.float()
+        x0 = clamp_x0(estimate_x0(x, output[:, :3], alpha_bar[t], prediction_type))
         if callback is not None:
             callback(step, t, x0)
         if t_next is None:
             break
         prediction = torch.cat([x0, output[:, 3:channels]], dim=1)  # with the variance, if learned
-        x = scheduler.step(prediction, t, x, generator=generator).prev_sample
-        y = _diffuse(degraded, alpha_bar[t_next], generator)
+        with noise_inside(generator) as own:
+            x = scheduler.step(prediction, t, x, generator=own).prev_sample
+        y = diffuse(degraded, alpha_bar[t_next], generator)
         x = x - low_pass(x) + low_pass(y)
     return x0
 
@@ -123,12 +128,12 @@ def has_learned_variance(scheduler: SchedulerMixin) -> bool:
     return isinstance(scheduler, DDPMScheduler) and scheduler.config.variance_type in learned
 
 
-def _diffuse(clean: torch.Tensor, alpha_bar: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Draw from q(x_t | x_0 = clean) (Ho et al. 2020, eq. 4)."""
-    noise = randn_tensor(clean.shape, generator, clean.device, clean.dtype)
+def diffuse(clean: torch.Tensor, alpha_bar: torch.Tensor, generator: Generators) -> torch.Tensor:
+    """Draw x_t (B,3,H,W) from q(x_t | x_0 = clean) (Ho et al. 2020, eq. 4)."""
+    noise = draw_like(clean, generator)
     return alpha_bar.sqrt() * clean + (1 - alpha_bar).sqrt() * noise
 
 
-def _clamp(x0: torch.Tensor) -> torch.Tensor:
-    """Clamp to [-1,1]. An overflow becomes NaN and stays visible, instead of becoming ±1."""
+def clamp_x0(x0: torch.Tensor) -> torch.Tensor:
+    """Clamp x0 to [-1,1]. An overflow becomes NaN and stays visible, instead of becoming ±1."""
     return torch.where(x0.isfinite(), x0.clamp(-1, 1), torch.nan)

@@ -132,7 +132,8 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         Returns:
             x0 in about [-1,1], (B,3,S,S), in the type of ``sample``.
         """
-        x, alpha_bar = sample.float(), self._alpha_bar.to(sample.device)
+        self._alpha_bar = self._alpha_bar.to(sample.device)  # once
+        x, alpha_bar = sample.float(), self._alpha_bar
         timesteps = torch.as_tensor(timestep, device=sample.device)
         alpha_bar = alpha_bar[timesteps.long()].reshape(-1, 1, 1, 1)
         noise_variance = (1 - alpha_bar) / alpha_bar

@@ -16,9 +16,10 @@ from PIL import Image
 from dr2pipe.core import images
 from dr2pipe.core.diffusers_types import BaseOutput, DiffusionPipeline, ModelMixin, SchedulerMixin
 from dr2pipe.core.errors import ConfigError, PictureError
-from dr2pipe.diffusion.dr2 import Generators, remove_degradation
+from dr2pipe.diffusion.dr2 import remove_degradation
 from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass
 from dr2pipe.diffusion.networks import INDEX, check_folder
+from dr2pipe.diffusion.noise import Generators
 from dr2pipe.diffusion.timesteps import check_max_timestep, default_omega, start_chain
 
 if TYPE_CHECKING:
@@ -115,7 +116,7 @@ class DR2Pipeline(DiffusionPipeline):
             low_pass: another filter than the bicubic one of ``factor``.
             num_steps: length of the respaced chain.
             num_evaluations: number of network calls; None for all ω - τ + 1 of them.
-            generator: one for the batch, or one per picture.
+            generator: one for the batch, or one per picture, or Philox.
             output_type: ``pil``, ``np`` (B,H,W,3) float in [0,1] or ``pt`` (B,3,H,W) in [-1,1].
             return_dict: False returns a tuple in place of :class:`DR2PipelineOutput`.
             callback_on_step_end: called as (pipeline, step, timestep, {"estimate": x0}).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -15,11 +16,13 @@ from dr2pipe.core.diffusers_types import ModelMixin, SchedulerMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.auto import AutoSetting, load_auto
-from dr2pipe.diffusion.dr2 import check_network, remove_degradation
+from dr2pipe.diffusion.dr2 import check_network, clamp_x0, diffuse, remove_degradation
 from dr2pipe.diffusion.exposure import normalise_exposure
-from dr2pipe.diffusion.low_pass import LowPass, build_low_pass
+from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass, build_low_pass
 from dr2pipe.diffusion.networks import FaceDDPM, load_ddpm
+from dr2pipe.diffusion.noise import Generators
 from dr2pipe.diffusion.pipeline import network_size
+from dr2pipe.diffusion.student import DR2Student, load_student
 from dr2pipe.diffusion.timesteps import (
     build_scheduler,
     check_chain,
@@ -27,6 +30,8 @@ from dr2pipe.diffusion.timesteps import (
     default_omega,
     start_chain,
 )
+
+logger = logging.getLogger(__name__)
 
 WrapUNet = Callable[[ModelMixin, str], ModelMixin]
 
@@ -60,6 +65,9 @@ class DR2Config:
     num_steps: int = 100
     num_evaluations: int | None = None  # null: every step from omega to tau
     exposure: str = "keep"  # keep | normalise dark and pale pictures, see diffusion/exposure.py
+    # Name or folder of a student of the model: it takes one call in place of all, for the settings
+    # that it was taught. num_evaluations is then of the others.
+    student: str | None = None
 
 
 @dataclass
@@ -75,25 +83,57 @@ class Remover:
     num_evaluations: int | None = None
     max_timestep: int | None = None  # the highest that the network was trained on; None for all
     exposure: str = "keep"  # keep | normalise
+    student: DR2Student | None = None  # takes the place of the chain for settings that it knows
+
+    @property
+    def taught_place(self) -> int | None:
+        """The student's place of these settings; None where the chain of the network is run."""
+        if self.student is None or not isinstance(self.low_pass, BicubicLowPass):
+            return None
+        return self.student.place_of(self.low_pass.factor, self.tau, self.omega, self.num_steps)
 
     @property
     def calls(self) -> int:
         """Network calls for a picture."""
+        if self.taught_place is not None:
+            return 1
         return self.num_evaluations or self.omega - self.tau + 1
+
+    @property
+    def networks(self) -> list[ModelMixin]:
+        """The network, and the student where there is one."""
+        return [self.unet] if self.student is None else [self.unet, self.student]
 
     @property
     def size(self) -> int:
         """Side in pixels of the pictures it takes."""
         return network_size(self.unet)
 
-    def __call__(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
-        """Return the coarse faces of (B,3,S,S) in [-1,1], with one generator per picture."""
+    def __call__(self, degraded: torch.Tensor, generator: Generators) -> torch.Tensor:
+        """Return the coarse faces of (B,3,S,S) in [-1,1], by the noise of ``generator``."""
         if self.exposure == "normalise":
             normal, undo = normalise_exposure(degraded)
             return undo(self._remove(normal, generator))
         return self._remove(degraded, generator)
 
-    def _remove(self, degraded: torch.Tensor, generator: list[torch.Generator]) -> torch.Tensor:
+    def student_input(
+        self, degraded: torch.Tensor, generator: Generators
+    ) -> tuple[torch.Tensor, torch.Tensor, int, torch.Tensor]:
+        """What a student sees of (B,3,S,S): x_ω, Φ_N(y), the timestep of ω and ᾱ there.
+
+        x_ω is drawn as the chain draws its own.
+        """
+        scheduler, timesteps = start_chain(
+            self.scheduler, omega=self.omega, tau=self.tau, num_steps=self.num_steps
+        )
+        alpha_bar = scheduler.alphas_cumprod[timesteps[0]].to(degraded.device)
+        noisy = diffuse(degraded, alpha_bar, generator)
+        return noisy, self.low_pass(degraded), timesteps[0], alpha_bar
+
+    def _remove(self, degraded: torch.Tensor, generator: Generators) -> torch.Tensor:
+        place = self.taught_place
+        if self.student is not None and place is not None:
+            return clamp_x0(self.student(*self.student_input(degraded, generator), place))
         return remove_degradation(
             self.unet,
             self.scheduler,
@@ -148,6 +188,11 @@ class AutoRemover:
         return self._first.unet
 
     @property
+    def networks(self) -> list[ModelMixin]:
+        """The network of all candidates, and the student where there is one."""
+        return self._first.networks
+
+    @property
     def size(self) -> int:
         """Side in pixels of the pictures it takes."""
         return self._first.size
@@ -183,8 +228,14 @@ def load_remover(
     if wrap_unet is not None:
         key = hashes["dr2"] + stable_hash(plain_config(ddpm.unet.config))
         ddpm = dataclasses.replace(ddpm, unet=wrap_unet(ddpm.unet, key))
+    student = None
+    if config.student is not None:
+        path = find_model(config.student)
+        student, hashes["student"] = load_student(path), files.sha256(path)
+        if student.config.teacher_sha256 != hashes["dr2"]:
+            raise ConfigError(f"{path} is the student of another model than {folder}")
     if config.mode == "fixed":
-        return _build_remover(config, ddpm), hashes
+        return _build_remover(config, ddpm, student), hashes
     setting, path = load_auto(config.auto)
     if setting.model_sha256 != hashes["dr2"]:
         raise ConfigError(f"{path} was fitted on another model than {folder}; fit it again")
@@ -192,7 +243,7 @@ def load_remover(
         configs = [dataclasses.replace(config, mode="fixed", **c) for c in setting.candidates]
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from None
-    removers = [_build_remover(c, ddpm) if c.enabled else None for c in configs]
+    removers = [_build_remover(c, ddpm, student) if c.enabled else None for c in configs]
     if not any(removers):
         raise ConfigError(f"{path}: no candidate has a first stage")
     return AutoRemover(setting, removers), hashes | {"auto": files.sha256(path)}
@@ -217,7 +268,7 @@ def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str,
     if config.exposure == "keep":  # as before there was another choice
         described.pop("exposure")
     # The place of a model does not matter, only its content.
-    for name in ("model", "auto"):
+    for name in ("model", "auto", "student"):
         described.pop(name)
     return described | network
 
@@ -227,7 +278,7 @@ def plain_config(config: dict[str, Any]) -> dict[str, Any]:
     return {k: list(v) if isinstance(v, tuple) else v for k, v in config.items() if k[0] != "_"}
 
 
-def _build_remover(config: DR2Config, ddpm: FaceDDPM) -> Remover:
+def _build_remover(config: DR2Config, ddpm: FaceDDPM, student: DR2Student | None) -> Remover:
     if config.exposure not in EXPOSURES:
         raise ConfigError(f"dr2.exposure '{config.exposure}': choose {', '.join(EXPOSURES)}")
     omega = config.omega
@@ -250,7 +301,19 @@ def _build_remover(config: DR2Config, ddpm: FaceDDPM) -> Remover:
         num_evaluations=config.num_evaluations,
         max_timestep=ddpm.max_timestep,
         exposure=config.exposure,
+        student=student,
     )
+    if student is not None and remover.taught_place is None:
+        logger.warning(
+            "dr2.student=%s was not taught N=%s, tau=%d, omega=%d, so dr2.model takes %d calls; it "
+            "knows (N, tau, omega): %s",
+            config.student,
+            config.factor if config.low_pass == "bicubic" else config.low_pass,
+            config.tau,
+            omega,
+            remover.calls,
+            ", ".join(str(tuple(setting)) for setting in student.config.taught),
+        )
     _, timesteps = start_chain(
         remover.scheduler,
         omega=omega,

@@ -10,9 +10,16 @@ from typing import Any
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import ConfigError, Dr2pipeError, NotFiniteError, PictureError
+from dr2pipe.core.errors import (
+    ConfigError,
+    Dr2pipeError,
+    NotFiniteError,
+    PictureError,
+    is_out_of_memory,
+)
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import use_attention
+from dr2pipe.diffusion.noise import noise_of, resolve_noise
 from dr2pipe.diffusion.stage1 import (
     AutoRemover,
     Choice,
@@ -78,6 +85,7 @@ class Restorer:
         dtype: in what precision they run.
         channels_last: their memory format.
         compile: whether torch.compile compiles them.
+        noise: reference or philox, see ``diffusion/noise.py``.
     """
 
     def __init__(
@@ -89,9 +97,14 @@ class Restorer:
         dtype: torch.dtype = torch.float32,
         channels_last: bool = False,
         compile: bool = False,
+        noise: str = "reference",
     ):
         self.remover, self.enhancer = remover, enhancer
-        self.device, self.dtype = torch.device(device), dtype
+        self.device, self.dtype, self.noise = torch.device(device), dtype, noise
+        self.compiled = compile
+        self.padded_to = (
+            0  # a compiled network is compiled for one shape: that of the largest batch
+        )
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self._networks():
             layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
@@ -101,7 +114,7 @@ class Restorer:
             network.to(device=self.device, **layout)
             network.eval().requires_grad_(False)
             if compile:
-                network.compile()
+                network.compile(dynamic=False)
 
     def with_remover(self, remover: Remover) -> Restorer:
         """The same networks with other settings of stage 1."""
@@ -139,29 +152,49 @@ class Restorer:
         if len(seeds) != len(degraded):
             raise Dr2pipeError(f"{len(degraded)} pictures need as many seeds, not {len(seeds)}")
         choices = self.remover.choose(degraded) if self.remover is not None else []
-        coarse, restored = self._run(degraded, seeds, choices)
-        broken = [i for i in range(len(seeds)) if not restored[i].isfinite().all()]
+        if self.compiled:
+            self.padded_to = max(self.padded_to, len(degraded))
+        try:
+            coarse, restored = self._run(degraded, seeds, choices)
+        except Exception as error:
+            if is_out_of_memory(error):
+                self.padded_to = 0  # smaller batches follow
+            raise
+        finite = restored.isfinite().flatten(1).all(dim=1).tolist()  # one wait for the device
+        broken = [i for i, is_finite in enumerate(finite) if not is_finite]
         if broken and self.dtype != torch.float32:
             coarse[broken], restored[broken] = self._run_in_fp32(
                 degraded[broken],
                 [seeds[i] for i in broken],
                 [choices[i] for i in broken] if choices else [],
             )
-        if not restored[broken].isfinite().all():
+        if broken and not restored[broken].isfinite().all():
             raise NotFiniteError("the result is not finite, not even in float32")
         return Restored(coarse, restored, [i in broken for i in range(len(seeds))], choices)
 
     def _run(
         self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        degraded = degraded.to(self.device)  # (B,3,S,S)
+        degraded = self._on_device(degraded)  # (B,3,S,S)
         coarse = degraded.clone()
         for remover in {id(c.remover): c.remover for c in choices if c.remover}.values():
             at = [i for i, choice in enumerate(choices) if choice.remover is remover]
-            # The noise is drawn on the CPU, so that every device gives the same picture.
-            generators = [torch.Generator().manual_seed(seeds[i]) for i in at]
-            coarse[at] = remover(degraded[at], generators).to(coarse.dtype)
-        return coarse.float().clone(), self.enhance(coarse).clone()
+            # Either kind gives the same picture on every device.
+            rows = self._padded(at)
+            generators = noise_of(self.noise, [seeds[i] for i in rows])
+            coarse[at] = remover(degraded[rows], generators)[: len(at)].to(coarse.dtype)
+        rows = self._padded(list(range(len(coarse))))
+        restored = self.enhance(coarse[rows])[: len(coarse)]
+        return coarse.float().clone(), restored.clone()
+
+    def _on_device(self, pictures: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda" and pictures.device.type == "cpu":
+            pictures = pictures.pin_memory()  # copied while the host goes on
+        return pictures.to(self.device, non_blocking=True)
+
+    def _padded(self, rows: list[int]) -> list[int]:
+        """Rows of a batch, the last one repeated where the network was compiled for more."""
+        return rows + rows[-1:] * (self.padded_to - len(rows))
 
     def enhance(self, coarse: torch.Tensor) -> torch.Tensor:
         """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
@@ -192,7 +225,7 @@ class Restorer:
                 network.to(usual)
 
     def _networks(self) -> list[torch.nn.Module]:
-        return [self.enhancer, *([self.remover.unet] if self.remover is not None else [])]
+        return [self.enhancer, *(self.remover.networks if self.remover is not None else [])]
 
 
 def describe_enhancer(config: EnhancerConfig, enhancer: Enhancer) -> dict[str, Any]:
@@ -215,6 +248,7 @@ def build_restorer(
     attention: str = "auto",
     channels_last: bool | None = None,
     compile: bool = False,
+    noise: str = "reference",
     wrap_unet: WrapUNet | None = None,
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
@@ -255,7 +289,8 @@ def build_restorer(
             mix_with_sharp(stage2, weights, enhancer.sharpness)
             hashes["enhancer_sharp"] = files.sha256(sharp_folder(weights))
     if remover is not None:
-        use_attention(remover.unet, attention, torch.device(device))
+        for network in remover.networks:
+            use_attention(network, attention, torch.device(device))
     restorer = Restorer(
         remover,
         stage2,
@@ -263,5 +298,6 @@ def build_restorer(
         dtype=PRECISIONS[precision],
         channels_last=precision != "fp32" if channels_last is None else channels_last,
         compile=compile,
+        noise=resolve_noise(noise, device),
     )
     return restorer, hashes

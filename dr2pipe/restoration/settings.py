@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 import torch
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.noise import NOISES
 from dr2pipe.diffusion.stage1 import DR2Config
 from dr2pipe.faces import build_detector, check_detector
 from dr2pipe.restoration.background import BackgroundConfig, load_background
+from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.face_batches import FaceRestorer
 from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
 from dr2pipe.restoration.precision import resolve_precision
@@ -25,11 +27,14 @@ class RestorationConfig:
     seed: int = 0
     dr2: DR2Config = field(default_factory=DR2Config)
     enhancer: EnhancerConfig = field(default_factory=EnhancerConfig)
-    batch_size: int = 8  # faces at once, per process
+    batch_size: int | str = 8  # faces at once, per process | auto: as many as are worth it
     precision: str = "fp32"  # fp32 | bf16 | fp16 | auto: bf16 where it measured faster, else fp32
     attention: str = "auto"  # auto | sdpa | xformers
     channels_last: bool | None = None  # null: in bf16 and fp16, where it is faster
     compile: bool = False
+    noise: str = (
+        "auto"  # reference (torch's generators) | philox | auto: reference on a CPU, else philox
+    )
     samples: int = 1  # restorations of each face with different noise
     combine: str = "mean"  # mean | medoid of the samples
     colour: str = "keep"  # keep: monochrome pictures keep their tint | free
@@ -51,6 +56,8 @@ def check_restoration(config: RestorationConfig) -> None:
     check_detector(config.faces)
     if config.colour not in ("keep", "free"):
         raise ConfigError(f"colour '{config.colour}': choose keep or free")
+    if config.noise not in NOISES:
+        raise ConfigError(f"noise '{config.noise}': choose {', '.join(NOISES)}")
     if config.samples < 1:
         raise ConfigError(f"samples={config.samples} must be at least 1")
     if config.combine not in COMBINE:
@@ -71,6 +78,7 @@ def load_restorer(
         attention=config.attention,
         channels_last=config.channels_last,
         compile=config.compile,
+        noise=config.noise,
     )
 
 
@@ -88,7 +96,7 @@ def load_photo_engine(
     restorer, hashes = load_restorer(config, device)
     faces = FaceRestorer(
         restorer,
-        batch_size=config.batch_size,
+        batch_size=resolve_batch_size(config.batch_size, restorer),
         samples=config.samples,
         combine=config.combine,
         same_person=same_person,

@@ -15,6 +15,7 @@ from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.diffusion.stage1 import plain_config
+from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.inpainter import (
     Inpainter,
     load_inpainter,
@@ -81,7 +82,7 @@ def restore_aligned(config: RestoreConfig) -> RunSummary:
         settings=settings,
         outputs=outputs,
         seed=config.seed,
-        batch_size=config.batch_size,
+        batch_size=resolve_batch_size(config.batch_size, restorer),
         loader_threads=config.loader_threads,
         writer_threads=config.writer_threads,
         max_pixels=config.max_pixels,

@@ -68,7 +68,7 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
         settings=settings,
         outputs=outputs,
         seed=config.seed,
-        batch_size=config.batch_size,
+        batch_size=engine.restorer.batch_size,
         loader_threads=config.loader_threads,
         writer_threads=config.writer_threads,
         max_pixels=config.max_pixels,

@@ -30,6 +30,8 @@ def describe_settings(
     optional: dict[str, Any] = {}
     if config.samples > 1:
         optional = {"samples": config.samples, "combine": config.combine}
+    if restorer.noise != "reference":  # which had no name before there was another
+        optional["noise"] = restorer.noise
     if config.faces.mode == "photos":
         optional |= {
             "faces": dataclasses.asdict(config.faces) | {"file": _hash_of(config.faces.file)},

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 import uuid
 from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from accelerate import Accelerator
 
 from dr2pipe.core import files, images
 from dr2pipe.core.config import to_dict, to_yaml
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.core.foreign import read_text
 from dr2pipe.core.markers import MARKER, marked
 from dr2pipe.core.records import (
@@ -133,25 +136,71 @@ def _wandb_options(folder: Path, config: TrainConfig, first_step: int) -> dict[s
     }
 
 
+@dataclass
+class _Unread:
+    """A value that is still on the device: reading it would wait for the device."""
+
+    name: str
+    value: torch.Tensor
+    what: str | None  # it is, where it must be finite
+    step: int
+    pictures: Sequence[str]
+
+
 class LogWindow:
     """What was measured since the last log line.
 
-    It is saved with a checkpoint, so that the line a run was stopped in is complete.
+    Values stay on the device until somebody asks for them, so that a step waits for nothing.
+    The window is saved with a checkpoint, so that the line a run was stopped in is complete.
     """
 
     def __init__(self) -> None:
         self.totals: dict[str, float] = defaultdict(float)
         self.counts: dict[str, int] = defaultdict(int)
         self.pictures, self.seconds, self.waited = 0, 0.0, 0.0
+        self._unread: list[_Unread] = []
         self._clock = time.perf_counter()
 
-    def add(self, name: str, value: float | torch.Tensor) -> None:
-        """Add a value to the mean of ``name``; steps that have no such value do not count."""
-        self.totals[name] += float(value)
-        self.counts[name] += 1
+    def add(
+        self,
+        name: str,
+        value: torch.Tensor,
+        *,
+        step: int,
+        pictures: Sequence[str] = (),
+        what: str | None = None,
+    ) -> None:
+        """Add a value to the mean of ``name``; steps that have no such value do not count.
+
+        Args:
+            name: of the scalar in the log.
+            value: one number, on any device.
+            step: the number of steps done before the one that it belongs to.
+            pictures: the names of the batch.
+            what: what :meth:`read` calls it if it is not finite; None for a value that may be.
+        """
+        self._unread.append(_Unread(name, value.detach(), what, step, pictures))
+
+    def read(self) -> None:
+        """Wait for the device, and take all values into the means.
+
+        Raises:
+            NotFiniteError: a value that must be finite is not; it names the first.
+        """
+        unread, self._unread = self._unread, []
+        for entry, number in zip(unread, _numbers([e.value for e in unread]), strict=True):
+            if entry.what is not None and not math.isfinite(number):
+                raise NotFiniteError(
+                    f"{entry.what} is {number} at step {entry.step}; pictures of this batch: "
+                    f"{', '.join(entry.pictures)}. Nothing after the newest checkpoint was saved: "
+                    "the same command repeats the steps from there, in the same order"
+                )
+            self.totals[entry.name] += number
+            self.counts[entry.name] += 1
 
     def means(self) -> dict[str, float]:
-        """Means by name, sorted by name."""
+        """Means by name, sorted by name; raises as :meth:`read`."""
+        self.read()
         return {name: self.totals[name] / self.counts[name] for name in sorted(self.totals)}
 
     def speed(self) -> dict[str, float]:
@@ -164,7 +213,8 @@ class LogWindow:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """The window's content, for a checkpoint."""
+        """The window's content, for a checkpoint; raises as :meth:`read`."""
+        self.read()
         self._count_time()
         names = ("pictures", "seconds", "waited")
         state = {name: getattr(self, name) for name in names}
@@ -180,3 +230,14 @@ class LogWindow:
     def _count_time(self) -> None:
         now = time.perf_counter()
         self.seconds, self._clock = self.seconds + now - self._clock, now
+
+
+def _numbers(values: list[torch.Tensor]) -> list[float]:
+    """The values as numbers; one copy, and one wait, for each device they are on."""
+    numbers = [0.0] * len(values)
+    for device in {value.device for value in values}:
+        places = [i for i, value in enumerate(values) if value.device == device]
+        stacked = torch.stack([values[i].float().reshape(()) for i in places])
+        for i, number in zip(places, stacked.tolist(), strict=True):
+            numbers[i] = number
+    return numbers

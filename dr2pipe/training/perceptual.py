@@ -11,6 +11,7 @@ from torch import nn
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import load_ddpm
+from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.unet_features import UNetFeatures
 from dr2pipe.features.lpips import LPIPS, carried_file, load_carried_lpips, load_lpips
 from dr2pipe.features.vgg import VGGFeatures, load_vgg
@@ -135,9 +136,6 @@ def _same_square(
 
 
 def _noise(pictures: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-    """Standard normal, drawn on the CPU, so that every device has the same."""
-    noises = [
-        torch.randn(pictures.shape[1:], generator=torch.Generator().manual_seed(seed))
-        for seed in seeds
-    ]
-    return torch.stack(noises).to(pictures)
+    """Standard normal like ``pictures``, by the seeds alone."""
+    noise = Philox(seeds, "perceptual").normal(pictures.shape, pictures.device)
+    return noise.to(pictures.dtype)

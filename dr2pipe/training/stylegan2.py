@@ -10,6 +10,7 @@ from accelerate.utils import reduce
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.seeding import generator_of
+from dr2pipe.diffusion.noise import Philox
 from dr2pipe.stylegan2 import StyleGAN2Generator
 
 _MEAN_LENGTH_DECAY = 0.01
@@ -83,8 +84,5 @@ def draw_noises(
 
     A picture's noise depends on its own seed, not on the batch or process it is in.
     """
-    generators = [generator_of([seed], "noise") for seed in seeds]
-    return [
-        torch.stack([torch.randn(1, r, r, generator=g) for g in generators]).to(device)
-        for r in sizes
-    ]
+    philox = Philox(seeds, "stylegan2")
+    return [philox.normal((len(seeds), 1, r, r), device) for r in sizes]

@@ -9,10 +9,10 @@ generator state, and a resumed run repeats an undisturbed one bit for bit on the
 from __future__ import annotations
 
 import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -42,7 +42,6 @@ from dr2pipe.training.checkpoints import (
 )
 from dr2pipe.training.log import LogWindow, TrainingLog, chosen_trackers, tracker_folder
 from dr2pipe.training.recipe import (
-    Batch,
     Networks,
     Recipe,
     TrainConfig,
@@ -54,6 +53,10 @@ if TYPE_CHECKING:
     Progress = tqdm[NoReturn]
 
 logger = logging.getLogger(__name__)
+
+# Several processes ask each other this often whether one was told to stop, since the answer must
+# be waited for.
+_ASK_EVERY_STEPS = 10
 
 
 class Trainer:
@@ -87,7 +90,11 @@ class Trainer:
             if optimizer is None:
                 continue
             if built.ema:
-                self.emas[name] = EMAModel(network.parameters(), decay=config.ema_decay)
+                self.emas[name] = EMAModel(
+                    network.parameters(),
+                    decay=config.ema_decay,
+                    foreach=self.accelerator.device.type == "cuda",  # a kernel for many weights
+                )
             for group in optimizer.param_groups:
                 group["initial_lr"] = group["lr"]
             prepared = self.accelerator.prepare(network, optimizer)
@@ -105,7 +112,8 @@ class Trainer:
 
         Raises:
             FolderInUseError: another run is writing into the output folder.
-            NotFiniteError: a loss or a gradient is not finite.
+            NotFiniteError: a loss, a gradient or a weight is not finite. That is found when a line
+                is logged or a checkpoint is due, and nothing of it is saved.
         """
         main = self.accelerator.is_main_process
         with files.locked(self.output, wanted=main), stop_signals_caught(self._request_stop):
@@ -192,36 +200,49 @@ class Trainer:
             batch_sampler=batches,
             num_workers=workers,
             worker_init_fn=ignore_stop_signals,
+            # From there a batch is copied while the device still works on the one before it.
+            pin_memory=self.accelerator.device.type == "cuda",
             # Data sets seed themselves; without this the loader would draw from a global stream.
             generator=torch.Generator().manual_seed(self.config.seed),
         )
 
     def _micro_step(self, item: Item) -> None:
-        device = self.accelerator.device
-        batch = {k: v.to(device) if torch.is_tensor(v) else v for k, v in item.items()}
+        """Make a loss of one batch, and gradients of it; nothing here waits for the device."""
+        batch = {key: self._on_device(key, value) for key, value in item.items()}
         batch["step"] = self.step
+        add = partial(self.window.add, step=self.step, pictures=item["name"])
         with self.accelerator.accumulate(*self.networks.values()):
             for name, loss, scalars in self.recipe.step(self.networks, batch):
-                self._check_finite(f"the loss of '{name}'", loss, batch)
                 self.accelerator.backward(loss)
+                add(f"{name}/loss", loss, what=f"the loss of '{name}'")
                 if self.accelerator.sync_gradients:
                     parameters = self.networks[name].parameters()
                     norm = self.accelerator.clip_grad_norm_(parameters, self.config.max_grad_norm)
-                    if self.accelerator.scaler is None:  # which skips such steps by itself
-                        self._check_finite(f"the gradient of '{name}'", norm, batch)
-                    self.window.add(f"{name}/grad_norm", norm)
+                    # A scaler skips steps with such gradients by itself.
+                    scaled = self.accelerator.scaler is not None
+                    what = None if scaled else f"the gradient of '{name}'"
+                    add(f"{name}/grad_norm", norm, what=what)
                 self.optimizers[name].step()
                 self.optimizers[name].zero_grad()
-                for key, value in {f"{name}/loss": loss.detach(), **scalars}.items():
-                    self.window.add(key, value)
+                for key, value in scalars.items():
+                    add(key, value)
 
-    def _check_finite(self, what: str, value: torch.Tensor, batch: Batch) -> None:
-        number = float(torch.as_tensor(value).detach())
-        if not math.isfinite(number):
-            raise NotFiniteError(
-                f"{what} is {number} at step {self.step}; pictures of this batch: "
-                f"{', '.join(batch['name'])}"
-            )
+    def _on_device(self, key: str, value: Any) -> Any:
+        # Recipes read the seeds on the host.
+        if not torch.is_tensor(value) or key == "seed":
+            return value
+        return value.to(self.accelerator.device, non_blocking=True)
+
+    def _check_finite(self) -> None:
+        """Wait for the device; raise NotFiniteError where a value or a weight is broken."""
+        self.window.read()
+        for name, network in self.bare.items():
+            tensors = [t for t in network.state_dict().values() if t.is_floating_point()]
+            if tensors and not torch.stack([t.isfinite().all() for t in tensors]).all():
+                raise NotFiniteError(
+                    f"the weights of '{name}' are not finite after step {self.step}, though its "
+                    "loss and gradient were; a lower learning_rate may help"
+                )
 
     def _set_learning_rates(self) -> None:
         factor = learning_rate_factor(self.config, self.step)
@@ -238,10 +259,14 @@ class Trainer:
         # Every process must leave the loop at the same step, or the others wait forever.
         if self.accelerator.num_processes == 1:
             return self.stop_requested
+        if self.step % _ASK_EVERY_STEPS and self.step % self.config.save_every_steps:
+            return False
         flag = torch.tensor(float(self.stop_requested), device=self.accelerator.device)
         return bool(self.accelerator.reduce(flag, "sum") > 0)
 
     def _save(self) -> None:
+        if self.step != self.saved_step:
+            self._check_finite()
         self.accelerator.wait_for_everyone()
         if self.step == self.saved_step:
             return
@@ -302,7 +327,8 @@ class Trainer:
         losses = {n: f"{v:.4f}" for n, v in scalars.items() if n.endswith("/loss")}
         progress.set_postfix({"step": self.step, **losses})
 
-    def _preview(self, batch: Batch, log: TrainingLog) -> None:
+    def _preview(self, batch: Item, log: TrainingLog) -> None:
+        self.window.read()  # before a picture is made of broken weights
         with self._ema_weights():
             picture = self.recipe.preview(self.bare, batch)
         log.add_picture(self.step, images.to_uint8(picture[None])[0])

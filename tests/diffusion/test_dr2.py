@@ -9,7 +9,7 @@ from conftest import make_unet
 from diffusers.schedulers import scheduling_ddpm
 
 from dr2pipe.convert import convert_checkpoint
-from dr2pipe.diffusion import dr2
+from dr2pipe.diffusion import noise
 from dr2pipe.diffusion.dr2 import remove_degradation
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.timesteps import build_scheduler
@@ -38,7 +38,7 @@ def test_equals_the_reference_sampler_with_its_noises(run, monkeypatch):
         draws.append(torch.from_numpy(rng.standard_normal(tuple(shape)).astype(np.float32)))
         return draws[-1]
 
-    monkeypatch.setattr(dr2, "randn_tensor", recorded_noise)
+    monkeypatch.setattr(noise, "randn_tensor", recorded_noise)
     monkeypatch.setattr(scheduling_ddpm, "randn_tensor", recorded_noise)
     weights = parity.make_weights(record["keys"])
     unet = convert_checkpoint(weights, "guided_diffusion_unet", **record["constructor"])

@@ -3,6 +3,7 @@ import math
 import os
 import signal
 import subprocess
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -167,6 +168,62 @@ def test_a_broken_gradient_never_reaches_a_checkpoint(config_file, data, tmp_pat
         train(config_file, data, tmp_path / "run", "save_every_steps=1")
     live, _, _ = weights_of(tmp_path / "run", 2)
     assert all(value.isfinite().all() for value in live.values())
+
+
+def test_a_broken_step_is_found_late_and_named(config_file, data, tmp_path, monkeypatch):
+    """Nothing is read from the device in between, and what is saved is never broken."""
+    settings = ["log_every_steps=100", "save_every_steps=4", "preview_every_steps=100"]
+    assert train(config_file, data, tmp_path / "calm", *settings) == 0
+    step, seen = DDPMRecipe.step, []
+
+    def broken(self, networks, batch):
+        for name, loss, scalars in step(self, networks, batch):
+            seen.append((batch["step"], list(batch["name"])))
+            yield name, loss * math.nan if batch["step"] == 5 else loss, scalars
+
+    monkeypatch.setattr(DDPMRecipe, "step", broken)
+    with pytest.raises(FloatingPointError, match=r"the loss of 'unet' is nan at step 5") as raised:
+        train(config_file, data, tmp_path / "run", *settings)
+    assert "the same command repeats the steps" in str(raised.value)
+    assert ", ".join(dict(seen)[5]) in str(raised.value)
+    assert [at for at, _ in seen] == list(range(8))
+    assert [p.name for p in (tmp_path / "run" / "checkpoints").iterdir()] == ["step_00000004"]
+    monkeypatch.undo()
+    assert train(config_file, data, tmp_path / "run", *settings) == 0
+    assert_same_training(tmp_path / "calm", tmp_path / "run", 12)
+
+
+def test_weights_that_the_last_update_broke_are_not_saved(config_file, data, tmp_path, monkeypatch):
+    step = DDPMRecipe.step
+
+    def broken(self, networks, batch):
+        yield from step(self, networks, batch)
+        networks["unet"].conv_out.bias.data.fill_(math.inf)
+
+    monkeypatch.setattr(DDPMRecipe, "step", broken)
+    with pytest.raises(FloatingPointError, match="weights of 'unet' are not finite after step 1"):
+        train(config_file, data, tmp_path / "run", "total_steps=1", "preview_every_steps=9")
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert not (tmp_path / "run" / "final").exists()
+
+
+def test_processes_ask_each_other_for_a_stop_now_and_then(config_file, data, tmp_path):
+    overrides = [f"data.path={data}", f"output={tmp_path / 'run'}", "save_every_steps=8"]
+    config = load_config(DDPMConfig, config_file, overrides)
+    trainer = Trainer(config, DDPMRecipe(config), FaceDataset(data, size=16))
+    flags = []
+
+    def reduce(flag, reduction):
+        flags.append(float(flag))
+        return flag + 1  # the other process was told to stop
+
+    trainer.accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
+    stops = []
+    for trainer.step in range(1, 21):
+        if trainer._any_process_stops():
+            stops.append(trainer.step)
+    assert stops == [8, 10, 16, 20]
+    assert flags == [0.0] * 4
 
 
 # A launcher or a cluster stops the whole group: the trainer and its loader's workers.

@@ -10,9 +10,9 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from dr2pipe.core.config import load_config
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, NotFiniteError
 from dr2pipe.data.folders import FaceDataset
-from dr2pipe.training.log import chosen_trackers
+from dr2pipe.training.log import LogWindow, chosen_trackers
 from dr2pipe.training.previews import tile_rows
 from dr2pipe.training.recipes import run_recipe
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
@@ -105,3 +105,36 @@ def test_previews_are_rows_of_pictures():
     assert tiled.shape == (3, 8, 10)
     assert (tiled[:, :4] == 0.5).all()
     assert (tiled[:, 4:] == -1).all()
+
+
+def test_a_window_reads_nothing_before_it_is_asked():
+    window = LogWindow()
+    # A tensor without content: whoever reads it fails.
+    window.add("loss", torch.zeros((), device="meta"), step=0)
+    with pytest.raises(NotImplementedError):
+        window.read()
+
+
+def test_a_window_of_many_values():
+    window = LogWindow()
+    for step in range(4):
+        window.add("b/loss", torch.tensor(float(step), requires_grad=True), step=step, what="b")
+        window.add("a/some", torch.tensor([step / 2], dtype=torch.float64), step=step)
+    window.add("rare", torch.tensor(torch.inf), step=3)  # which it may be
+    assert window.means() == {"a/some": 0.75, "b/loss": 1.5, "rare": torch.inf}
+    later = LogWindow()
+    later.load_state_dict(window.state_dict())
+    later.add("b/loss", torch.tensor(6.5), step=4, what="b")
+    assert later.means()["b/loss"] == 2.5
+    assert later.counts == {"a/some": 4, "b/loss": 5, "rare": 1}
+
+
+def test_a_window_names_the_first_broken_value():
+    window = LogWindow()
+    for step, value in enumerate((1.0, torch.nan, torch.inf)):
+        pictures = [f"p{step}.png"]
+        window.add(
+            "loss", torch.tensor(value), step=step, pictures=pictures, what="the loss of 'x'"
+        )
+    with pytest.raises(NotFiniteError, match=r"^the loss of 'x' is nan at step 1; .*: p1\.png\. "):
+        window.means()

@@ -22,6 +22,7 @@ from dr2pipe.training.recipes.degradation_encoder import (
     DegradationEncoderConfig,
     DegradationEncoderRecipe,
 )
+from dr2pipe.training.recipes.distil import DistilConfig, DistilRecipe
 from dr2pipe.training.recipes.enhancer import EnhancerRecipe, EnhancerTrainConfig
 from dr2pipe.training.recipes.exegan import ExeGANRecipe, ExeGANTrainConfig
 from dr2pipe.training.recipes.gfpgan import GFPGANRecipe, GFPGANTrainConfig
@@ -45,7 +46,9 @@ def toned_faces(config: DDPMConfig) -> TonedFaces:
     return TonedFaces(clean_faces(config), config.tones, config.repeats)
 
 
-def face_pairs(config: EnhancerTrainConfig | PaniniTrainConfig | VQFRTrainConfig) -> PairDataset:
+def face_pairs(
+    config: DistilConfig | EnhancerTrainConfig | PaniniTrainConfig | VQFRTrainConfig,
+) -> PairDataset:
     """Clean faces, each with a coarse or degraded version of it."""
     return PairDataset(clean_faces(config), **_pair_options(config.pairs))
 
@@ -89,6 +92,7 @@ RECIPES: dict[
     tuple[type[TrainConfig], Callable[[Any], Recipe], Callable[[Any], ShowingDataset]],
 ] = {
     "ddpm": (DDPMConfig, DDPMRecipe, toned_faces),
+    "distil": (DistilConfig, DistilRecipe, face_pairs),
     "enhancer": (EnhancerTrainConfig, EnhancerRecipe, face_pairs),
     "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, clean_faces),
     "degradation_encoder": (DegradationEncoderConfig, DegradationEncoderRecipe, degradation_pairs),

@@ -29,6 +29,7 @@ from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.tones import ToneConfig
 from dr2pipe.diffusion.dr2 import estimate_x0
 from dr2pipe.diffusion.networks import load_ddpm
+from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
@@ -123,13 +124,13 @@ class DDPMRecipe:
             self._averaged_step = batch["step"]
             update_average(networks["slow"], networks["unet"], decay, batch["step"])
         clean = batch["image"]
-        noise, timesteps = self._draw(batch["seed"].tolist(), clean.shape[1:])
-        noise, timesteps = noise.to(clean.device), timesteps.to(clean.device)
+        noise, timesteps = self._draw(batch["seed"], clean)
         noisy = self.scheduler.add_noise(clean, noise, timesteps)
         predicted = networks["unet"](noisy, timesteps).sample.float()
         target = clean if self.config.prediction == "sample" else noise
         error = (predicted[:, :3] - target).square().mean(dim=(1, 2, 3))
-        loss = (self.weights.to(clean.device)[timesteps] * error).mean()
+        self.weights = self.weights.to(clean.device)  # once
+        loss = (self.weights[timesteps] * error).mean()
         scalars = {f"unet/{self.config.prediction}": error.detach().mean()}
         if self.learns_variance:
             bound = variational_bound(
@@ -153,11 +154,11 @@ class DDPMRecipe:
         """
         unet = networks["unet"]
         clean = batch["image"][:PREVIEW_PICTURES].to(unet.device)
-        noise, _ = self._draw(batch["seed"][:PREVIEW_PICTURES].tolist(), clean.shape[1:])
+        noise, _ = self._draw(batch["seed"][:PREVIEW_PICTURES], clean)
         rows = [clean]
         for timestep in (self.config.max_timestep // 10, self.config.max_timestep // 2):
             t = torch.full((len(clean),), timestep, device=clean.device)
-            noisy = self.scheduler.add_noise(clean, noise.to(clean.device), t)
+            noisy = self.scheduler.add_noise(clean, noise, t)
             output = unet(noisy, t).sample[:, :3].float()
             alpha_bar = self.scheduler.alphas_cumprod[timestep].to(clean.device)
             rows += [noisy, estimate_x0(noisy, output, alpha_bar, self.config.prediction)]
@@ -173,13 +174,11 @@ class DDPMRecipe:
         if "slow" in networks:
             export_model(self.config, networks["slow"], folder.with_name(f"{folder.name}_slow"))
 
-    def _draw(self, seeds: list[int], shape: torch.Size) -> tuple[torch.Tensor, torch.Tensor]:
-        noises, timesteps = [], []
-        for seed in seeds:
-            generator = torch.Generator().manual_seed(seed)
-            noises.append(torch.randn(shape, generator=generator))
-            timesteps.append(torch.randint(self.config.max_timestep + 1, (), generator=generator))
-        return torch.stack(noises), torch.stack(timesteps)
+    def _draw(self, seeds: torch.Tensor, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Noise like ``clean`` and timesteps (B,), by the seeds alone; drawn on its device."""
+        philox = Philox(seeds, "ddpm")
+        noise = philox.normal(clean.shape, clean.device)
+        return noise, philox.integers(self.config.max_timestep + 1, clean.device)
 
 
 @torch.no_grad()

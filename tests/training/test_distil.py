@@ -1,0 +1,142 @@
+"""The recipe that teaches a student of DR2."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from conftest import make_pixels
+
+from dr2pipe.core.config import load_config
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.data.folders import FaceDataset
+from dr2pipe.diffusion.dr2 import clamp_x0
+from dr2pipe.diffusion.noise import Philox
+from dr2pipe.diffusion.stage1 import load_remover
+from dr2pipe.losses.reconstruction import log_error
+from dr2pipe.training.recipes import face_pairs, run_recipe
+from dr2pipe.training.recipes.distil import DistilConfig, DistilRecipe
+from dr2pipe.training.trainer import Trainer
+
+CONFIG = """
+recipe: distil
+data: {size: 16}
+dr2: {scheduler: ddim, num_evaluations: 2}
+taught: [[2, 6, 16], [4, 6, 26]]
+pairs: {input_size: 16, degradations: {mild: 0.5, severe: 0.5}}
+learning_rate: 3.0e-3
+total_steps: 4
+batch_size: 4
+log_every_steps: 1
+save_every_steps: 2
+preview_every_steps: 4
+ema_decay: 0.5
+trackers: []
+"""
+
+
+@pytest.fixture
+def given(tmp_path, model_folder):
+    pixels = np.stack([make_pixels(i, 16, 16) for i in range(6)])
+    np.savez(tmp_path / "faces.npz", images=pixels, files=np.array([f"f{i}" for i in range(6)]))
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return [f"data.path={tmp_path / 'faces.npz'}", f"dr2.model={model_folder}"]
+
+
+def train(tmp_path, given, output, *overrides):
+    return run_recipe(
+        tmp_path / "tiny.yaml", [*given, f"output={tmp_path / output}", *overrides]
+    )  # fmt: skip
+
+
+def test_the_loss_is_the_psnr():
+    x = torch.rand(3, 3, 8, 8) * 2 - 1
+    y = (x + torch.tensor([0.2, 0.02, 0.002]).view(3, 1, 1, 1)).requires_grad_()
+    psnr = 10 * torch.log10(4 / (y - x).square().mean(dim=(1, 2, 3)))
+    loss = log_error(y, x, floor=0.0)
+    wanted = math.log(4) - float(psnr.detach().mean()) * math.log(10) / 10
+    assert float(loss.detach()) == pytest.approx(wanted, abs=1e-3)
+    loss.backward()
+    # Smaller errors have larger gradients, until the floor.
+    sizes = [float(g.abs().mean()) for g in y.grad]
+    assert sizes[0] * 9 < sizes[1]
+    assert sizes[1] * 9 < sizes[2]
+
+
+def test_a_student_learns_and_restores(tmp_path, given):
+    settings = ["total_steps=40", "log_every_steps=5", "save_every_steps=40", "ema_decay=0.8"]
+    settings += ["export_precision=fp16", "preview_every_steps=1000"]
+    assert train(tmp_path, given, "run", *settings) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    errors = [line["student/squared_error"] for line in lines]
+    assert np.mean(errors[-2:]) < 0.6 * errors[0]
+    assert lines[-1]["student/loss"] < lines[0]["student/loss"] - 0.3
+    # The exported student is nearer to its teacher than the teacher's own first estimate is.
+    overrides = [*given, f"output={tmp_path / 'x'}"]
+    config = load_config(DistilConfig, tmp_path / "tiny.yaml", overrides)
+    item = face_pairs(config)[0, 999]
+    y = item["input"][None]
+    settings = {"factor": 2, "tau": 6}
+    base = vars(config.dr2) | settings
+    teacher, _ = load_remover(type(config.dr2)(**base))
+    student, _ = load_remover(type(config.dr2)(**base | {"student": str(tmp_path / "run/final")}))
+    assert (teacher.calls, student.calls) == (2, 1)
+    untaught = DistilRecipe(config).build(torch.Generator())["student"].network
+    with torch.no_grad():
+        wanted = teacher(y, Philox([5]))
+        found = student(y, Philox([5]))
+        first = untaught(*student.student_input(y, Philox([5])), 0)
+    assert (found - wanted).square().mean() < 0.7 * (first - wanted).square().mean()
+
+
+def test_resuming_repeats_an_undisturbed_run(tmp_path, given):
+    assert train(tmp_path, given, "calm") == 0
+    overrides = [*given, f"output={tmp_path / 'cut'}"]
+    config = load_config(DistilConfig, tmp_path / "tiny.yaml", overrides)
+    trainer = Trainer(config, DistilRecipe(config), face_pairs(config))
+    trainer.stop_requested = True
+    assert trainer.run() == 130
+    assert train(tmp_path, given, "cut") == 0
+    name = "checkpoints/step_00000004/student/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "cut" / name).read_bytes() == (tmp_path / "calm" / name).read_bytes()
+    assert [p.name for p in (tmp_path / "calm" / "previews").iterdir()] == ["step_00000004.png"]
+
+
+def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):
+    """With τ = ω the teacher makes one call, which a fresh student repeats."""
+    overrides = [*given, f"output={tmp_path / 'x'}", "taught=[[2,6,6]]", "dr2.num_evaluations=null"]
+    config = load_config(DistilConfig, tmp_path / "tiny.yaml", overrides)
+    recipe = DistilRecipe(config)
+    network = recipe.build(torch.Generator())["student"].network
+    item = face_pairs(config)[0, 0]
+    batch = {"input": item["input"][None], "seed": torch.tensor([item["seed"]]), "step": 0}
+    answers = []
+    hook = network.register_forward_hook(lambda *given: answers.append(given[-1]))
+    ((_, loss, scalars),) = recipe.step({"student": network}, batch)
+    hook.remove()
+    wanted = recipe.teachers[0](batch["input"], Philox(batch["seed"], "distil"))
+    assert torch.allclose(clamp_x0(answers[0]), wanted, atol=1e-5)
+    assert loss.requires_grad
+    assert scalars["student/squared_error"] < 1e-2  # by what is outside [-1,1]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "says"),
+    [
+        (["taught=[]"], "must be a list of"),
+        (["taught=[[2,6]]"], "must be a list of"),
+        (["dr2.mode=auto"], "dr2.mode of a teacher must be fixed"),
+        (["dr2.student=x"], "dr2.student of a teacher must be None"),
+        (["pairs.input_size=32"], "must be the side of the teacher's faces, 16"),
+        (["export_precision=int8"], "choose fp32 or fp16"),
+        (["dr2.model=portrait128", "data.size=128", "pairs.input_size=128"], "needs a UNet2DModel"),
+    ],
+)
+def test_settings_that_cannot_be(tmp_path, given, overrides, says):
+    config = load_config(
+        DistilConfig, tmp_path / "tiny.yaml", [*given, f"output={tmp_path / 'x'}", *overrides]
+    )
+    with pytest.raises(ConfigError, match=says):
+        DistilRecipe(config)
+    assert len(FaceDataset(config.data.path, size=16)) == 6
