@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from dr2pipe import __version__
 from dr2pipe.cli import commands
 from dr2pipe.cli.models import add_models
+from dr2pipe.cli.people import add_people
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -33,7 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups = (
-        *(_add_restore, _add_inpaint, add_models, _add_cut_faces),
+        *(_add_restore, add_people, add_models, _add_inpaint, _add_cut_faces),
         *(_add_degrade, _add_studies, _add_fits),
     )
     for add in groups:
