@@ -105,10 +105,11 @@ def _add_restore(to: Commands) -> None:
         "--strict", action="store_true", help="a photo in which no face is found is a failure"
     )
     command.add_argument(
-        "--mask", help="with --aligned: fill these holes first; picture, or folder with one each"
+        "--mask", help="fill these marked places of faces first; picture, or folder with one each"
     )
     command.add_argument(
-        "--exemplar", help="face whose style fills the holes (default: the picture itself)"
+        "--exemplar",
+        help="with --aligned: face whose style fills the holes (default: the picture itself)",
     )
     command.add_argument(
         "--bits",

@@ -243,7 +243,7 @@ def _find_config(kind: str, name: str | Path) -> Path:
 
 def doctor() -> int:
     """Versions, devices, and what will be used."""
-    from dr2pipe.cli.doctor import report
+    from dr2pipe.runs.doctor import report
 
     print(report())
     return EXIT_DONE

@@ -23,8 +23,8 @@ from dr2pipe.restoration.settings import RestorationConfig, check_restoration, l
 from dr2pipe.restoration.tuning import Tried, try_settings
 
 # From these levels on people see noise in a print, and JPEG's blocks (faces/quality.py).
-_SOME_NOISE, _MUCH_NOISE = 5.0, 15.0
-_SOME_BLOCKS, _MANY_BLOCKS = 0.25, 0.7
+SOME_NOISE, _MUCH_NOISE = 5.0, 15.0
+SOME_BLOCKS, _MANY_BLOCKS = 0.25, 0.7
 _CELL_PX, _LABEL_PX = 160, 18
 _NAMES = {
     "detail_1": "the finest detail",
@@ -106,8 +106,8 @@ def describe_damage(face: PlacedFace, number: int, engine: PhotoEngine) -> list[
         f"face {number}: {quality.side_px:.0f} pixels wide with its surroundings, with the detail of "
         f"{quality.effective_px:.0f}: {_blur(quality)}"
     )
-    noise = _degree(quality.noise, _SOME_NOISE, _MUCH_NOISE)
-    blocks = _degree(quality.blockiness, _SOME_BLOCKS, _MANY_BLOCKS)
+    noise = _degree(quality.noise, SOME_NOISE, _MUCH_NOISE)
+    blocks = _degree(quality.blockiness, SOME_BLOCKS, _MANY_BLOCKS)
     lines = [
         found,
         f"    noise: {noise} ({quality.noise:.1f} of 255); JPEG blocks: {blocks} "
