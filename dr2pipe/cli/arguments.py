@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 from dr2pipe import __version__
 from dr2pipe.cli import commands
+from dr2pipe.cli.models import add_models
+from dr2pipe.cli.people import add_people
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -32,8 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups = (
-        *(_add_restore, _add_inpaint, _add_files, _add_cut_faces),
-        *(_add_report, _add_degrade, _add_studies, _add_fits),
+        *(_add_restore, add_people, _add_report, add_models, _add_inpaint, _add_cut_faces),
+        *(_add_degrade, _add_studies, _add_fits),
     )
     for add in groups:
         add(to)
@@ -103,10 +105,11 @@ def _add_restore(to: Commands) -> None:
         "--strict", action="store_true", help="a photo in which no face is found is a failure"
     )
     command.add_argument(
-        "--mask", help="with --aligned: fill these holes first; picture, or folder with one each"
+        "--mask", help="fill these marked places of faces first; picture, or folder with one each"
     )
     command.add_argument(
-        "--exemplar", help="face whose style fills the holes (default: the picture itself)"
+        "--exemplar",
+        help="with --aligned: face whose style fills the holes (default: the picture itself)",
     )
     command.add_argument(
         "--bits",
@@ -169,26 +172,6 @@ def _add_inpaint(to: Commands) -> None:
             run_options=(o.pages, o.merge, o.verify),
         )
     )
-
-
-def _add_files(to: Commands) -> None:
-    command = to.add_parser("fetch", help="download an official file")
-    command.add_argument("name", nargs="?", help="without one, the names are listed")
-    command.add_argument("--dir", help="folder for it (downloads/ in the user folder)")
-    command.add_argument("--mirror", help="address of a folder with the same files")
-    command.add_argument("--sha256", help="the file's sha256, or its first digits")
-    command.set_defaults(
-        run=lambda o: commands.fetch(o.name, folder=o.dir, mirror=o.mirror, sha256=o.sha256)
-    )
-
-    command = to.add_parser("convert", help="turn an official checkpoint into a model folder")
-    command.add_argument("source", help=".pth, .pt, .pkl or .safetensors file, or a download")
-    command.add_argument(
-        "output", help="name of the new model, in models/ of the user folder, or a path"
-    )
-    command.add_argument("--kind", required=True, help="what the file is, see docs/models.md")
-    _add_set(command)
-    command.set_defaults(run=lambda o: commands.convert(o.source, o.output, o.kind, o.set))
 
 
 def _add_cut_faces(to: Commands) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from dr2pipe.core.config import load_config, parse_overrides
+from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.models import find_download, find_file, place_model
+from dr2pipe.core.models import find_file
 from dr2pipe.core.records import EXIT_DONE, EXIT_INTERRUPTED, EXIT_SOME_FAILED
 
 if TYPE_CHECKING:
@@ -209,46 +209,6 @@ def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
     return EXIT_DONE
 
 
-def convert(source: str, output: str, kind: str, constructor: Sequence[str]) -> int:
-    """Write a foreign checkpoint as a model folder.
-
-    Args:
-        source: path of the checkpoint, or the name of a download.
-        output: a bare name, for a folder in the user folder, or a path.
-        kind: what the checkpoint is.
-        constructor: ``key=value`` arguments of the reference where they differ from the
-            official ones.
-    """
-    from dr2pipe.convert.write import write_native
-
-    file, folder = find_download(source), place_model(output)
-    write_native(file, folder, kind, **parse_overrides(constructor))
-    print(f"{file} ({kind}) -> {folder}")
-    return EXIT_DONE
-
-
-def fetch(name: str | None, *, folder: str | None, mirror: str | None, sha256: str | None) -> int:
-    """Download an official file, or list them."""
-    from dr2pipe.convert.fetch import FILES
-    from dr2pipe.convert.fetch import fetch as run
-    from dr2pipe.core import files
-
-    uses = {True: "yes", False: "no", None: "unclear"}
-    if name is None:
-        for known, file in FILES.items():
-            print(
-                f"{known:20} {file.name} ({file.licence}, commercial use: {uses[file.commercial_use]})"
-            )
-        return EXIT_DONE
-    path = run(name, folder=folder, mirror=mirror, sha256=sha256)
-    file = FILES[name]
-    print(f"{path}\nsha256 {files.sha256(path)}")
-    print(f"licence {file.licence}, commercial use: {uses[file.commercial_use]}")
-    if file.kind is not None:
-        print(f"next: dr2pipe convert {path} {name} --kind {file.kind}")
-    return EXIT_DONE
-
-
 def fit_auto(sweep_folder: str, output: str) -> int:
     """Fit the automatic setting of DR2 on a sweep, and print what it scores on faces left out."""
     from dr2pipe.evaluation.fit_auto import fit_from_sweep
@@ -291,7 +251,7 @@ def report(run: str, *, source: str | None) -> int:
 
 def doctor() -> int:
     """Versions, devices, and what will be used."""
-    from dr2pipe.cli.doctor import report
+    from dr2pipe.runs.doctor import report
 
     print(report())
     return EXIT_DONE

@@ -13,7 +13,6 @@ import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,8 @@ from tqdm import tqdm
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import FetchError, UnreadableFileError
-from dr2pipe.core.models import downloads_folder
+from dr2pipe.core.models import downloads_folder, user_folder
+from dr2pipe.core.official import FILES
 
 _CHUNK_BYTES = 1 << 20
 _ATTEMPTS = 3
@@ -32,74 +32,9 @@ _OF_DISK = (errno.ENOSPC, errno.EFBIG, errno.EDQUOT, errno.EROFS, errno.EIO)
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class OfficialFile:
-    """A file that its authors publish.
-
-    Attributes:
-        commercial_use: None where the licence of the weights leaves it unclear.
-        kind: for ``convert_checkpoint``; None for a file that is read as it is.
-        sha256: whole or its first digits; None where the publisher names none.
-    """
-
-    address: str
-    licence: str
-    commercial_use: bool | None
-    kind: str | None = None
-    sha256: str | None = None
-
-    @property
-    def name(self) -> str:
-        """The file's name, the end of its address."""
-        return self.address.rsplit("/", 1)[1]
-
-
-_GFPGAN = "https://github.com/TencentARC/GFPGAN/releases/download"
-_SPARNET = "https://github.com/chaofengc/Face-SPARNet/releases/download"
-_VQFR = "https://github.com/TencentARC/VQFR/releases/download"
-_NON_COMMERCIAL = "CC BY-NC-SA 4.0"
 # How PyTorch's files begin: zip archives, and pickles of before 2020.
 _SIGNATURES = (b"PK\x03\x04", b"\x80\x02")
-
-FILES: dict[str, OfficialFile] = {
-    "gfpgan14": OfficialFile(
-        f"{_GFPGAN}/v1.3.0/GFPGANv1.4.pth", "Apache-2.0", True, "gfpgan_clean"
-    ),
-    "gfpgan13": OfficialFile(
-        f"{_GFPGAN}/v1.3.0/GFPGANv1.3.pth", "Apache-2.0", True, "gfpgan_clean"
-    ),
-    "gfpgan12": OfficialFile(
-        f"{_GFPGAN}/v0.2.0/GFPGANCleanv1-NoCE-C2.pth", "Apache-2.0", True, "gfpgan_clean"
-    ),
-    "gfpgan1": OfficialFile(
-        f"{_GFPGAN}/v0.1.0/GFPGANv1.pth", "Apache-2.0", True, "gfpgan_original"
-    ),
-    "vqfr1": OfficialFile(
-        f"{_VQFR}/v1.0.0/VQFR_v1-33a1fac5.pth", "Apache-2.0", True, "vqfr_v1", sha256="33a1fac5"
-    ),
-    "stylegan2_ffhq512": OfficialFile(
-        f"{_GFPGAN}/v0.1.0/StyleGAN2_512_Cmul1_FFHQ_B12G4_scratch_800k.pth",
-        "Apache-2.0",
-        None,
-        "stylegan2_generator",
-    ),
-    "arcface_resnet18": OfficialFile(f"{_GFPGAN}/v0.1.0/arcface_resnet18.pth", "Apache-2.0", None),
-    "ffhq_landmarks": OfficialFile(
-        f"{_GFPGAN}/v0.1.0/FFHQ_eye_mouth_landmarks_512.pth", "Apache-2.0", None
-    ),
-    "sparnethd_v4_2d": OfficialFile(
-        f"{_SPARNET}/v0.1.0/SPARNetHD_V4_Attn2D_net_H-epoch10.pth",
-        _NON_COMMERCIAL,
-        False,
-        "sparnet",
-    ),
-    "sparnethd_v4_3d": OfficialFile(
-        f"{_SPARNET}/v0.1.0/SPARNetHD_V4_Attn3D_net_H-epoch10.pth",
-        _NON_COMMERCIAL,
-        False,
-        "sparnet",
-    ),
-}
+_SHA256 = re.compile("[0-9a-f]{64}")
 
 
 def fetch(
@@ -115,7 +50,8 @@ def fetch(
     An interrupted download leaves ``<file>.part``; the next call continues it if the server
     still has the same file. The file gets its name when it is complete: it has the length that
     the server announced, and the known sha256 or, without one, the first bytes of a PyTorch file.
-    Of several processes one downloads, and the others wait for it.
+    The sha256 of the first file that comes under a name is remembered in ``known`` of the user
+    folder, and every later file of the name must have it. Of several processes one downloads, and the others wait for it.
 
     Args:
         name: one of ``FILES``.
@@ -134,7 +70,7 @@ def fetch(
     file = FILES[name]
     folder = downloads_folder() if folder is None else Path(folder)
     address = file.address if mirror is None else f"{mirror.rstrip('/')}/{file.name}"
-    wanted = (sha256 or file.sha256 or "").lower()
+    wanted = (sha256 or file.sha256 or remembered(file.name)).lower()
     target = folder / file.name
     folder.mkdir(parents=True, exist_ok=True)
     try:
@@ -142,11 +78,44 @@ def fetch(
             with _only_one(target):
                 if not os.path.lexists(target):
                     _fetch(address, target, wanted, timeout_seconds)
+                    remember(target)
                     return target
         _verify(target, wanted, target)
+        remember(target)
     except UnreadableFileError as error:
         raise FetchError(str(error)) from None
     return target
+
+
+def remember(path: Path) -> None:
+    """Note the sha256 of an official file, unless one is noted already."""
+    if not remembered(path.name):
+        line = f"{files.sha256(path)}  {path.name}\n"  # as sha256sum writes it
+        files.write_bytes(_note_of(path.name), line.encode())
+
+
+def remembered(name: str) -> str:
+    """The sha256 of the first official file of this name; empty where none has come yet."""
+    try:
+        noted = files.read_regular(_note_of(name), max_bytes=1 << 10)
+    except UnreadableFileError:
+        return ""
+    found = _SHA256.match(noted.decode("ascii", "replace"))
+    return found[0] if found else ""
+
+
+def check_remembered(path: Path) -> None:
+    """See that an official file is the one that came first under its name.
+
+    Raises:
+        FetchError: it is another one.
+    """
+    if wanted := remembered(path.name):
+        _verify(path, wanted, path)
+
+
+def _note_of(name: str) -> Path:
+    return user_folder() / "known" / f"{name}.sha256"
 
 
 def _fetch(address: str, target: Path, wanted: str, timeout_seconds: float) -> None:
@@ -322,6 +291,12 @@ def _verify(path: Path, wanted: str, target: Path) -> None:
     if wanted:
         found = files.sha256(path)
         if not found.startswith(wanted):
+            noted = _note_of(target.name)
+            if wanted == remembered(target.name):
+                raise FetchError(
+                    f"{target.name} has the sha256 {found}, not {wanted}, which it had when it came "
+                    f"first. If you trust the new file, remove {noted}."
+                )
             raise FetchError(f"{target.name} has the sha256 {found}, not {wanted}: it was altered.")
         return
     files.check_regular(path)

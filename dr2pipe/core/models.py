@@ -10,6 +10,7 @@ import platformdirs
 
 from dr2pipe.core.config import resource
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.official import how_to_get
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 _HUB_FILES = ["*.json", "*.safetensors"]  # no pickles and no code
@@ -76,6 +77,27 @@ def place_model(name: str) -> Path:
     return _converted_folder() / name
 
 
+def is_here(name: str) -> bool:
+    """Whether :func:`find_model` finds a model without the network."""
+    here = (_models_in(resource("checkpoints")), _models_in(_converted_folder()))
+    if any(name in models for models in here) or Path(name).exists():
+        return True
+    if not _HUB_ID.fullmatch(name):
+        return False
+    from huggingface_hub import snapshot_download
+
+    try:
+        snapshot_download(name, allow_patterns=_HUB_FILES, local_files_only=True)
+    except Exception:  # many kinds; all mean "not in the cache"
+        return False
+    return True
+
+
+def is_built_in(name: str) -> bool:
+    """Whether a model of this name comes with the package."""
+    return name in _models_in(resource("checkpoints"))
+
+
 def find_file(folder: str, name: str, *, what: str, suffix: str = ".yaml") -> Path:
     """A built-in file by name, such as a preset, or a file by its path.
 
@@ -135,6 +157,8 @@ def _not_found(name: str) -> str:
             f"no model '{name}' is built in ({built_in}) or converted ({converted}); "
             f"for the folder here write ./{name}"
         )
+    if command := how_to_get(name):
+        return f"the model '{name}' is not here yet; {command}"
     return (
         f"no model '{name}'. Built in: {built_in}. Converted, in {_converted_folder()}: "
         f"{converted}. For a folder write its path (./NAME), "

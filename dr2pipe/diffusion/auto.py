@@ -136,3 +136,26 @@ def _check(setting: AutoSetting) -> None:
             raise ValueError(f"there is no candidate {place!r}")
     if not all(isinstance(candidate, dict) for candidate in setting.candidates):
         raise TypeError("candidates must be settings")
+
+
+def unusual_features(setting: AutoSetting, picture: torch.Tensor) -> dict[str, float]:
+    """How far detail and damage of (1,3,S,S) are from the mean of the sweep's faces.
+
+    In deviations, the farthest first. Features of damage outside the familiar range are why the
+    fallback is chosen: they are named by :func:`unfamiliar_damage`.
+    """
+    features = degradation_features(picture).numpy()[0]
+    far = (features - np.array(setting.mean)) / np.array(setting.scale)
+    named = {
+        name: float(value)
+        for name, value in zip(FEATURES, far, strict=True)
+        if name in _DAMAGE or name.startswith("detail")
+    }
+    return dict(sorted(named.items(), key=lambda item: -abs(item[1])))
+
+
+def unfamiliar_damage(setting: AutoSetting, picture: torch.Tensor) -> list[str]:
+    """Names of the features of damage of (1,3,S,S) that no face of the sweep had so."""
+    features = degradation_features(picture).numpy()[0]
+    outside = (features < setting.low) | (features > setting.high)
+    return [n for n, out in zip(FEATURES, outside, strict=True) if out and n in _DAMAGE]

@@ -14,7 +14,6 @@ from dr2pipe.core.config import to_dict
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
-from dr2pipe.diffusion.stage1 import plain_config
 from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.inpainter import (
     Inpainter,
@@ -29,7 +28,7 @@ from dr2pipe.runs.batches import BatchResult, Result, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.jobs import PairedFiles
 from dr2pipe.runs.restore_config import RepairConfig, RestoreConfig
-from dr2pipe.runs.restore_notes import describe_settings
+from dr2pipe.runs.restore_notes import describe_repair, describe_settings
 from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
 
 _LEVELS_PER_UNIT = 127.5
@@ -55,8 +54,7 @@ def restore_aligned(config: RestoreConfig) -> RunSummary:
         paired = _masks_and_exemplars(config.repair, repair, restorer.input_size)
     settings = describe_settings(config, restorer, weight_hashes)
     if repair is not None:
-        networks = (repair.network, repair.encoder)
-        settings["repair"] = [plain_config(network.config) for network in networks]
+        settings["repair"] = describe_repair(repair)
     optional = {
         REPAIRED: repair is not None,
         COARSE: config.save_coarse,

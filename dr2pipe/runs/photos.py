@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 import dr2pipe
 from dr2pipe.core import images
@@ -16,27 +17,47 @@ from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.faces import ListedDetector
+from dr2pipe.restoration.inpainter import load_inpainter, read_mask
 from dr2pipe.restoration.photos import NO_FACE, PhotoEngine, PreparedPhoto, RestoredPhoto
+from dr2pipe.restoration.scratches import fill_marks
 from dr2pipe.restoration.settings import load_photo_engine
 from dr2pipe.runs.batches import BatchResult, Result, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
-from dr2pipe.runs.jobs import ending_of
+from dr2pipe.runs.jobs import PairedFiles, ending_of
 from dr2pipe.runs.restore_config import RestoreConfig
-from dr2pipe.runs.restore_notes import describe_settings
+from dr2pipe.runs.restore_notes import describe_repair, describe_settings
 from dr2pipe.runs.result_folders import COMPARE, FACES, RESTORED
 
 _BOX_COLOUR = (255, 208, 0)
 _LARGEST_COMPARED_PX = 2048  # longer side of each half of compare/
 
 
-def restore_photos(config: RestoreConfig) -> RunSummary:
+def restore_photos(
+    config: RestoreConfig,
+    *,
+    loaded: tuple[PhotoEngine, dict[str, str]] | None = None,
+    watch: Callable[[str], None] | None = None,
+) -> RunSummary:
     """Restore the faces of the photos of ``config.input`` into ``config.output``.
+
+    Args:
+        config: the settings.
+        loaded: what ``load_photo_engine`` gave for the same settings, where it is loaded already.
+        watch: called with the name of each stage, from several threads.
 
     Raises:
         Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
     """
-    engine, weight_hashes = load_photo_engine(config, process_state().device)
+    engine, weight_hashes = loaded or load_photo_engine(config, process_state().device)
+    say = watch or (lambda stage: None)
+    repair, paired = None, {}
+    if config.repair.mask is not None:
+        repair, repair_hashes = load_inpainter(config.repair, device=process_state().device)
+        weight_hashes = weight_hashes | repair_hashes
+        paired["mask"] = PairedFiles(config.repair.mask, read_mask)
     settings = describe_settings(config, engine.restorer.restorer, weight_hashes)
+    if repair is not None:
+        settings["repair"] = describe_repair(repair)
     optional = {FACES: config.save_faces, COMPARE: config.save_compare}
     outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
 
@@ -44,6 +65,7 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
         height, width = (side * config.scale for side in picture.pixels.shape[:2])
         name = "x" + ending_of(path.partition("#")[0], config.format)
         images.check_kind(name, width, height, has_alpha=picture.alpha is not None)
+        say(f"finding faces: {path}")
         photo = engine.prepare(picture, path)
         if config.strict and not photo.faces:
             raise PictureError(NO_FACE)
@@ -57,12 +79,27 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
             is_wanted and not saved.get(name) for name, is_wanted in wanted.items()
         )
 
+    def process(
+        photos: list[PreparedPhoto],
+        seeds: list[int],
+        pictures: list[images.Picture],
+        mask: list[torch.Tensor] | None = None,
+    ) -> BatchResult:
+        warnings: list[str | None] = [None] * len(photos)
+        if repair is not None and mask is not None:
+            say("filling the marked places")
+            warnings = fill_marks(photos, mask, seeds, repair)
+        say(f"restoring faces: {sum(not f.skipped for photo in photos for f in photo.faces)}")
+        result = restore_batch(engine, photos, seeds, outputs, bits=config.bits, saved=wanted)
+        say("saving")
+        for listed, warning in zip(result.warnings or [], warnings, strict=True):
+            listed += [] if warning is None else [warning]
+        return result
+
     run = FolderRun(
         config.input,
         config.output,
-        process=lambda photos, seeds, pictures: restore_batch(
-            engine, photos, seeds, outputs, bits=config.bits, saved=wanted
-        ),
+        process=process,
         size=None,
         output_size=None,
         settings=settings,
@@ -83,6 +120,7 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
             "versions": versions(),
         },
         png_text={"version": dr2pipe.__version__, "settings": settings},
+        paired=paired,
     )
     if isinstance(engine.detector, ListedDetector):
         engine.detector.check_names([job.relative for job in run.jobs])

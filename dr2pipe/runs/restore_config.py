@@ -78,8 +78,8 @@ def check_config(config: RestoreConfig) -> None:
 def _check_mode(config: RestoreConfig) -> None:
     """Some settings belong to whole photos, some to aligned faces."""
     if config.faces.mode == "photos":
-        if config.repair.mask is not None:
-            raise ConfigError("repair.mask belongs to aligned faces: add --aligned")
+        if config.repair.exemplar is not None:
+            raise ConfigError("repair.exemplar belongs to aligned faces: add --aligned")
         if config.save_coarse:
             raise ConfigError("save_coarse belongs to aligned faces; save_faces shows coarse faces")
         return

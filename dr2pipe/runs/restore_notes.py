@@ -11,7 +11,8 @@ import numpy as np
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_hash
 from dr2pipe.core.records import RunRecords
-from dr2pipe.diffusion.stage1 import describe_dr2
+from dr2pipe.diffusion.stage1 import describe_dr2, plain_config
+from dr2pipe.restoration.inpainter import Inpainter
 from dr2pipe.restoration.precision import name_of
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
 from dr2pipe.runs.restore_config import RestoreConfig
@@ -51,6 +52,11 @@ def describe_settings(
         "bits": config.bits,
         "weights_sha256": weight_hashes,
     }
+
+
+def describe_repair(inpainter: Inpainter) -> list[dict[str, Any]]:
+    """The settings of the networks that fill holes; their weights are hashed besides."""
+    return [plain_config(network.config) for network in (inpainter.network, inpainter.encoder)]
 
 
 def _hash_of(path: str | None) -> str | None:

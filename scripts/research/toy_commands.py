@@ -28,8 +28,8 @@ import yaml
 from PIL import Image
 
 from dr2pipe import cli
-from dr2pipe.convert.fetch import FILES
 from dr2pipe.core.config import resource
+from dr2pipe.core.official import FILES
 from dr2pipe.faces.align import TEMPLATE
 
 # Lines of records that differ from run to run.
@@ -81,7 +81,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
     exemplar = str(faces / "group_0" / "face_0.png")
     protocol = _write_protocol(folder, faces)
     sweep = _write_sweep(folder, faces)
-    checkpoint = _write_checkpoint(folder / "face_part.pth")
+    checkpoint = write_checkpoint(folder / "face_part.pth")
     _write_download(folder / "mirror")
     coarse = str(resource("configs") / "coarse" / "portrait64.yaml")
     recipe = str(resource("configs") / "train" / "ddpm_portrait64.yaml")
@@ -206,7 +206,7 @@ def _write_yaml(path: Path, content: dict[str, object]) -> Path:
     return path
 
 
-def _write_checkpoint(path: Path) -> Path:
+def write_checkpoint(path: Path) -> Path:
     """GFP-GAN's discriminator of an eye, by its official names, with random weights."""
     shapes: dict[str, tuple[int, ...]] = {}
     widths = [3, 64, 128, 128, 256, 256]

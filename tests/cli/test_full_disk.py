@@ -22,6 +22,7 @@ def toy(tmp_path_factory):
     assert set(commands) == {*QUICK, *SLOW}
     with pytest.MonkeyPatch.context() as patch, full_disk.served(folder / "mirror") as address:
         patch.setenv("DR2PIPE_TOY_MIRROR", address)
+        patch.setenv("DR2PIPE_HOME", str(folder / "home"))
         yield folder, commands
 
 

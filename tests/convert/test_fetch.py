@@ -8,8 +8,9 @@ import pytest
 
 from dr2pipe.cli import main
 from dr2pipe.convert import fetch as fetching
-from dr2pipe.convert.fetch import FILES, fetch
+from dr2pipe.convert.fetch import fetch
 from dr2pipe.core.errors import FetchError
+from dr2pipe.core.official import FILES
 
 CONTENT = b"PK\x03\x04" + bytes(range(256)) * 2000
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -60,6 +61,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_):
         pass
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    """A user folder, where fetched files are remembered."""
+    monkeypatch.setenv("DR2PIPE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home"
 
 
 @pytest.fixture
@@ -254,6 +262,31 @@ def test_the_command(server, tmp_path, capsys):
     assert main([*arguments, "--sha256", "0" * 64]) == 2
     assert main(["fetch"]) == 0
     assert "commercial use: no" in capsys.readouterr().out
+
+
+def test_the_first_file_is_remembered(server, tmp_path, home, monkeypatch):
+    note = home / "known" / "GFPGANv1.4.pth.sha256"
+    get(server, tmp_path / "a")
+    assert note.read_text() == f"{SHA256}  GFPGANv1.4.pth\n"
+    assert get(server, tmp_path / "b").read_bytes() == CONTENT
+    (tmp_path / "a" / "GFPGANv1.4.pth").write_bytes(CONTENT[:-1] + b"!")
+    with pytest.raises(FetchError, match=r"came first. If you trust the new file, remove .*known"):
+        get(server, tmp_path / "a")
+    monkeypatch.setattr(fetching, "remembered", lambda _: "")
+    assert get(server, tmp_path / "a").exists()  # without the note it may be anything of PyTorch
+    note.write_text("nonsense\n")
+    monkeypatch.undo()
+    monkeypatch.setenv("DR2PIPE_HOME", str(home))
+    get(server, tmp_path / "b")
+    assert note.read_text().startswith(SHA256)
+
+
+def test_another_file_of_a_server_is_refused(server, tmp_path):
+    get(server, tmp_path / "a")
+    server.faults = ["alters"]
+    with pytest.raises(FetchError, match="came first"):
+        get(server, tmp_path / "b")
+    assert "GFPGANv1.4.pth" not in names_in(tmp_path / "b")
 
 
 def test_without_a_folder_it_goes_into_the_user_folder(server, tmp_path, monkeypatch):

@@ -11,6 +11,8 @@ from dr2pipe.core.models import (
     find_download,
     find_file,
     find_model,
+    is_built_in,
+    is_here,
     place_model,
     user_folder,
 )
@@ -138,3 +140,25 @@ def test_built_in_files_by_name_and_others_by_path():
     for path in ("mine.yaml", "./mine"):
         with pytest.raises(ConfigError, match="no such file"):
             find(path)
+
+
+def test_a_known_model_that_is_missing_names_the_one_command():
+    with pytest.raises(ConfigError, match=r"not here yet; get it by: dr2pipe setup gfpgan14$"):
+        find_model("gfpgan14")
+    with pytest.raises(ConfigError, match=r"download DR2_FFHQ.pkl .* --file DR2_FFHQ.pkl$"):
+        find_model("dr2_ffhq")
+
+
+def test_what_is_here_is_known_without_the_network(home, monkeypatch):
+    def snapshot_download(name, allow_patterns, local_files_only):
+        assert local_files_only
+        if name != "owner/cached":
+            raise OSError("not cached")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    make_model(home / "models" / "mine")
+    here = ("portrait64", "mine", "owner/cached", str(home))
+    assert all(is_here(name) for name in here)
+    assert not any(is_here(name) for name in ("gfpgan14", "owner/other"))
+    assert is_built_in("portrait64")
+    assert not is_built_in("mine")

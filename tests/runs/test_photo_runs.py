@@ -176,7 +176,7 @@ def test_strict_makes_a_photo_without_faces_a_failure(photos, model_folder):
 @pytest.mark.parametrize(
     ("settings", "says"),
     [
-        (["repair.mask=m.png"], "add --aligned"),
+        (["repair.mask=m.png", "repair.exemplar=e.png"], "add --aligned"),
         (["save_coarse=true"], "save_faces"),
         (["faces.mode=aligned", "scale=2"], "--aligned"),
         (["faces.mode=aligned", "save_faces=true"], "whole photos"),

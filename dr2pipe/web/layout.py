@@ -1,0 +1,267 @@
+"""The page: its controls, where they are, and which function each one calls."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import gradio as gr
+
+from dr2pipe.runs.presets import list_presets
+from dr2pipe.web.about import cards, installation, presets_table
+from dr2pipe.web.page import Page, event, told
+from dr2pipe.web.wishes import MOST_VARIANTS, Wish, has_sharp_variant, usual_tau
+
+# Networks work for one visitor at a time; the others wait in a queue.
+_ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "device"}
+_DAMAGES = [
+    ("mild: a little soft or grainy", "mild"),
+    ("medium", "medium"),
+    ("severe: hardly a face", "severe"),
+    ("choose for each face (auto)", "auto"),
+]
+STYLE = """
+.gradio-container { max-width: 1200px !important; margin: auto !important; }
+.dr2-command textarea { font-family: ui-monospace, monospace; }
+"""
+_INTRO = """# Restore old and damaged photos
+Add a photo. Its faces are found, restored and put back; nothing else changes. The networks draw what
+fits: where the damage has taken the likeness away, a face may come out as somebody else's. Photos stay
+on the computer that serves this page, and are deleted when you close it."""
+_TUNE = """Coarse faces of one face over N (how much detail of the input is ignored) and τ (how much is
+removed), with the calls of the network and the time. Add a photo in the first tab."""
+
+
+def build_page(page: Page, *, preset: str = "default") -> gr.Blocks:
+    """The page, with ``preset`` chosen at first."""
+    on = SimpleNamespace()  # the controls by name
+    blocks: gr.Blocks
+    with gr.Blocks(title="dr2pipe", analytics_enabled=False) as blocks:
+        gr.Markdown(_INTRO)
+        with gr.Tab("Restore"):
+            with gr.Row():
+                with gr.Column(scale=1):
+                    _photos(on)
+                with gr.Column(scale=2):
+                    _results(on)
+            with gr.Accordion("More settings", open=False):
+                _settings(on, preset)
+            with gr.Accordion("Mark scratches with a brush", open=False) as on.scratches:
+                _brush(on)
+            with gr.Accordion("Photos of the same person", open=False):
+                on.references = gr.File(
+                    label="Reference photos",
+                    file_count="multiple",
+                    height=140,
+                    elem_id="references",
+                )
+                on.referred = gr.Markdown("No reference photos.")
+        with gr.Tab("Tune"):
+            gr.Markdown(_TUNE)
+            with gr.Row(equal_height=True):
+                on.face = gr.Dropdown([], label="Face", elem_id="tune-face")
+                on.tune = gr.Button("Show the grid", elem_id="tune")
+            on.grid = gr.Gallery(label="Coarse faces", columns=4, height="auto", elem_id="grid")
+        with gr.Tab("About"):
+            _about()
+        _connect_photos(on, page)
+        _connect_work(on, page)
+        blocks.unload(page.leave)
+    return blocks
+
+
+# -- controls --------------------------------------------------------------------------------
+
+
+def _photos(on: SimpleNamespace) -> None:
+    on.upload = gr.File(label="Photos", file_count="multiple", height=150, elem_id="photos")
+    on.photo = gr.Dropdown([], label="Photo", visible=False, elem_id="photo")
+    on.boxes = gr.Image(
+        label="Faces found",
+        interactive=False,
+        visible=False,
+        buttons=["fullscreen"],
+        elem_id="boxes",
+    )
+    on.faces = gr.CheckboxGroup(label="Faces to restore", visible=False, elem_id="faces")
+    on.damage = gr.Radio(
+        _DAMAGES, value="medium", label="How damaged is it? (N, τ, ω)", elem_id="damage"
+    )
+    on.restore = gr.Button("Restore", variant="primary", interactive=False, elem_id="restore")
+
+
+def _results(on: SimpleNamespace) -> None:
+    on.slider = gr.ImageSlider(
+        label="Before | after",
+        interactive=False,
+        type="filepath",
+        max_height=640,
+        buttons=["fullscreen"],
+        elem_id="slider",
+    )
+    on.status = gr.Markdown("Add a photo to begin.", elem_id="status")
+    on.variants = gr.Gallery(
+        label="Variants: choose one", visible=False, columns=4, height="auto", elem_id="variants"
+    )
+    on.download = gr.DownloadButton("Download the photo", interactive=False, elem_id="download")
+    on.files = gr.Files(
+        label="All results (zip), and single faces",
+        visible=False,
+        interactive=False,
+        elem_id="files",
+    )
+    on.command = gr.Textbox(
+        label="The command that makes the same file",
+        interactive=False,
+        buttons=["copy"],
+        elem_id="command",
+        elem_classes="dr2-command",
+    )
+
+
+def _settings(on: SimpleNamespace, preset: str) -> None:
+    has_sharp = has_sharp_variant(preset)
+    with gr.Row():
+        on.tau = gr.Slider(
+            0,
+            50,
+            value=usual_tau(Wish(preset)),
+            step=1,
+            label="Likeness (low) against cleanness (high): τ",
+            info="Not used where it is chosen for each face",
+        )
+        on.sharpness = gr.Slider(
+            0,
+            1,
+            value=0,
+            step=0.1,
+            label="Sharpness" if has_sharp else "Sharpness (this preset has no sharp variant)",
+            interactive=has_sharp,
+        )
+    with gr.Row():
+        on.scale = gr.Radio([1, 2, 4], value=1, label="Enlarge the photo")
+        on.seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0, elem_id="seed")
+        on.samples = gr.Slider(
+            1, MOST_VARIANTS, value=1, step=1, label="Variants to choose from (samples)"
+        )
+    with gr.Row():
+        on.skip_good = gr.Checkbox(True, label="Leave good faces alone", elem_id="skip-good")
+        here = [one.name for one in list_presets() if not one.missing]
+        on.preset = gr.Dropdown(here, value=preset, label="Preset", elem_id="preset")
+
+
+def _brush(on: SimpleNamespace) -> None:
+    on.editor = gr.ImageEditor(
+        label="Paint over scratches in faces",
+        sources=[],
+        transforms=[],
+        brush=gr.Brush(colors=["#ff0000"], default_size=12, color_mode="fixed"),
+        layers=False,
+        image_mode="RGBA",
+        elem_id="editor",
+    )
+    on.keep = gr.Button("Use these marks")
+    on.marked = gr.Markdown("Nothing is marked.")
+
+
+def _about() -> None:
+    gr.Markdown(presets_table())
+    for name, card in cards().items():
+        with gr.Accordion(name, open=False):
+            gr.Markdown(card)
+    with gr.Accordion("This installation", open=False):
+        gr.Code(installation(), language=None, label="dr2pipe doctor")
+
+
+# -- events ----------------------------------------------------------------------------------
+
+
+def _connect_photos(on: SimpleNamespace, page: Page) -> None:
+    """Uploads, the choice of a photo and of its faces, marks and references."""
+    shown = [on.boxes, on.faces, on.face]
+
+    def find(  # type: ignore[no-untyped-def]
+        files,
+        preset,
+        request: gr.Request,
+        progress=gr.Progress(),  # noqa: B008  gradio fills it in where it is a default
+    ):
+        return told(page.find, files, preset, request, progress)
+
+    def show(name, request: gr.Request):  # type: ignore[no-untyped-def]
+        return [*told(page.show, name, request), *told(page.results, name, 0, request)]
+
+    on.upload.upload(
+        find,
+        [on.upload, on.preset],
+        [on.photo, *shown, on.status, on.restore, on.slider, on.upload],
+        api_name="find",
+        show_progress_on=[on.status],
+        **_ONE_AT_A_TIME,
+    )
+    on.photo.input(show, on.photo, [*shown, *_result_controls(on)], api_name="show")
+    on.faces.input(event(page.choose), [on.photo, on.faces], None, api_name="choose")
+    on.scratches.expand(event(page.canvas), on.photo, on.editor, api_visibility="private")
+    on.keep.click(event(page.mark), [on.photo, on.editor], on.marked, api_name="mark")
+    on.references.change(
+        event(page.refer), on.references, on.referred, api_name="refer", **_ONE_AT_A_TIME
+    )
+
+
+def _connect_work(on: SimpleNamespace, page: Page) -> None:
+    """What the networks do, and the controls that depend on each other."""
+
+    def restore(  # type: ignore[no-untyped-def]
+        name,
+        preset,
+        damage,
+        tau,
+        sharpness,
+        skip_good,
+        scale,
+        seed,
+        samples,
+        request: gr.Request,
+        progress=gr.Progress(),  # noqa: B008
+    ):
+        wish = Wish(
+            preset=preset,
+            damage=damage,
+            tau=int(tau),
+            sharpness=float(sharpness) if has_sharp_variant(preset) else None,
+            skip_good=bool(skip_good),
+            scale=int(scale),
+            seed=int(seed or 0),
+            variants=int(samples),
+        )
+        return told(page.restore, request, progress, name, wish)
+
+    def pick(name, request: gr.Request, chosen: gr.SelectData):  # type: ignore[no-untyped-def]
+        return told(page.results, name, chosen.index, request)
+
+    def set_tau(preset, damage):  # type: ignore[no-untyped-def]
+        return told(usual_tau, Wish(preset, damage))
+
+    values = [on.photo, on.preset, on.damage, on.tau, on.sharpness, on.skip_good, on.scale, on.seed]
+    on.restore.click(
+        restore,
+        [*values, on.samples],
+        _result_controls(on),
+        api_name="restore",
+        show_progress_on=[on.status],
+        **_ONE_AT_A_TIME,
+    )
+    on.variants.select(pick, on.photo, _result_controls(on), api_visibility="private")
+    for control in (on.damage, on.preset):
+        control.change(set_tau, [on.preset, on.damage], on.tau, api_visibility="private")
+    on.tune.click(
+        event(page.tune),
+        [on.photo, on.face, on.preset, on.seed],
+        on.grid,
+        api_name="tune",
+        **_ONE_AT_A_TIME,
+    )
+
+
+def _result_controls(on: SimpleNamespace) -> list[Any]:
+    return [on.slider, on.variants, on.download, on.files, on.status, on.command]

@@ -1,0 +1,230 @@
+"""What happens when the controls of the page are used."""
+
+from __future__ import annotations
+
+import contextvars
+import functools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from dr2pipe.core import files, images
+from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
+from dr2pipe.web.visits import Photo, Visit, Visits, describe_disk
+from dr2pipe.web.wishes import Wish
+from dr2pipe.web.workshop import Done, Outcome, Workshop
+
+logger = logging.getLogger(__name__)
+
+
+class Page:
+    """The functions behind the page; each takes the values of its controls.
+
+    Args:
+        workshop: does the work.
+        visits: the visitors.
+    """
+
+    def __init__(self, workshop: Workshop, visits: Visits):
+        self.workshop, self.visits = workshop, visits
+        self.outcomes: dict[str, Outcome] = {}
+
+    # -- photos ------------------------------------------------------------------------------
+
+    def find(
+        self, uploads: list[str] | None, preset: str, request: gr.Request, progress: Any
+    ) -> Any:
+        """Take photos over and show the faces of the first."""
+        visit, say = self._visit(request), _sayer(progress)
+        refused = self.workshop.take(visit, uploads or [], preset, say)
+        names = list(visit.photos)
+        lines = [f"Photos: {len(names)}." if len(names) > 1 else "", *refused]
+        shown = self.show(names[0], request)
+        return [
+            gr.Dropdown(choices=names, value=names[0], visible=len(names) > 1),
+            *shown,
+            " ".join(line for line in lines if line),
+            gr.Button(interactive=True),
+            None,  # the results of the photos before
+            None,  # room for the next upload
+        ]
+
+    def show(self, name: str, request: gr.Request) -> list[Any]:
+        """The photo with its numbered faces, the choice of faces, and the place for marks."""
+        visit = self._visit(request)
+        photo = _photo(visit, name)
+        labels = [
+            (f"{number}: {found.about}", number - 1) for number, found in enumerate(photo.faces, 1)
+        ]
+        chosen = visit.chosen.get(name, list(range(len(labels))))
+        none = "No face was found in this photo." if not labels else ""
+        return [
+            gr.Image(value=str(photo.boxes), visible=True),
+            gr.CheckboxGroup(choices=labels, value=chosen, visible=bool(labels), info=none),
+            gr.Dropdown(choices=labels, value=0 if labels else None),
+        ]
+
+    def choose(self, name: str, chosen: list[int], request: gr.Request) -> None:
+        """Remember which faces of a photo are restored."""
+        visit = self._visit(request)
+        if not chosen:
+            raise Dr2pipeError("choose at least one face, or another photo")
+        _photo(visit, name)
+        visit.chosen[name] = sorted(int(number) for number in chosen)
+
+    def canvas(self, name: str, request: gr.Request) -> Any:
+        """The photo to paint on."""
+        photo = _photo(self._visit(request), name)
+        return gr.ImageEditor(
+            value={"background": str(photo.before), "layers": [], "composite": None}
+        )
+
+    def mark(self, name: str, painted: dict[str, Any] | None, request: gr.Request) -> str:
+        """Keep what was painted as the mask of a photo."""
+        photo = _photo(self._visit(request), name)
+        layers = [] if painted is None else painted["layers"]
+        alphas = [layer[..., 3] for layer in layers if layer is not None and layer[..., 3].any()]
+        if not alphas:
+            photo.marks = None
+            return "Nothing is marked."
+        alpha = np.maximum.reduce(alphas)
+        mask = images.resize_pixels(np.repeat(alpha[..., None], 3, axis=2), photo.size)
+        path = photo.path.parents[1] / "marks" / f"{photo.name}.png"
+        files.write_bytes(path, images.encode_png(np.where(mask > 31, 255, 0).astype(np.uint8)))
+        photo.marks = path
+        return f"Marked: {100 * (mask[..., 0] > 31).mean():.1f} % of the photo. It is filled in its faces."
+
+    def refer(self, uploads: list[str] | None, request: gr.Request) -> str:
+        """Keep photos of the person."""
+        visit = self._visit(request)
+        visit.references = None
+        if not uploads:
+            return "No reference photos."
+        folder = visit.new_folder("references")
+        for number, upload in enumerate(uploads):
+            data = images.read_file(upload, max_bytes=self.workshop.limits.megabytes * 1_000_000)
+            images.decode_image(data, whole_photo=True, max_pixels=self.workshop.limits.pixels)
+            files.write_bytes(folder / f"{number}{Path(upload).suffix.lower()}", data)
+            Path(upload).unlink(missing_ok=True)
+        visit.references = folder
+        return f"Reference photos: {len(uploads)}. Of four results, the most alike is taken."
+
+    # -- restoring ---------------------------------------------------------------------------
+
+    def restore(self, request: gr.Request, progress: Any, name: str, wish: Wish) -> list[Any]:
+        """Restore all photos and show the one that is chosen."""
+        visit = self._visit(request)
+        wish.faces = visit.chosen
+        wish.marks = any(photo.marks for photo in visit.photos.values())
+        outcome = self.workshop.restore(visit, wish, _sayer(progress))
+        self.outcomes[str(request.session_hash)] = outcome
+        return self.results(name, 0, request)
+
+    def results(self, name: str, variant: int, request: gr.Request) -> list[Any]:
+        """A photo before and after, the variants, the files, and what became of it."""
+        outcome = self.outcomes.get(str(request.session_hash))
+        if outcome is None:
+            return [gr.skip()] * 6
+        found = [_of(done, name) for done in outcome.done]
+        variants = [(str(_thumbnail(one)), f"seed {one.seed}") for one in found if one is not None]
+        if name in outcome.spread:
+            variants.append((str(outcome.spread[name]), "where they differ"))
+        done = found[min(variant, len(found) - 1)]
+        if done is None:
+            return [
+                None,
+                gr.Gallery(visible=False),
+                *[gr.skip()] * 2,
+                "\n\n".join(outcome.failures),
+                "",
+            ]
+        return [
+            gr.ImageSlider(value=(str(done.before), str(done.after)), visible=True),
+            gr.Gallery(value=variants, visible=len(outcome.done) > 1),
+            gr.DownloadButton(value=str(done.restored), interactive=True),
+            gr.Files(value=[str(outcome.zip), *map(str, done.faces)], visible=True),
+            "\n\n".join([*done.lines, *outcome.failures]),
+            done.command,
+        ]
+
+    def tune(self, name: str, face: int | None, preset: str, seed: int, request: gr.Request) -> Any:
+        """Coarse faces over N and τ."""
+        found = self.workshop.tune(
+            self._visit(request), name or "", -1 if face is None else face, Wish(preset, seed=seed)
+        )
+        return [
+            (str(path), f"N {t.factor}, τ {t.tau}, ω {t.omega}: {t.calls} calls, {t.seconds:.1f} s")
+            for path, t in found
+        ]
+
+    def leave(self, request: gr.Request) -> None:
+        """Delete all that a visitor left."""
+        self.outcomes.pop(str(request.session_hash), None)
+        self.visits.end(str(request.session_hash))
+
+    def _visit(self, request: gr.Request) -> Visit:
+        return self.visits.of(str(request.session_hash))
+
+
+# -- small things ----------------------------------------------------------------------------
+
+
+def told(function: Callable[..., Any], *values: Any) -> Any:
+    """Call a function; what a person can mend becomes a message, without paths of the server.
+
+    Anything else is a bug: its traceback goes to the server's log.
+    """
+    try:
+        return function(*values)
+    except OSError as error:
+        logger.warning("%s", describe_error(error))
+        raise gr.Error(
+            f"the server's disk does not take the files: {describe_disk(error)}. Free some space there, "
+            "then try again."
+        ) from None
+    except Dr2pipeError as error:
+        raise gr.Error(str(error)) from None
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise gr.Error("there is not enough memory: take a smaller photo or scale") from None
+
+
+def event(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the page as gradio calls it, with its messages."""
+
+    @functools.wraps(method)
+    def call(*values: Any, **named: Any) -> Any:
+        return told(functools.partial(method, **named), *values)
+
+    return call
+
+
+def _sayer(progress: Any) -> Callable[[float, str], None]:
+    """Shows a stage in the progress bar; threads of a run may call it."""
+    context = contextvars.copy_context()
+
+    def say(share: float, stage: str) -> None:
+        # Gradio knows by context variables whose bar it is.
+        context.copy().run(progress, share, stage)
+
+    return say
+
+
+def _photo(visit: Visit, name: str) -> Photo:
+    if name not in visit.photos:
+        raise Dr2pipeError("this photo is not here any more: add it again")
+    return visit.photos[name]
+
+
+def _of(done: list[Done], name: str) -> Done | None:
+    return next((one for one in done if one.name == name), None)
+
+
+def _thumbnail(done: Done) -> Path:
+    """The largest restored face, or the photo."""
+    return done.faces[0] if done.faces else done.after

@@ -1,0 +1,56 @@
+"""What ``dr2pipe explain`` says of photos."""
+
+import numpy as np
+import pytest
+import skimage.data
+import torch
+from PIL import Image
+
+from dr2pipe import cli
+from dr2pipe.diffusion.auto import load_auto, unfamiliar_damage
+from dr2pipe.runs.explain import explain
+
+
+@pytest.fixture(scope="module")
+def worn(tmp_path_factory):
+    """A small noisy print of a face."""
+    path = tmp_path_factory.mktemp("photos") / "worn.png"
+    face = Image.fromarray(skimage.data.astronaut()).crop((120, 0, 330, 230)).resize((160, 175))
+    noise = np.random.default_rng(0).normal(0, 14, (175, 160, 3))
+    Image.fromarray(np.clip(np.asarray(face) + noise, 0, 255).astype(np.uint8)).save(path)
+    return path
+
+
+def test_a_worn_photo(worn, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", str(worn)]) == 0
+    said = capsys.readouterr().out
+    assert "160 x 175 pixels, faces: 1" in said
+    assert "blurred, about" in said
+    assert "noise: some" in said or "noise: much" in said
+    assert "auto would choose" in said
+    assert said.splitlines()[-1].startswith("run: dr2pipe restore ")
+    assert said.endswith("--preset portrait64_auto\n")
+    sheet = np.asarray(Image.open(tmp_path / "worn_explained.png"))
+    assert sheet.shape[1] > 4 * 160
+    assert sheet.std() > 20
+
+
+def test_a_photo_without_a_face(tmp_path):
+    Image.new("RGB", (64, 48), "grey").save(tmp_path / "wall.png")
+    found = explain(str(tmp_path / "wall.png"), preset="default")
+    assert found.sheet is None
+    assert "no face was found" in found.lines[1]
+    assert "faces.min_score" in found.lines[1]
+
+
+def test_damage_that_auto_does_not_know_is_named():
+    setting, _ = load_auto("auto_portrait64")
+    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    assert "noise" in unfamiliar_damage(setting, noise)
+
+
+def test_usage(tmp_path, capsys):
+    assert cli.main(["explain", str(tmp_path / "none.png")]) == 2
+    assert cli.main(["explain", "x.png", "--preset", "gfpgan14_only"]) == 2
+    assert "dr2pipe setup gfpgan14" in capsys.readouterr().err

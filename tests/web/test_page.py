@@ -1,0 +1,192 @@
+"""The functions of the page, and its HTTP interface through gradio's client."""
+
+import os
+import re
+import shutil
+import socket
+import sys
+from types import SimpleNamespace
+
+import gradio as gr
+import httpx
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from PIL import Image
+from worn import request_of, say, worn_photo
+
+from dr2pipe import cli
+from dr2pipe.core.errors import ConfigError, Dr2pipeError
+from dr2pipe.web import ServerConfig, serve
+from dr2pipe.web.page import Page, event, told
+from dr2pipe.web.server import check
+from dr2pipe.web.visits import Limits, Visits
+from dr2pipe.web.wishes import Wish
+from dr2pipe.web.workshop import Workshop
+
+
+@pytest.fixture
+def page(tmp_path):
+    return Page(Workshop(), Visits(tmp_path / "visits"))
+
+
+def value_of(update):
+    return update.value if hasattr(update, "value") else update["value"]
+
+
+def test_a_visit(page, tmp_path):
+    ada = request_of("ada")
+    upload = str(worn_photo(tmp_path / "worn.png", faces=2))
+    photo, _, faces, *_ = page.find([upload], "default", ada, say)
+    assert (photo.value, photo.visible) == ("worn.png", False)
+    assert [number for _, number in faces.choices] == [0, 1]
+    assert re.match("1: .*(noisy|blurred|small)", faces.choices[0][0])
+    page.choose("worn.png", [1], ada)
+    assert page.show("worn.png", ada)[1].value == [1]
+    assert page.canvas("worn.png", ada).value["background"]
+    layer = np.zeros((50, 55, 4), np.uint8)
+    assert page.mark("worn.png", {"layers": [layer]}, ada) == "Nothing is marked."
+    layer[20:25, 10:40, 3] = 255
+    assert page.mark("worn.png", {"layers": [layer]}, ada).startswith("Marked: 6.2 %")
+    marks = page.visits.of("ada").photos["worn.png"].marks
+    assert np.unique(np.asarray(Image.open(marks))).tolist() == [0, 255]
+    assert page.mark("worn.png", None, ada) == "Nothing is marked."
+    slider, variants, _, _, status, command = page.restore(ada, say, "worn.png", Wish())
+    assert slider.visible
+    assert not variants.visible
+    assert status.startswith("Faces restored: 1 of 1.")
+    assert "faces.json" in command
+    assert len(page.results("worn.png", 7, ada)) == 6
+    # Another visitor sees nothing of it.
+    assert page.results("worn.png", 0, request_of("bob"))[0] == gr.skip()
+    with pytest.raises(Dr2pipeError, match="not here any more"):
+        page.show("worn.png", request_of("bob"))
+    with pytest.raises(Dr2pipeError, match="at least one face"):
+        page.choose("worn.png", [], ada)
+    folder = page.visits.of("ada").folder
+    page.leave(ada)
+    assert not folder.exists()
+    assert page.outcomes == {}
+
+
+def test_references(page, tmp_path):
+    ada = request_of("ada")
+    upload = str(worn_photo(tmp_path / "she.png"))
+    assert page.refer([upload], ada).startswith("Reference photos: 1.")
+    assert [p.name for p in page.visits.of("ada").references.iterdir()] == ["0.png"]
+    assert page.refer(None, ada) == "No reference photos."
+    assert page.visits.of("ada").references is None
+
+
+def failing(error):
+    def fail():
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (Dr2pipeError("choose a photo"), "choose a photo"),
+        (OSError(28, "No space left on device", "/secret/x"), "Free some space there"),
+        (MemoryError(), "not enough memory"),
+        (RuntimeError("CUDA out of memory."), "not enough memory"),
+    ],
+)
+def test_what_a_person_can_mend_is_a_message(error, says):
+    with pytest.raises(gr.Error, match=says) as told_error:
+        told(failing(error))
+    assert "secret" not in str(told_error.value)
+
+
+def test_a_bug_stays_one():
+    with pytest.raises(RuntimeError, match="strange"):
+        event(failing(RuntimeError("strange")))()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"host": "0.0.0.0"}, "everybody who reaches 0.0.0.0 could use the page: give --user"),
+        ({"host": "printer.local"}, "give --user and --password"),
+        ({"user": "ada"}, "belong together"),
+        ({"user": "ada", "password": ""}, "neither is empty"),
+        ({"port": 70000}, "must lie in 0..65535"),
+    ],
+)
+def test_what_is_not_served(settings, says):
+    with pytest.raises(ConfigError, match=says):
+        check(ServerConfig(**settings))
+
+
+def test_a_port_in_use(capsys):
+    check(ServerConfig(port=0))
+    check(ServerConfig(host="localhost", port=0))
+    check(ServerConfig(host="0.0.0.0", port=0, user="ada", password="long"))
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        port = other.getsockname()[1]
+        assert cli.main(["web", "--port", str(port)]) == 2
+    assert re.search(rf"port {port} cannot be used .*--port 7861", capsys.readouterr().err)
+
+
+def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert cli.main(["web", "--port", "0"]) == 2
+    assert "this needs gradio: pip install 'dr2pipe[web]'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(tmp_path_factory.mktemp("server")))
+        patch.setattr("tempfile.tempdir", None)
+        blocks = serve(ServerConfig(port=0, limits=Limits(megabytes=1)))
+        yield SimpleNamespace(url=blocks.local_url, folder=os.environ["GRADIO_TEMP_DIR"])
+        blocks.close()
+        shutil.rmtree(os.environ["GRADIO_TEMP_DIR"])
+    patch.undo()
+
+
+def test_over_http(served, tmp_path, capsys):
+    photo = worn_photo(tmp_path / "worn.png")
+    client = Client(served.url, verbose=False, download_files=tmp_path / "down")
+    names, *_ = client.predict([handle_file(photo)], "default", api_name="/find")
+    assert names["value"] == "worn.png"
+    wish = ("default", "mild", 3, 0, True, 1, 4, 1)
+    _, _, download, _, status, command = client.predict("worn.png", *wish, api_name="/restore")
+    assert status.startswith("Faces restored: 1 of 1.")
+    words = command.split()[1:]
+    words[1:3] = str(photo), str(tmp_path / "out")
+    assert cli.main(words) == 0
+    expected = (tmp_path / "out" / "restored" / "worn.png").read_bytes()
+    with open(download["value"], "rb") as file:
+        assert file.read() == expected
+    # A second visitor has nothing, and finds no way to the first one's files.
+    other = Client(served.url, verbose=False, download_files=tmp_path / "other")
+    with pytest.raises(Exception, match="not in the list of choices"):
+        other.predict("worn.png", *wish, api_name="/restore")
+    for path in ("../../etc/passwd", "/etc/passwd", served.folder, f"{served.folder}/worn.png"):
+        got = httpx.get(f"{served.url}gradio_api/file={path}")
+        assert got.status_code in (400, 403, 404)
+    # Uploads that lie, and those that are too large.
+    (tmp_path / "text.png").write_text("hello")
+    with pytest.raises(Exception, match=r"text.png: not an image file") as refused:
+        client.predict([handle_file(tmp_path / "text.png")], "default", api_name="/find")
+    assert served.folder not in str(refused.value)
+    (tmp_path / "large.png").write_bytes(bytes(1_200_000))
+    with pytest.raises(Exception, match=r"413|exceeds|size"):
+        client.predict([handle_file(tmp_path / "large.png")], "default", api_name="/find")
+
+
+def test_a_page_with_a_password_asks_for_it(tmp_path):
+    blocks = serve(ServerConfig(host="127.0.0.1", port=0, user="ada", password="long"))
+    try:
+        assert httpx.get(f"{blocks.local_url}config").status_code == 401
+        with pytest.raises(Exception, match=r"[Cc]redentials|[Ll]ogin|401"):
+            Client(blocks.local_url, verbose=False, auth=("ada", "short"))
+        Client(blocks.local_url, verbose=False, auth=("ada", "long"))
+    finally:
+        blocks.close()

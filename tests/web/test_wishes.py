@@ -1,0 +1,59 @@
+"""The page's words as settings of the command line."""
+
+import pytest
+
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.web.wishes import Wish, command_of, has_sharp_variant, overrides_of, usual_tau
+
+
+def test_usual_wishes_change_nothing():
+    assert overrides_of(Wish()) == []
+    assert overrides_of(Wish(tau=6)) == []
+    assert command_of(Wish(), "a b.jpg") == "dr2pipe restore 'a b.jpg' OUTPUT"
+
+
+def test_every_wish_is_a_setting():
+    wish = Wish(damage="severe", skip_good=False, scale=2, seed=7, sharpness=0.5)
+    assert overrides_of(wish) == [
+        "dr2.factor=4",
+        "dr2.tau=12",
+        "dr2.omega=32",
+        "dr2.num_evaluations=5",
+        "enhancer.sharpness=0.5",
+        "faces.skip_good=false",
+        "scale=2",
+        "seed=7",
+    ]
+    assert (usual_tau(wish), usual_tau(Wish(damage="auto"))) == (12, 6)
+    # τ by hand keeps the damage's N, and ω follows.
+    assert overrides_of(Wish(damage="severe", tau=20))[:3] == [
+        "dr2.factor=4",
+        "dr2.tau=20",
+        "dr2.omega=40",
+    ]
+    assert overrides_of(Wish(damage="auto", tau=20)) == ["dr2.mode=auto"]
+    command = command_of(Wish("portrait64", references=True), "p.png", listed=True, marked=True)
+    assert command == (
+        "dr2pipe restore p.png OUTPUT --preset portrait64 --mask marks/p.png.png "
+        "--reference REFERENCES --set samples=4 faces.name=file faces.file=faces.json"
+    )
+
+
+@pytest.mark.parametrize(
+    ("wish", "says"),
+    [
+        (Wish(variants=9), "1 to 8 variants"),
+        (Wish(scale=3), "1, 2 or 4"),
+        (Wish(seed=-1), "from 0 on"),
+        (Wish(damage="awful"), "choose mild"),
+        (Wish(preset="best"), "no preset 'best'"),
+    ],
+)
+def test_wishes_that_cannot_be(wish, says):
+    with pytest.raises(ConfigError, match=says):
+        overrides_of(wish)
+
+
+def test_sharpness_is_offered_where_it_exists():
+    assert not has_sharp_variant("default")
+    assert not has_sharp_variant("gfpgan14_only")  # its weights are not here
