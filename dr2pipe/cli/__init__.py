@@ -11,7 +11,6 @@ from dr2pipe.cli import commands
 from dr2pipe.cli.arguments import build_parser, parse_script_arguments
 from dr2pipe.cli.streams import safe_streams
 from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
-from dr2pipe.core.processes import leave_other_processes
 from dr2pipe.core.records import EXIT_INTERRUPTED, EXIT_USAGE
 
 __all__ = ["main", "report_errors", "script"]
@@ -33,6 +32,8 @@ def script(command: str, arguments: Sequence[str] | None = None) -> int:
         "evaluate": commands.evaluate,
         "sweep": commands.sweep,
     }[command]
+    from dr2pipe.core.processes import leave_other_processes  # imports torch
+
     with safe_streams():
         config, overrides = parse_script_arguments(command, arguments)
         code = report_errors(lambda: run(config, overrides))
