@@ -37,6 +37,8 @@ ROOT = Path(__file__).resolve().parent.parent
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
+# Of tests marked gpu. Without a GPU, `pytest -m gpu` rehearses them on the CPU.
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def make_unet(out_channels=3, size=16, seed=0):
@@ -201,6 +203,20 @@ def auto_by_brightness(model_folder, tmp_path):
     )
     save_auto(setting, tmp_path / "auto.json")
     return tmp_path / "auto.json"
+
+
+@contextlib.contextmanager
+def waits_are_errors():
+    """On a GPU, torch raises in the block where the host would wait for it."""
+    if DEVICE == "cpu":
+        yield
+        return
+    torch.cuda.synchronize()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 # -- studies ---------------------------------------------------------------------------------

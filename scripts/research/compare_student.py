@@ -26,7 +26,7 @@ from dr2pipe.metrics.reference import psnr, ssim
 from dr2pipe.runs.restore import RestoreConfig
 
 CHAINS = ["mild", "medium", "severe"]
-FAMILIES = ["salt_and_pepper", "halftone", "pixelation", "motion_blur", "low_light", "film_grain"]
+FAMILIES = ["salt_and_pepper", "halftone", "pixelation", "motion_blur", "speckle", "film_grain"]
 _SEVERITY = 3
 # What a student may lose: dB and SSIM, on average and in the worst family.
 _MEAN_DB, _WORST_DB, _SSIM = -0.1, -0.3, -0.01

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import make_unet
+from conftest import DEVICE, make_unet
 from scipy import stats
 
 from dr2pipe.core.errors import ConfigError
@@ -168,15 +168,15 @@ def test_a_gpu_draws_the_same_numbers():
     seeds = [1, 2, 3, 4]
     here, there = Philox(seeds, "x"), Philox(seeds, "x")
     for _ in range(3):
-        difference = there.normal((4, 3, 64, 64), "cuda").cpu() - here.normal((4, 3, 64, 64))
+        difference = there.normal((4, 3, 64, 64), DEVICE).cpu() - here.normal((4, 3, 64, 64))
         assert difference.abs().max() < 1e-5
-    assert torch.equal(there.integers(1000, "cuda").cpu(), here.integers(1000))
+    assert torch.equal(there.integers(1000, DEVICE).cpu(), here.integers(1000))
 
 
 @pytest.mark.gpu
 def test_a_gpu_gives_the_same_coarse_faces():
     results = []
-    for device in ("cpu", "cuda"):
+    for device in ("cpu", DEVICE):
         unet = make_unet(out_channels=6).to(device)
         coarse = remove(Philox([1, 2]), ("ddpm",), unet, degraded().to(device))
         results.append(coarse.cpu())

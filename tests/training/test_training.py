@@ -10,6 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import (
+    DEVICE,
     PATIENCE_SECONDS,
     ROOT,
     make_pictures,
@@ -17,6 +18,7 @@ from conftest import (
     run_command,
     start_command,
     wait_until,
+    waits_are_errors,
 )
 from PIL import Image
 from safetensors.torch import load_file
@@ -420,3 +422,28 @@ def test_learned_variance_and_p2_weighting(config_file, data, tmp_path):
     assert pipeline.unet.config.out_channels == 6
     assert pipeline.scheduler.config.variance_type == "learned_range"
     assert pipeline(make_pixels(0), tau=3, omega=6, factor=2).images[0].size == (16, 16)
+
+
+@pytest.mark.gpu
+def test_a_step_waits_for_nothing(config_file, data, tmp_path):
+    """Between two lines of the log, the host hands steps over without a wait."""
+    settings = ["log_every_steps=100", "save_every_steps=100", "unet.dropout=0.1"]
+    overrides = [f"data.path={data}", f"output={tmp_path / 'run'}", *settings]
+    config = load_config(DDPMConfig, config_file, overrides)
+    trainer = Trainer(config, DDPMRecipe(config), FaceDataset(data, size=16))
+    assert trainer.accelerator.device.type == DEVICE
+    batches = iter(trainer._loader())
+    trainer._optimizer_step(batches)  # whatever is made once
+    with waits_are_errors():
+        for _ in range(3):
+            trainer._optimizer_step(batches)
+    assert all(math.isfinite(value) for value in trainer.window.means().values())
+
+
+@pytest.mark.gpu
+def test_training_on_a_gpu_resumes_and_restores(config_file, data, tmp_path):
+    assert train(config_file, data, tmp_path / "run", "total_steps=3") == 0
+    assert train(config_file, data, tmp_path / "run", "total_steps=6") == 0
+    assert [r["step"] for r in log_of(tmp_path / "run")] == [2, 3, 4, 6]
+    pipeline = DR2Pipeline.from_pretrained(tmp_path / "run" / "final").to(DEVICE)
+    assert pipeline(make_pixels(0), tau=3, factor=2).images[0].size == (16, 16)
