@@ -2,66 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
 import numpy as np
+import torch
 
 import dr2pipe
 from dr2pipe.core import images
-from dr2pipe.core.config import to_dict
 from dr2pipe.core.errors import PictureError
-from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
-from dr2pipe.faces import ListedDetector
-from dr2pipe.restoration.photos import NO_FACE, PhotoEngine, PreparedPhoto, RestoredPhoto
+from dr2pipe.faces import ListedDetector, build_detector
+from dr2pipe.restoration.photos import (
+    NO_FACE,
+    FacePlacer,
+    PhotoEngine,
+    PreparedPhoto,
+    RestoredPhoto,
+)
 from dr2pipe.restoration.settings import load_photo_engine
-from dr2pipe.runs.batches import BatchResult, Result, RunSummary
-from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.batches import BatchResult, Result
 from dr2pipe.runs.jobs import ending_of
 from dr2pipe.runs.restore_config import RestoreConfig
 from dr2pipe.runs.restore_notes import describe_settings
 from dr2pipe.runs.result_folders import COMPARE, FACES, RESTORED
+from dr2pipe.runs.steps import Steps
 
 _BOX_COLOUR = (255, 208, 0)
 _LARGEST_COMPARED_PX = 2048  # longer side of each half of compare/
 
 
-def restore_photos(config: RestoreConfig) -> RunSummary:
-    """Restore the faces of the photos of ``config.input`` into ``config.output``.
+def photo_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
+    """What a run does with every photo.
 
     Raises:
-        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
+        Dr2pipeError: an invalid setting, or missing weights.
     """
-    engine, weight_hashes = load_photo_engine(config, process_state().device)
+    engine, weight_hashes = load_photo_engine(config, device)
     settings = describe_settings(config, engine.restorer.restorer, weight_hashes)
     optional = {FACES: config.save_faces, COMPARE: config.save_compare}
     outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
-
-    def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
-        height, width = (side * config.scale for side in picture.pixels.shape[:2])
-        name = "x" + ending_of(path.partition("#")[0], config.format)
-        images.check_kind(name, width, height, has_alpha=picture.alpha is not None)
-        photo = engine.prepare(picture, path)
-        if config.strict and not photo.faces:
-            raise PictureError(NO_FACE)
-        return photo
-
-    wanted = {FACES: config.save_faces, "boxes": config.save_compare and config.boxes}
-
-    def lacks(record: dict[str, Any]) -> bool:
-        saved = record.get("saved", {})
-        return (config.strict and not record.get("faces")) or any(
-            is_wanted and not saved.get(name) for name, is_wanted in wanted.items()
-        )
-
-    run = FolderRun(
-        config.input,
-        config.output,
+    saved = _saved(config)
+    return Steps(
         process=lambda photos, seeds, pictures: restore_batch(
-            engine, photos, seeds, outputs, bits=config.bits, saved=wanted
+            engine, photos, seeds, outputs, bits=config.bits, saved=saved
         ),
         size=None,
         output_size=None,
@@ -69,24 +55,56 @@ def restore_photos(config: RestoreConfig) -> RunSummary:
         outputs=outputs,
         seed=config.seed,
         batch_size=config.batch_size,
-        loader_threads=config.loader_threads,
-        writer_threads=config.writer_threads,
         max_pixels=config.max_pixels,
-        options=config.run_options(),
         keep_tint=config.colour == "keep",
         keep_own=True,
-        prepare=prepare,
-        lacks=lacks,
-        run_description={
-            "config": to_dict(config),
-            "settings": settings,
-            "versions": versions(),
-        },
+        prepare=photo_preparation(config, engine.placer),
+        face_sizes=(engine.restorer.input_size, engine.restorer.output_size),
+        lacks=partial(_lacks, saved, config.strict),
         png_text={"version": dr2pipe.__version__, "settings": settings},
+        options=config.run_options(),
     )
-    if isinstance(engine.detector, ListedDetector):
-        engine.detector.check_names([job.relative for job in run.jobs])
-    return run.run()
+
+
+def photo_preparation(
+    config: RestoreConfig, placer: FacePlacer
+) -> Callable[[images.Picture, str], PreparedPhoto]:
+    """What finds the faces of a decoded photo, and refuses what cannot be saved."""
+
+    def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
+        height, width = (side * config.scale for side in picture.pixels.shape[:2])
+        name = "x" + ending_of(path.partition("#")[0], config.format)
+        images.check_kind(name, width, height, has_alpha=picture.alpha is not None)
+        photo = placer.prepare(picture, path)
+        if config.strict and not photo.faces:
+            raise PictureError(NO_FACE)
+        return photo
+
+    return prepare
+
+
+def check_listed(config: RestoreConfig, relatives: Iterable[str]) -> None:
+    """See that a list of faces, where there is one, speaks of these photos.
+
+    Raises:
+        ConfigError: it names none of them.
+    """
+    if config.faces.name == "file":
+        detector = build_detector(config.faces)
+        assert isinstance(detector, ListedDetector)
+        detector.check_names(list(relatives))
+
+
+def _saved(config: RestoreConfig) -> dict[str, bool]:
+    return {FACES: config.save_faces, "boxes": config.save_compare and config.boxes}
+
+
+def _lacks(saved: Mapping[str, bool], strict: bool, record: dict[str, Any]) -> bool:
+    """Whether a finished photo's record lacks what is to be saved."""
+    found = record.get("saved", {})
+    return (strict and not record.get("faces")) or any(
+        wanted and not found.get(name) for name, wanted in saved.items()
+    )
 
 
 def restore_batch(

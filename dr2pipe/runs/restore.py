@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from dr2pipe.runs.aligned import restore_aligned
+from typing import Any
+
+import torch
+
+from dr2pipe.core.config import to_dict
+from dr2pipe.core.processes import process_state
+from dr2pipe.core.records import versions
+from dr2pipe.runs.aligned import aligned_steps
 from dr2pipe.runs.batches import RunSummary
-from dr2pipe.runs.photos import restore_photos
+from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.photos import check_listed, photo_steps
 from dr2pipe.runs.restore_config import RestoreConfig, check_config
 from dr2pipe.runs.restore_notes import describe_notes
+from dr2pipe.runs.steps import Steps
 
-__all__ = ["RestoreConfig", "describe_notes", "restore_folder"]
+__all__ = ["RestoreConfig", "describe_notes", "describe_run", "load_steps", "restore_folder"]
 
 
 def restore_folder(config: RestoreConfig) -> RunSummary:
@@ -18,6 +27,29 @@ def restore_folder(config: RestoreConfig) -> RunSummary:
         Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
     """
     check_config(config)
-    if config.faces.mode == "aligned":
-        return restore_aligned(config)
-    return restore_photos(config)
+    steps = load_steps(config, process_state().device)
+    run = FolderRun(
+        config.input,
+        config.output,
+        steps,
+        loader_threads=config.loader_threads,
+        writer_threads=config.writer_threads,
+        run_description=describe_run(config, steps),
+    )
+    check_listed(config, [job.relative for job in run.jobs])
+    return run.run()
+
+
+def load_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
+    """What a restoration does with every picture, whichever engine runs it.
+
+    Raises:
+        Dr2pipeError: an invalid setting, or missing weights.
+    """
+    is_aligned = config.faces.mode == "aligned"
+    return aligned_steps(config, device) if is_aligned else photo_steps(config, device)
+
+
+def describe_run(config: RestoreConfig, steps: Steps) -> dict[str, Any]:
+    """What ``run.yaml`` says of a restoration."""
+    return {"config": to_dict(config), "settings": steps.settings, "versions": versions()}
