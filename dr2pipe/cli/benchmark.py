@@ -34,6 +34,7 @@ from dr2pipe.runs.batches import BatchResult, ProcessBatch
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.restore import RestoreConfig
 from dr2pipe.runs.result_folders import RESTORED
+from dr2pipe.runs.steps import Steps
 
 _BATCH = 16  # of a preset whose batch size is measured
 PARTS = ("networks", "restorer", "machinery", "run")
@@ -189,16 +190,18 @@ class Benchmark:
             run = FolderRun(
                 source,
                 output,
-                process=process,
-                size=size,
-                output_size=output_size,
-                settings={},
-                outputs=[RESTORED],
-                seed=0,
-                batch_size=self.batch,
+                Steps(
+                    process=process,
+                    size=size,
+                    output_size=output_size,
+                    settings={},
+                    outputs=[RESTORED],
+                    seed=0,
+                    batch_size=self.batch,
+                    options=self.config.run_options(),
+                ),
                 loader_threads=self.config.loader_threads,
                 writer_threads=self.config.writer_threads,
-                options=self.config.run_options(),
             )
             start, cpu_start = time.perf_counter(), time.process_time()
             summary = run.run()

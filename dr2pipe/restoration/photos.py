@@ -135,6 +135,71 @@ class RestoredPhoto:
     warnings: list[str]
 
 
+class FacePlacer:
+    """Finds and aligns the faces of photos. It needs no network but the detector's.
+
+    Args:
+        detector: finds faces.
+        faces: which of them are restored.
+        input_size: side in pixels of the faces that the networks take.
+        output_size: side in pixels of their results.
+        scale: how much photos will be enlarged.
+    """
+
+    def __init__(
+        self,
+        detector: FaceDetector,
+        faces: FacesConfig,
+        *,
+        input_size: int,
+        output_size: int,
+        scale: int = 1,
+    ):
+        self.detector, self.faces, self.scale = detector, faces, scale
+        self.input_size, self.output_size = input_size, output_size
+
+    def prepare(self, picture: images.Picture, path: str = "") -> PreparedPhoto:
+        """Find and align the faces of a decoded photo, which must have ``own``.
+
+        Args:
+            picture: the photo.
+            path: its relative path, by which a list of faces knows it.
+
+        Raises:
+            PictureError: the list says something impossible of this photo.
+        """
+        found = self.detector.detect(picture.pixels, path)
+        size = picture.pixels.shape[:2]
+        chosen = select_faces(found, self.faces, (size[0], size[1]))
+        if picture.alpha is not None and self.scale > 1:
+            picture.alpha = enlarged(picture.alpha, self.scale)
+        placed = [self._place(picture, face) for face in chosen]
+        return PreparedPhoto(picture, placed, self.scale)
+
+    def _place(self, picture: images.Picture, face: Face) -> PlacedFace:
+        alignment = align(face.landmarks)
+        if alignment.side_px > _MOST_SIDES * max(picture.pixels.shape[:2]):
+            raise PictureError(
+                f"a face with a crop of {alignment.side_px:.0f} pixels is larger than the photo"
+            )
+        quality = estimate_quality(picture.pixels, alignment)
+        # The networks see no detail finer than their input has, and add what is plausible up to
+        # the size of their output. Halfway between both, in octaves, more is lost than gained.
+        holds = math.sqrt(self.input_size * self.output_size)
+        skipped = None
+        if self.faces.skip_good and quality.is_better_than(holds, self.scale):
+            skipped = (
+                f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
+            )
+            if quality.effective_px >= holds:
+                skipped += f", at least what the networks can give ({holds:.0f})"
+            else:
+                skipped += f", all that its size allows ({quality.side_px:.0f})"
+        degraded = images.to_tensor(cut(picture.pixels, alignment, self.input_size))
+        look = cut(picture.pixels, alignment, self.output_size)
+        return PlacedFace(face, alignment, quality, degraded, look, skipped)
+
+
 class PhotoEngine:
     """Finds the faces of photos, restores them, and pastes them back.
 
@@ -157,26 +222,24 @@ class PhotoEngine:
     ):
         if not 0 <= faces.blend <= 1:
             raise ConfigError(f"faces.blend={faces.blend} must lie in 0..1")
-        self.restorer, self.detector, self.background = restorer, detector, background
+        self.restorer, self.background = restorer, background
         self.faces, self.paste_config = faces, paste
+        self.placer = FacePlacer(
+            detector,
+            faces,
+            input_size=restorer.input_size,
+            output_size=restorer.output_size,
+            scale=background.scale,
+        )
+
+    @property
+    def detector(self) -> FaceDetector:
+        """What finds the faces."""
+        return self.placer.detector
 
     def prepare(self, picture: images.Picture, path: str = "") -> PreparedPhoto:
-        """Find and align the faces of a decoded photo, which must have ``own``.
-
-        Args:
-            picture: the photo.
-            path: its relative path, by which a list of faces knows it.
-
-        Raises:
-            PictureError: the list says something impossible of this photo.
-        """
-        found = self.detector.detect(picture.pixels, path)
-        size = picture.pixels.shape[:2]
-        chosen = select_faces(found, self.faces, (size[0], size[1]))
-        if picture.alpha is not None and self.background.scale > 1:
-            picture.alpha = enlarged(picture.alpha, self.background.scale)
-        placed = [self._place(picture, face) for face in chosen]
-        return PreparedPhoto(picture, placed, self.background.scale)
+        """See :meth:`FacePlacer.prepare`."""
+        return self.placer.prepare(picture, path)
 
     def restore(self, photos: Sequence[PreparedPhoto], seeds: Sequence[int]) -> list[RestoredPhoto]:
         """Restore the faces of several photos, which share batches, and paste them.
@@ -199,30 +262,6 @@ class PhotoEngine:
         return [self._compose(photo, by_face) for photo in photos]
 
     # -- one photo ---------------------------------------------------------------------------
-
-    def _place(self, picture: images.Picture, face: Face) -> PlacedFace:
-        alignment = align(face.landmarks)
-        if alignment.side_px > _MOST_SIDES * max(picture.pixels.shape[:2]):
-            raise PictureError(
-                f"a face with a crop of {alignment.side_px:.0f} pixels is larger than the photo"
-            )
-        quality = estimate_quality(picture.pixels, alignment)
-        size = self.restorer.input_size
-        # The networks see no detail finer than their input has, and add what is plausible up to
-        # the size of their output. Halfway between both, in octaves, more is lost than gained.
-        holds = math.sqrt(size * self.restorer.output_size)
-        skipped = None
-        if self.faces.skip_good and quality.is_better_than(holds, self.background.scale):
-            skipped = (
-                f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
-            )
-            if quality.effective_px >= holds:
-                skipped += f", at least what the networks can give ({holds:.0f})"
-            else:
-                skipped += f", all that its size allows ({quality.side_px:.0f})"
-        degraded = images.to_tensor(cut(picture.pixels, alignment, size))
-        look = cut(picture.pixels, alignment, self.restorer.output_size)
-        return PlacedFace(face, alignment, quality, degraded, look, skipped)
 
     def _compose(
         self, photo: PreparedPhoto, results: Mapping[int, tuple[RestoredFace, int]]

@@ -10,9 +10,6 @@ import torch
 
 import dr2pipe
 from dr2pipe.core import images
-from dr2pipe.core.config import to_dict
-from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.inpainter import (
@@ -24,12 +21,12 @@ from dr2pipe.restoration.inpainter import (
 from dr2pipe.restoration.restorer import Restorer
 from dr2pipe.restoration.samples import sample_restorer
 from dr2pipe.restoration.settings import load_restorer
-from dr2pipe.runs.batches import BatchResult, Result, RunSummary
-from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.batches import BatchResult, Result
 from dr2pipe.runs.jobs import PairedFiles
 from dr2pipe.runs.restore_config import RepairConfig, RestoreConfig
 from dr2pipe.runs.restore_notes import describe_repair, describe_settings
 from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
+from dr2pipe.runs.steps import Steps
 
 _LEVELS_PER_UNIT = 127.5
 # A spread map is this many times brighter than the standard deviation in levels of 255.
@@ -40,16 +37,16 @@ _NO_SPREAD = (
 )
 
 
-def restore_aligned(config: RestoreConfig) -> RunSummary:
-    """Restore the aligned faces of ``config.input`` into ``config.output``.
+def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
+    """What a run does with every aligned face.
 
     Raises:
-        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
+        Dr2pipeError: an invalid setting, or missing weights.
     """
-    restorer, weight_hashes = load_restorer(config, process_state().device)
+    restorer, weight_hashes = load_restorer(config, device)
     repair, paired = None, {}
     if config.repair.mask is not None:
-        repair, repair_hashes = load_inpainter(config.repair, device=process_state().device)
+        repair, repair_hashes = load_inpainter(config.repair, device=device)
         weight_hashes |= repair_hashes
         paired = _masks_and_exemplars(config.repair, repair, restorer.input_size)
     settings = describe_settings(config, restorer, weight_hashes)
@@ -62,9 +59,7 @@ def restore_aligned(config: RestoreConfig) -> RunSummary:
         SPREAD: config.samples > 1,
     }
     outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
-    run = FolderRun(
-        config.input,
-        config.output,
+    return Steps(
         process=lambda pictures, seeds, decoded, **paired: restore_batch(
             restorer,
             repair_batch(repair, pictures, seeds, **paired) if repair is not None else pictures,
@@ -81,20 +76,12 @@ def restore_aligned(config: RestoreConfig) -> RunSummary:
         outputs=outputs,
         seed=config.seed,
         batch_size=resolve_batch_size(config.batch_size, restorer),
-        loader_threads=config.loader_threads,
-        writer_threads=config.writer_threads,
         max_pixels=config.max_pixels,
         options=config.run_options(),
         keep_tint=config.colour == "keep",
-        run_description={
-            "config": to_dict(config),
-            "settings": settings,
-            "versions": versions(),
-        },
         png_text={"version": dr2pipe.__version__, "settings": settings},
         paired=paired,
     )
-    return run.run()
 
 
 def repair_batch(

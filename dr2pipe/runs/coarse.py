@@ -27,6 +27,7 @@ from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restore
 from dr2pipe.runs.batches import BatchResult, ProcessBatch, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.result_folders import RESTORED
+from dr2pipe.runs.steps import Steps
 
 _KIND = "coarse faces"  # in the marker
 
@@ -76,15 +77,17 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
         run = FolderRun(
             source,
             Path(config.output) / _folder_of(variant),
-            process=_degrade_and_remove(restorer, config.degradations),
-            size=restorer.input_size,
-            output_size=restorer.output_size,
-            settings=settings,
-            outputs=[RESTORED],
-            seed=stable_seed(config.seed, "variant", variant),
-            batch_size=config.batch_size,
+            Steps(
+                process=_degrade_and_remove(restorer, config.degradations),
+                size=restorer.input_size,
+                output_size=restorer.output_size,
+                settings=settings,
+                outputs=[RESTORED],
+                seed=stable_seed(config.seed, "variant", variant),
+                batch_size=config.batch_size,
+                png_text={"settings": settings},
+            ),
             run_description={"config": to_dict(config), "settings": settings},
-            png_text={"settings": settings},
         )
         summaries.append(run.run())
         if summaries[-1].interrupted:

@@ -26,6 +26,7 @@ from dr2pipe.runs.batches import BatchResult, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import FACES
+from dr2pipe.runs.steps import Steps
 
 TABLE = "faces.csv"
 _POINTS = ("eyeL", "eyeR", "nose", "mouthL", "mouthR")
@@ -99,21 +100,23 @@ def cut_faces(config: CutConfig) -> RunSummary:
     run = FolderRun(
         config.input,
         config.output,
-        process=process,
-        size=None,
-        output_size=None,
-        settings=settings,
-        outputs=[FACES],
-        seed=0,
-        batch_size=8,
-        prepare=prepare,
-        options=config.options,
+        Steps(
+            process=process,
+            size=None,
+            output_size=None,
+            settings=settings,
+            outputs=[FACES],
+            seed=0,
+            batch_size=8,
+            prepare=prepare,
+            options=config.options,
+            png_text={"settings": settings},
+        ),
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
             "versions": versions(),
         },
-        png_text={"settings": settings},
     )
     summary = run.run()
     if process_state().is_main_process:

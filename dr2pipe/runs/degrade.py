@@ -24,6 +24,7 @@ from dr2pipe.runs.batches import BatchResult, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import DEGRADED
+from dr2pipe.runs.steps import Steps
 
 PARAMETERS = "parameters.csv"
 _SHEET_SIDE_PX = 96
@@ -76,20 +77,22 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
     run = FolderRun(
         config.input,
         config.output,
-        process=process,
-        size=config.size,
-        output_size=config.size,
-        settings=settings,
-        outputs=[DEGRADED],
-        seed=config.seed,
-        batch_size=1,
-        options=config.options,
+        Steps(
+            process=process,
+            size=config.size,
+            output_size=config.size,
+            settings=settings,
+            outputs=[DEGRADED],
+            seed=config.seed,
+            batch_size=1,
+            options=config.options,
+            png_text={"settings": settings},
+        ),
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
             "versions": versions(),
         },
-        png_text={"settings": settings},
     )
     if process_state().is_main_process:
         check_output(config.output, [PARAMETERS])

@@ -6,77 +6,44 @@ What happens to a batch is an argument; restoring is one use.
 from __future__ import annotations
 
 import dataclasses
-import errno
 import logging
 import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import reduce
 from tqdm import tqdm
 
 from dr2pipe.core import images
-from dr2pipe.core.config import stable_hash, stable_seed
-from dr2pipe.core.errors import ConfigError, is_out_of_memory
+from dr2pipe.core.config import stable_seed
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state, stop_signals_caught
 from dr2pipe.core.records import RunRecords
-from dr2pipe.restoration.photos import PreparedPhoto
-from dr2pipe.runs.batches import ProcessBatch, Result, RunSummary
-from dr2pipe.runs.jobs import (
-    Job,
-    LoadedPicture,
-    PairedFiles,
-    find_jobs,
-    prepare_paired,
-    read_paired,
-)
-from dr2pipe.runs.options import RunOptions
+from dr2pipe.runs.batches import RunSummary
+from dr2pipe.runs.jobs import Job, LoadedPicture, find_jobs, read_paired
 from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import Results
+from dr2pipe.runs.steps import FailedPicture, Processed, Steps, takes_nothing
 from dr2pipe.runs.writers import MOST_WAITING_BYTES, Writers, pixel_bytes
 
 logger = logging.getLogger(__name__)
 
-# Errors after which no further result could be written either.
-_DISK_TAKES_NOTHING = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
 
 class FolderRun:
-    """Run ``process`` on every picture of ``source`` and write the results into ``output``.
+    """Take every picture of ``source`` through the steps and write the results into ``output``.
 
     Args:
         source: picture, or folder that is searched recursively.
         output: folder for the results and the records.
-        process: computes the results of a batch.
-        size: side in pixels that ``process`` takes; None leaves every picture as it is, which
-            needs ``batch_size`` 1, or ``prepare``.
-        output_size: side in pixels of its results, to which an alpha channel is resized; None
-            leaves the alpha channel as it is.
-        settings: everything that decides a result besides the picture. Pictures that were done
-            with other settings are done again.
-        outputs: result folders written for every picture, the main one first.
-        seed: each picture's seed is derived from this one and its relative path.
-        batch_size: pictures per call of ``process``.
+        steps: what is done with every picture.
         loader_threads: threads that read and decode.
         writer_threads: threads that encode and write; None for two for each core.
-        max_pixels: larger pictures are failures.
-        keep_tint: show the process the luma of monochrome pictures, see ``Picture.tint``.
-        keep_own: keep the pictures in their own colour space, see ``Picture.own``.
-        prepare: makes of a photo of any shape, and its relative path, what ``process`` takes a
-            list of; called in the loaders' threads. The photo's pixels are its own to keep.
-        lacks: whether a finished picture's record lacks what this run wants, and has to be done
-            again.
-        options: how files are read and compared.
         run_description: the content of ``run.yaml``.
-        png_text: written into every result, besides its seed.
-        paired: files that belong to each picture, by the name that ``process`` has for them.
 
     Raises:
         ConfigError: no pictures, or an invalid setting.
@@ -86,50 +53,29 @@ class FolderRun:
         self,
         source: str | Path,
         output: str | Path,
+        steps: Steps,
         *,
-        process: ProcessBatch,
-        size: int | None,
-        output_size: int | None,
-        settings: dict[str, Any],
-        outputs: Sequence[str],
-        seed: int,
-        batch_size: int,
         loader_threads: int = 2,
         writer_threads: int | None = None,
-        max_pixels: int = images.MAX_PIXELS,
-        keep_tint: bool = False,
-        keep_own: bool = False,
-        prepare: Callable[[images.Picture, str], PreparedPhoto] | None = None,
-        lacks: Callable[[dict[str, Any]], bool] | None = None,
-        options: RunOptions | None = None,
         run_description: dict[str, Any] | None = None,
-        png_text: dict[str, Any] | None = None,
-        paired: Mapping[str, PairedFiles] | None = None,
     ):
-        least = min(batch_size, loader_threads, max_pixels)
+        least = min(steps.batch_size, loader_threads, steps.max_pixels)
         if least < 1 or (writer_threads is not None and writer_threads < 1):
             raise ConfigError(
                 "batch_size, loader_threads, writer_threads and max_pixels must be at least 1"
             )
-        unknown = [name for name in outputs if not is_result_folder(name)]
+        unknown = [name for name in steps.outputs if not is_result_folder(name)]
         if unknown:
             raise ValueError(f"{', '.join(unknown)}: add new result folders to result_folders.py")
-        self.paired = dict(paired or {})
-        self.options = options or RunOptions()
-        self.options.check_format()
-        self.jobs = find_jobs(source, output, outputs, self.paired.values(), options=self.options)
+        self.steps, self.settings_hash = steps, steps.settings_hash
+        options = steps.options
+        options.check_format()
+        self.jobs = find_jobs(source, output, steps.outputs, steps.paired.values(), options=options)
         self.source, self.output = Path(source), Path(output)
-        self.keep_tint, self.keep_own, self.prepare = keep_tint, keep_own, prepare
-        self.process, self.size, self.output_size = process, size, output_size
-        self.settings, self.settings_hash = settings, stable_hash(settings)
-        self.outputs, self.seed = tuple(outputs), seed
-        self.batch_size, self.max_pixels = batch_size, max_pixels
         self.loader_threads, self.writer_threads = loader_threads, writer_threads
-        self.run_description, self.png_text = run_description or {}, png_text or {}
+        self.run_description = run_description or {}
         self.records = RunRecords(output)
-        self.results = Results(
-            self.records, self.outputs, self.settings_hash, self.options, lacks=lacks
-        )
+        self.results = Results(self.records, steps)
         self.summary = RunSummary()
         self.stop_requested = False
         self._summary_lock = threading.Lock()
@@ -143,9 +89,9 @@ class FolderRun:
             if state.is_main_process:
                 self.records.prepare(
                     self.run_description,
-                    result_folders=self.outputs,
+                    result_folders=self.steps.outputs,
                     source=source,
-                    merge=self.options.merge,
+                    merge=self.steps.options.merge,
                 )
             state.wait_for_everyone()
             self.results.read(source)
@@ -171,8 +117,8 @@ class FolderRun:
         # What waits in memory is bounded: whole photos may be large.
         writers = Writers(
             self.writer_threads,
-            most_pictures=2 * self.batch_size,
-            most_bytes=MOST_WAITING_BYTES if self.size is None else None,
+            most_pictures=2 * self.steps.batch_size,
+            most_bytes=MOST_WAITING_BYTES if self.steps.size is None else None,
         )
         with (
             stop_signals_caught(self._request_stop),
@@ -180,9 +126,13 @@ class FolderRun:
             ThreadPoolExecutor(self.loader_threads) as loaders,
             writers,
         ):
-            for batch in self._batches(self._load_ahead(jobs, loaders)):
-                for done in self._process(batch):
-                    writers.submit(pixel_bytes(done[0], done[1].values()), self._write, *done)
+            for batch in self.steps.in_batches(self._load_ahead(jobs, loaders)):
+                for done in self.steps.process_batch(batch):
+                    if isinstance(done, FailedPicture):
+                        self._fail(done.job, done.error)
+                    else:
+                        size = pixel_bytes(done.loaded, done.pixels.values())
+                        writers.submit(size, self._write, done)
                 if self.stop_requested:
                     self.summary.interrupted = True
                     break
@@ -191,9 +141,9 @@ class FolderRun:
         waiting: deque[Future[LoadedPicture | None]] = deque()
         remaining = iter(jobs)
         # Pictures that keep their size may be large: few are read ahead.
-        ahead = 2 * self.batch_size + self.loader_threads
-        if self.size is None:
-            ahead = 1 if self.prepare is None else self.loader_threads
+        ahead = 2 * self.steps.batch_size + self.loader_threads
+        if self.steps.size is None:
+            ahead = 1 if self.steps.prepare is None else self.loader_threads
         try:
             while True:
                 while len(waiting) < ahead and (job := next(remaining, None)) is not None:
@@ -210,63 +160,7 @@ class FolderRun:
             for future in waiting:
                 future.cancel()
 
-    def _batches(self, pictures: Iterator[LoadedPicture]) -> Iterator[list[LoadedPicture]]:
-        batch: list[LoadedPicture] = []
-        filled = 0.0
-        for loaded in pictures:
-            batch.append(loaded)
-            filled += loaded.share_of_batch(self.batch_size)
-            if filled >= 1 - 1e-9:
-                yield batch
-                batch, filled = [], 0.0
-        if batch:
-            yield batch
-
-    def _process(
-        self, batch: list[LoadedPicture]
-    ) -> Iterator[
-        tuple[LoadedPicture, Mapping[str, Result | None], dict[str, Any], frozenset[str]]
-    ]:
-        """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
-        size = len(batch)
-        while batch:
-            part = batch[:size]
-            start = time.perf_counter()
-            try:
-                result = self.process(
-                    _together([loaded.ready for loaded in part]),
-                    [self._seed(loaded.job) for loaded in part],
-                    [loaded.picture for loaded in part],
-                    **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
-                )
-            # The run loop is the one place that carries on: it records the picture that failed.
-            except Exception as error:
-                if len(part) == 1:
-                    self._fail(part[0].job, error)
-                    batch = batch[1:]
-                    continue
-                size = len(part) // 2
-                if is_out_of_memory(error):
-                    self.batch_size = size
-                    logger.warning("out of memory: going on with batches of %d", size)
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
-                continue
-            seconds = round((time.perf_counter() - start) / len(part), 4)
-            for i, loaded in enumerate(part):
-                warnings = loaded.picture.warnings + (result.warnings[i] if result.warnings else [])
-                record = {"seconds": seconds, "warnings": warnings}
-                if result.notes[i]:
-                    record["notes"] = result.notes[i]
-                if result.records is not None:
-                    record |= result.records[i]
-                yield loaded, result.pixels[i], record, result.in_own_space
-            batch = batch[len(part) :]
-
     # -- one picture ---------------------------------------------------------------------
-
-    def _seed(self, job: Job) -> int:
-        return stable_seed(self.seed, job.relative)
 
     def _load(self, job: Job) -> LoadedPicture | None:
         """Decode a picture; None when it is done already or failed."""
@@ -275,67 +169,27 @@ class FolderRun:
         try:
             data = images.read_file(job.path)
             sha256 = images.hash_bytes(data)
-            paired = read_paired(self.paired, job, sha256)
+            paired = read_paired(self.steps.paired, job, sha256)
             hashes = {name: images.hash_bytes(found) for name, found in paired.items()}
             if self.results.is_done(job, sha256, hashes):
                 self._count("skipped")
                 return None
-            picture = images.decode_image(
-                data,
-                max_pixels=self.max_pixels,
-                page=job.page,
-                keep_own=self.keep_own,
-                whole_photo=self.prepare is not None,
-                sha256=sha256,
-            )
-            if self.keep_tint:
-                picture.set_tint_aside()
-            prepared = prepare_paired(self.paired, paired, picture, self.max_pixels)
-            if self.prepare is not None:
-                ready: torch.Tensor | PreparedPhoto = self.prepare(picture, job.relative)
-            else:
-                ready = self._resized(picture)
-            # The full-size pixels are not needed any more, and many pictures wait in memory.
-            picture = dataclasses.replace(picture, pixels=np.empty((0, 0, 3), np.uint8))
-            return LoadedPicture(job, ready, picture, prepared, hashes)
+            return self.steps.load(job, data, sha256, paired)
         except Exception as error:  # recorded; the next picture goes on
             self._fail(job, error)
             return None
 
-    def _resized(self, picture: images.Picture) -> torch.Tensor:
-        """(1,3,S,S) in [-1,1]; the alpha channel becomes as large as the result."""
-        height, width = picture.pixels.shape[:2]
-        if picture.alpha is not None and self.output_size is not None:
-            side = (self.output_size, self.output_size)
-            picture.alpha = images.resize_pixels(images.reduced(picture.alpha), side)
-        if self.output_size is not None and min(height, width) > self.output_size:
-            picture.warnings.append(
-                f"{width}x{height} reduced: the result has {self.output_size} pixels a side"
-            )
-        return images.to_tensor(picture.pixels) if self.size is None else picture.resized(self.size)
-
-    def _write(
-        self,
-        loaded: LoadedPicture,
-        pixels: Mapping[str, Result | None],
-        record: dict[str, Any],
-        in_own_space: frozenset[str],
-    ) -> None:
-        job, seed = loaded.job, self._seed(loaded.job)
+    def _write(self, done: Processed) -> None:
+        job = done.loaded.job
         try:
-            self.results.write(
-                loaded,
-                pixels,
-                {"seed": seed, **record},
-                text=self.png_text | {"seed": seed},
-                in_own_space=in_own_space,
-            )
+            contents = self.steps.encode(done, lambda: images.read_file(job.path))
+            self.results.write(job, contents, self.steps.record_of(done, contents))
         except Exception as error:  # such as a name too long: recorded; the next one goes on
-            if isinstance(error, OSError) and error.errno in _DISK_TAKES_NOTHING:
+            if takes_nothing(error):
                 raise
             self._fail(job, error)
             return
-        if record["warnings"]:
+        if done.record["warnings"]:
             with self._summary_lock:
                 self.summary.warned += 1
         self._count("restored")
@@ -353,14 +207,6 @@ class FolderRun:
         with self._summary_lock:
             setattr(self.summary, what, getattr(self.summary, what) + 1)
             self.progress.update()
-
-
-def _together(
-    ready: list[torch.Tensor | PreparedPhoto],
-) -> torch.Tensor | list[torch.Tensor | PreparedPhoto]:
-    """A batch as a process takes it: pictures of one size stacked, photos in a list."""
-    tensors = [one for one in ready if isinstance(one, torch.Tensor)]
-    return torch.cat(tensors) if tensors else ready
 
 
 def _shard(job: Job, state: PartialState) -> int:

@@ -23,6 +23,7 @@ from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.jobs import PairedFiles
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import MIXTURES, sample_folder
+from dr2pipe.runs.steps import Steps
 
 
 @dataclass
@@ -85,24 +86,26 @@ def inpaint_folder(config: InpaintConfig) -> RunSummary:
     run = FolderRun(
         config.input,
         config.output,
-        process=_inpaint_with(inpainter, config),
-        size=None,  # pictures keep their sizes, so they cannot be stacked into batches
-        output_size=None,
-        settings=settings,
-        outputs=outputs,
-        seed=config.seed,
-        batch_size=1,
-        max_pixels=config.max_pixels,
-        options=config.options,
-        keep_tint=True,
-        keep_own=True,
+        Steps(
+            process=_inpaint_with(inpainter, config),
+            size=None,
+            output_size=None,
+            settings=settings,
+            outputs=outputs,
+            seed=config.seed,
+            batch_size=1,
+            max_pixels=config.max_pixels,
+            options=config.options,
+            keep_tint=True,
+            keep_own=True,
+            png_text={"version": dr2pipe.__version__, "settings": settings},
+            paired=paired,
+        ),
         run_description={
             "config": dataclasses.asdict(config),
             "settings": settings,
             "versions": versions(),
         },
-        png_text={"version": dr2pipe.__version__, "settings": settings},
-        paired=paired,
     )
     return run.run()
 

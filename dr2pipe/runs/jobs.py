@@ -130,7 +130,7 @@ def find_jobs(
     if not paths:
         kinds = ", ".join(ending.removeprefix(".") for ending in images.readable_endings())
         raise ConfigError(f"no pictures ({kinds}) in {source}")
-    names = _result_names(relatives, options.format)
+    names = result_names(relatives, options.format)
     for files in paired:
         files.pair_with(relatives)
     jobs = [Job(*parts) for parts in zip(paths, relatives, names, strict=True)]
@@ -181,7 +181,7 @@ def _pictures_in(source: Path, output: Path, paired: list[Path]) -> list[Path]:
     return found.paths
 
 
-def _result_names(relatives: list[str], format: str) -> list[str]:
+def result_names(relatives: list[str], format: str) -> list[str]:
     """Names with the ending of the format, each of them once."""
     endings = [ending_of(relative, format) for relative in relatives]
     named = list(zip(relatives, endings, strict=True))

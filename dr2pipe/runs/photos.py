@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any
 
 import cv2
@@ -11,48 +12,53 @@ import torch
 
 import dr2pipe
 from dr2pipe.core import images
-from dr2pipe.core.config import to_dict
 from dr2pipe.core.errors import PictureError
-from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import side_by_side
-from dr2pipe.faces import ListedDetector
-from dr2pipe.restoration.inpainter import load_inpainter, read_mask
-from dr2pipe.restoration.photos import NO_FACE, PhotoEngine, PreparedPhoto, RestoredPhoto
+from dr2pipe.faces import ListedDetector, build_detector
+from dr2pipe.restoration.inpainter import Inpainter, load_inpainter, read_mask
+from dr2pipe.restoration.photos import (
+    NO_FACE,
+    FacePlacer,
+    PhotoEngine,
+    PreparedPhoto,
+    RestoredPhoto,
+)
 from dr2pipe.restoration.scratches import fill_marks
 from dr2pipe.restoration.settings import load_photo_engine
-from dr2pipe.runs.batches import BatchResult, Result, RunSummary
-from dr2pipe.runs.folder_run import FolderRun
+from dr2pipe.runs.batches import BatchResult, Result
 from dr2pipe.runs.jobs import PairedFiles, ending_of
 from dr2pipe.runs.restore_config import RestoreConfig
 from dr2pipe.runs.restore_notes import describe_repair, describe_settings
 from dr2pipe.runs.result_folders import COMPARE, FACES, RESTORED
+from dr2pipe.runs.steps import Steps
 
 _BOX_COLOUR = (255, 208, 0)
 _LARGEST_COMPARED_PX = 2048  # longer side of each half of compare/
 
 
-def restore_photos(
+def photo_steps(
     config: RestoreConfig,
+    device: torch.device | str,
     *,
     loaded: tuple[PhotoEngine, dict[str, str]] | None = None,
     watch: Callable[[str], None] | None = None,
-) -> RunSummary:
-    """Restore the faces of the photos of ``config.input`` into ``config.output``.
+) -> Steps:
+    """What a run does with every photo.
 
     Args:
         config: the settings.
+        device: where the networks run.
         loaded: what ``load_photo_engine`` gave for the same settings, where it is loaded already.
         watch: called with the name of each stage, from several threads.
 
     Raises:
-        Dr2pipeError: an invalid setting, or missing weights; nothing has been written then.
+        Dr2pipeError: an invalid setting, or missing weights.
     """
-    engine, weight_hashes = loaded or load_photo_engine(config, process_state().device)
-    say = watch or (lambda stage: None)
+    engine, weight_hashes = loaded or load_photo_engine(config, device)
+    say = watch or _tell_nobody
     repair, paired = None, {}
     if config.repair.mask is not None:
-        repair, repair_hashes = load_inpainter(config.repair, device=process_state().device)
+        repair, repair_hashes = load_inpainter(config.repair, device=device)
         weight_hashes = weight_hashes | repair_hashes
         paired["mask"] = PairedFiles(config.repair.mask, read_mask)
     settings = describe_settings(config, engine.restorer.restorer, weight_hashes)
@@ -60,24 +66,7 @@ def restore_photos(
         settings["repair"] = describe_repair(repair)
     optional = {FACES: config.save_faces, COMPARE: config.save_compare}
     outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
-
-    def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
-        height, width = (side * config.scale for side in picture.pixels.shape[:2])
-        name = "x" + ending_of(path.partition("#")[0], config.format)
-        images.check_kind(name, width, height, has_alpha=picture.alpha is not None)
-        say(f"finding faces: {path}")
-        photo = engine.prepare(picture, path)
-        if config.strict and not photo.faces:
-            raise PictureError(NO_FACE)
-        return photo
-
-    wanted = {FACES: config.save_faces, "boxes": config.save_compare and config.boxes}
-
-    def lacks(record: dict[str, Any]) -> bool:
-        saved = record.get("saved", {})
-        return (config.strict and not record.get("faces")) or any(
-            is_wanted and not saved.get(name) for name, is_wanted in wanted.items()
-        )
+    saved = _saved(config)
 
     def process(
         photos: list[PreparedPhoto],
@@ -85,20 +74,15 @@ def restore_photos(
         pictures: list[images.Picture],
         mask: list[torch.Tensor] | None = None,
     ) -> BatchResult:
-        warnings: list[str | None] = [None] * len(photos)
-        if repair is not None and mask is not None:
-            say("filling the marked places")
-            warnings = fill_marks(photos, mask, seeds, repair)
+        warnings = _fill(photos, mask, seeds, repair, say)
         say(f"restoring faces: {sum(not f.skipped for photo in photos for f in photo.faces)}")
-        result = restore_batch(engine, photos, seeds, outputs, bits=config.bits, saved=wanted)
+        result = restore_batch(engine, photos, seeds, outputs, bits=config.bits, saved=saved)
         say("saving")
         for listed, warning in zip(result.warnings or [], warnings, strict=True):
             listed += [] if warning is None else [warning]
         return result
 
-    run = FolderRun(
-        config.input,
-        config.output,
+    return Steps(
         process=process,
         size=None,
         output_size=None,
@@ -106,25 +90,77 @@ def restore_photos(
         outputs=outputs,
         seed=config.seed,
         batch_size=engine.restorer.batch_size,
-        loader_threads=config.loader_threads,
-        writer_threads=config.writer_threads,
         max_pixels=config.max_pixels,
-        options=config.run_options(),
         keep_tint=config.colour == "keep",
         keep_own=True,
-        prepare=prepare,
-        lacks=lacks,
-        run_description={
-            "config": to_dict(config),
-            "settings": settings,
-            "versions": versions(),
-        },
+        prepare=photo_preparation(config, engine.placer, watch=watch),
+        face_sizes=(engine.restorer.input_size, engine.restorer.output_size),
+        lacks=partial(_lacks, saved, config.strict),
         png_text={"version": dr2pipe.__version__, "settings": settings},
         paired=paired,
+        options=config.run_options(),
     )
-    if isinstance(engine.detector, ListedDetector):
-        engine.detector.check_names([job.relative for job in run.jobs])
-    return run.run()
+
+
+def _tell_nobody(stage: str) -> None:
+    pass
+
+
+def _fill(
+    photos: list[PreparedPhoto],
+    masks: list[torch.Tensor] | None,
+    seeds: list[int],
+    repair: Inpainter | None,
+    say: Callable[[str], None],
+) -> list[str | None]:
+    """Fill the marked places of photos; returns a warning or None for each photo."""
+    if repair is None or masks is None:
+        return [None] * len(photos)
+    say("filling the marked places")
+    return list(fill_marks(photos, masks, seeds, repair))
+
+
+def photo_preparation(
+    config: RestoreConfig, placer: FacePlacer, *, watch: Callable[[str], None] | None = None
+) -> Callable[[images.Picture, str], PreparedPhoto]:
+    """What finds the faces of a decoded photo, and refuses what cannot be saved."""
+
+    def prepare(picture: images.Picture, path: str) -> PreparedPhoto:
+        height, width = (side * config.scale for side in picture.pixels.shape[:2])
+        name = "x" + ending_of(path.partition("#")[0], config.format)
+        images.check_kind(name, width, height, has_alpha=picture.alpha is not None)
+        if watch is not None:
+            watch(f"finding faces: {path}")
+        photo = placer.prepare(picture, path)
+        if config.strict and not photo.faces:
+            raise PictureError(NO_FACE)
+        return photo
+
+    return prepare
+
+
+def check_listed(config: RestoreConfig, relatives: Iterable[str]) -> None:
+    """See that a list of faces, where there is one, speaks of these photos.
+
+    Raises:
+        ConfigError: it names none of them.
+    """
+    if config.faces.name == "file":
+        detector = build_detector(config.faces)
+        assert isinstance(detector, ListedDetector)
+        detector.check_names(list(relatives))
+
+
+def _saved(config: RestoreConfig) -> dict[str, bool]:
+    return {FACES: config.save_faces, "boxes": config.save_compare and config.boxes}
+
+
+def _lacks(saved: Mapping[str, bool], strict: bool, record: dict[str, Any]) -> bool:
+    """Whether a finished photo's record lacks what is to be saved."""
+    found = record.get("saved", {})
+    return (strict and not record.get("faces")) or any(
+        wanted and not found.get(name) for name, wanted in saved.items()
+    )
 
 
 def restore_batch(

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
-
-import numpy.typing as npt
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import PictureError
 from dr2pipe.core.markers import read_marker
 from dr2pipe.core.records import RunRecords
-from dr2pipe.runs.batches import Result
-from dr2pipe.runs.jobs import Job, LoadedPicture
-from dr2pipe.runs.options import RunOptions
-from dr2pipe.runs.result_folders import FACES, is_made_by_networks
+from dr2pipe.runs.jobs import Job
+from dr2pipe.runs.result_folders import FACES
+from dr2pipe.runs.steps import Steps
 
 Record = dict[str, Any]
 
@@ -32,24 +27,12 @@ class Results:
 
     Args:
         records: the records of the output folder.
-        outputs: result folders written for every picture, the main one first.
-        settings_hash: of everything that decides a result besides the picture.
-        options: how results are compared and encoded.
-        lacks: whether a record lacks what is wanted besides; None: none does.
+        steps: what the run does with a picture.
     """
 
-    def __init__(
-        self,
-        records: RunRecords,
-        outputs: Sequence[str],
-        settings_hash: str,
-        options: RunOptions,
-        *,
-        lacks: Callable[[Record], bool] | None = None,
-    ):
-        self.records, self.outputs = records, tuple(outputs)
-        self.settings_hash, self.options = settings_hash, options
-        self.lacks = lacks or (lambda record: False)
+    def __init__(self, records: RunRecords, steps: Steps):
+        self.records, self.steps = records, steps
+        self.settings_hash = steps.settings_hash
         self.finished: dict[str, Record] = {}
         self._owners: dict[str, set[str]] = {}
         self._inputs, self._input = [""], 0  # of all runs with this output; the place of this one
@@ -85,144 +68,36 @@ class Results:
             or record.get("paired_sha256", {}) != paired_sha256
             or record.get("settings") != self.settings_hash
             or record.get("output") != self._main(job.output_name)
-            or self.lacks(record)
+            or (self.steps.lacks is not None and self.steps.lacks(record))
         ):
             return False
-        written = _files_of(record)
-        wanted = self._names_in(job)
-        # A result that is a folder holds any number of files, all of those in the record.
-        single = {name for folder, name in wanted.items() if folder != FACES}
-        return single <= written.keys() and all(
-            self._is_whole(name, entry)
-            for name, entry in written.items()
-            if name in single or name.split("/")[0] in wanted
-        )
+        return is_complete(record, self.steps.names_of(job), self._is_whole)
 
-    def write(
-        self,
-        loaded: LoadedPicture,
-        pixels: Mapping[str, Result | None],
-        record: Record,
-        *,
-        text: dict[str, Any],
-        in_own_space: frozenset[str],
-    ) -> None:
+    def write(self, job: Job, contents: Mapping[str, bytes], record: Record) -> None:
         """Write a picture's results, then its line of the manifest.
 
         Several threads may do so at once, each with another picture. The line comes when all files
         are on the disk under their names, so a line that can be read is true.
 
         Args:
-            loaded: the picture.
-            pixels: (H,W) or (H,W,3) by result folder, uint8 or uint16. None: the picture is
-                unchanged, so its file is copied where the format allows it.
-            record: what the manifest says besides.
-            text: goes into every result as PNG text.
-            in_own_space: result folders whose pixels are in the colour space of the input file.
+            job: the picture.
+            contents: of each file by its path below the output.
+            record: what the manifest says of the picture.
 
         Raises:
             FileExistsError: a file that no run wrote is in the place of a result.
             OSError: a result could not be written.
         """
-        job, picture = loaded.job, loaded.picture
         known = _files_of(self.finished.get(job.relative, {}))
-        marked = {images.OWN_TEXT: json.dumps(text)}
-        names = self._names_in(job)
-        contents: dict[str, bytes] = {}
-        for folder, result in pixels.items():
-            if isinstance(result, Mapping):
-                stem = str(Path(names[folder]).with_suffix(""))
-                for part, part_pixels in result.items():
-                    contents[f"{stem}/{part}.png"] = images.encode_png(
-                        part_pixels, text=marked, compression=self.options.png_compression
-                    )
-            elif result is None:
-                contents[names[folder]] = self._unchanged(loaded, names[folder], marked)
-            else:
-                is_own = folder in in_own_space
-                is_result = folder == self.outputs[0] or is_own
-                made = picture
-                if is_made_by_networks(folder):
-                    xmp = images.declare_restored(picture.metadata.xmp)
-                    metadata = dataclasses.replace(picture.metadata, xmp=xmp)
-                    made = dataclasses.replace(picture, metadata=metadata)
-                contents[names[folder]] = self._encoded(
-                    names[folder], result, made, marked, is_result=is_result, is_own=is_own
-                )
         for relative, data in contents.items():
             self._check_foreign(self.records.folder / relative, data, is_known=relative in known)
-        written: dict[str, list[Any]] = {}
         for relative, data in contents.items():
             path = self.records.folder / relative
             files.write_bytes(path, data, partial_folder=self.records.partial_folder)
-            written[relative] = [len(data), images.hash_bytes(data)]
-        self.records.add_finished(
-            {
-                "path": job.relative,
-                "sha256": picture.sha256,
-                "settings": self.settings_hash,
-                "output": names[self.outputs[0]],
-                "files": written,
-                **({"input": self._input} if self._input else {}),
-                **({"paired_sha256": loaded.paired_sha256} if loaded.paired_sha256 else {}),
-                **record,
-            }
-        )
+        self.records.add_finished(record | ({"input": self._input} if self._input else {}))
         # Results of former settings, such as coarse/, would be taken for results of these.
-        for relative in known.keys() - written.keys():
+        for relative in known.keys() - contents.keys():
             self._remove_stale(relative, known[relative][1])
-
-    def _names_in(self, job: Job) -> dict[str, str]:
-        """{result folder: path of the picture's file in it}."""
-        return {
-            folder: job.name_in(folder, is_main=folder == self.outputs[0])
-            for folder in self.outputs
-        }
-
-    def _unchanged(self, loaded: LoadedPicture, name: str, text: dict[str, str]) -> bytes:
-        """The picture as it was: its own file, or its samples in another format."""
-        picture, job = loaded.picture, loaded.job
-        if Path(name).suffix == job.path.suffix and job.page is None:
-            data = images.read_file(job.path)
-            if images.hash_bytes(data) == picture.sha256 and images.is_kind(data, name):
-                return data
-        assert picture.own is not None
-        return self._encoded(name, picture.own.levels, picture, text, is_result=True, is_own=True)
-
-    def _encoded(
-        self,
-        name: str,
-        pixels: npt.NDArray[Any],
-        picture: images.Picture,
-        text: dict[str, str],
-        *,
-        is_result: bool,
-        is_own: bool,
-    ) -> bytes:
-        """A picture's file, with what it keeps of its input."""
-        own = picture.own if is_own else None
-        profile = picture.profile if own is None else own.profile
-        chunks = () if own is None else own.chunks
-        if (
-            own is not None
-            and chunks
-            and own.is_other_than_srgb
-            and not name.lower().endswith(".png")
-        ):
-            # Only PNG files have these chunks.
-            pixels, profile, chunks = own.to_srgb(pixels), picture.profile, ()
-        return images.encode_picture(
-            name,
-            pixels,
-            alpha=picture.alpha if is_result else None,
-            profile=profile,
-            colour_chunks=chunks,
-            metadata=picture.metadata if is_result else None,
-            text=text,
-            jpeg=picture.jpeg,
-            compression=self.options.png_compression,
-            quality=self.options.quality,
-        )
 
     def _check_input(self, job: Job, record: Record, sha256: str) -> None:
         place = record.get("input", 0)
@@ -238,14 +113,14 @@ class Results:
             )
 
     def _main(self, output_name: str) -> str:
-        return f"{self.outputs[0]}/{output_name}"
+        return f"{self.steps.outputs[0]}/{output_name}"
 
     def _is_whole(self, relative: str, written: tuple[int, str]) -> bool:
         path = self.records.folder / relative
         try:
             if not path.is_file() or path.stat().st_size != written[0]:
                 return False
-            return not self.options.verify or files.sha256(path) == written[1]
+            return not self.steps.options.verify or files.sha256(path) == written[1]
         except OSError:
             return False
 
@@ -267,6 +142,26 @@ class Results:
             if relative.startswith(f"{FACES}/"):
                 with suppress(OSError):  # other faces are still in it
                     path.parent.rmdir()
+
+
+def is_complete(
+    record: Record, wanted: Mapping[str, str], is_whole: Callable[[str, tuple[int, str]], bool]
+) -> bool:
+    """Whether all files of a finished picture are there.
+
+    Args:
+        record: of the picture.
+        wanted: path of its file by result folder.
+        is_whole: says of a path below the output whether a file of (bytes, sha256) is there.
+    """
+    written = _files_of(record)
+    # A result that is a folder holds any number of files, all of those in the record.
+    single = {name for folder, name in wanted.items() if folder != FACES}
+    return single <= written.keys() and all(
+        is_whole(name, entry)
+        for name, entry in written.items()
+        if name in single or name.split("/")[0] in wanted
+    )
 
 
 def is_foreign(path: Path) -> bool:

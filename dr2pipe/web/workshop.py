@@ -27,7 +27,7 @@ from dr2pipe.restoration.photos import PhotoEngine, PlacedFace
 from dr2pipe.restoration.settings import RestorationConfig, load_photo_engine
 from dr2pipe.restoration.tuning import Tried, try_settings
 from dr2pipe.runs.explain import SOME_BLOCKS, SOME_NOISE
-from dr2pipe.runs.photos import restore_photos
+from dr2pipe.runs.restore import restore_folder
 from dr2pipe.runs.restore_config import RestoreConfig, check_config
 from dr2pipe.web.visits import FoundFace, Limits, Photo, Visit, take_upload, write_preview
 from dr2pipe.web.wishes import Wish, command_of, overrides_of
@@ -218,7 +218,7 @@ class Workshop:
         config = load_config(RestoreConfig, path, settings)
         check_config(config)
         say("loading the networks")
-        restore_photos(config, loaded=self.engine(config), watch=say)
+        restore_folder(config, loaded=self.engine(config), watch=say)
         record = _record_of(output, photo)
         restored = output / record["output"]
         shown = images.decode_image(images.read_file(restored), whole_photo=True)

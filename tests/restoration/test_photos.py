@@ -42,7 +42,7 @@ def engine_for(model_folder, *places, **settings):
     given = [f"dr2.model={model_folder}", *NETWORK, "faces.name=none", "identity.measure=false"]
     config = load_config(RestorationConfig, None, [*given, "faces.skip_good=false", *overrides])
     engine, _ = load_photo_engine(config, "cpu")
-    engine.detector = Given(*places)
+    engine.placer.detector = Given(*places)
     return engine
 
 
@@ -297,7 +297,7 @@ def test_a_list_needs_the_photos_name(model_folder, tmp_path):
     points = landmarks_at(*FACES[0]).round(2).tolist()
     (tmp_path / "faces.json").write_text(json.dumps({"photo.png": [{"landmarks": points}]}))
     engine = engine_for(model_folder)
-    engine.detector = load_list(tmp_path / "faces.json")
+    engine.placer.detector = load_list(tmp_path / "faces.json")
     engine.faces.name = "file"
     assert len(PhotoRestorer(engine)(tmp_path / "photo.png").faces) == 1
     with pytest.raises(ConfigError, match="give the path"):

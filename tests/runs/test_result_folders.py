@@ -3,6 +3,7 @@ from conftest import make_pictures
 
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.result_folders import is_result_folder, sample_folder
+from dr2pipe.runs.steps import Steps
 
 
 def test_names():
@@ -16,7 +17,4 @@ def test_names():
 def test_a_run_fills_known_folders_alone(tmp_path):
     make_pictures(tmp_path, 1)
     with pytest.raises(ValueError, match="new_one: add new result folders"):
-        FolderRun(
-            tmp_path, tmp_path / "out", process=lambda pictures, seeds: None, size=None,
-            output_size=None, settings={}, outputs=["restored", "new_one"], seed=0, batch_size=1,
-        )  # fmt: skip
+        FolderRun(tmp_path, tmp_path / "out", Steps(process=lambda pictures, seeds: None, size=None, output_size=None, settings={}, outputs=["restored", "new_one"], seed=0, batch_size=1,))  # fmt: skip

@@ -36,6 +36,7 @@ from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.jobs import find_jobs
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
+from dr2pipe.runs.steps import Steps
 
 SCRIPT = ROOT / "scripts" / "restore.py"
 PRESET = ROOT / "configs" / "restore" / "portrait64.yaml"
@@ -355,7 +356,10 @@ def folder_run(source, output, network, **changes):
         "process": network, "size": 16, "output_size": 16, "settings": {}, "seed": 0,
         "outputs": ["restored"], "batch_size": 4,
     }  # fmt: skip
-    return FolderRun(source, output, **settings | changes)
+    of_run = {
+        name: changes.pop(name) for name in ("loader_threads", "writer_threads") if name in changes
+    }
+    return FolderRun(source, output, Steps(**settings | changes), **of_run)
 
 
 @pytest.mark.parametrize(
