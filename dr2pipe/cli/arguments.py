@@ -34,7 +34,15 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups = (
-        *(_add_restore, add_people, _add_report, add_models, _add_inpaint, _add_cut_faces),
+        *(
+            _add_restore,
+            add_people,
+            _add_report,
+            _add_verify,
+            add_models,
+            _add_inpaint,
+            _add_cut_faces,
+        ),
         *(_add_degrade, _add_studies, _add_fits),
     )
     for add in groups:
@@ -276,6 +284,16 @@ def _add_report(to: Commands) -> None:
     )
     command.add_argument("--input", help="folder of the original pictures, if they were moved")
     command.set_defaults(run=lambda o: commands.report(o.run_folder, source=o.input))
+
+
+def _add_verify(to: Commands) -> None:
+    command = to.add_parser(
+        "verify", help="make a result of restore again from its original, and compare the pixels"
+    )
+    command.add_argument("result", help="a file of restored/")
+    command.add_argument("--original", required=True, help="the picture that it was made of")
+    _add_set(command)
+    command.set_defaults(run=lambda o: commands.verify(o.result, o.original, o.set))
 
 
 def _add_fits(to: Commands) -> None:

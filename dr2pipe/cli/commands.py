@@ -241,6 +241,15 @@ def _find_config(kind: str, name: str | Path) -> Path:
     return find_file(f"configs/{kind}", str(name), what="configuration file")
 
 
+def verify(result: str, original: str, overrides: Sequence[str]) -> int:
+    """Make a result again from its original and compare the pixels; 3 where they differ."""
+    from dr2pipe.runs.verify import verify as made_again
+
+    verdict = made_again(result, original, overrides)
+    print(verdict)
+    return EXIT_DONE if verdict.is_same else EXIT_SOME_FAILED
+
+
 def report(run: str, *, source: str | None) -> int:
     """Write the page about a run of ``restore``, and print where it is."""
     from dr2pipe.evaluation.report.runs import write_run_report

@@ -8,7 +8,6 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-import dr2pipe
 from dr2pipe.core import images
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.restoration.batch_size import resolve_batch_size
@@ -24,7 +23,7 @@ from dr2pipe.restoration.settings import load_restorer
 from dr2pipe.runs.batches import BatchResult, Result
 from dr2pipe.runs.jobs import PairedFiles
 from dr2pipe.runs.restore_config import RepairConfig, RestoreConfig
-from dr2pipe.runs.restore_notes import describe_repair, describe_settings
+from dr2pipe.runs.restore_notes import describe_repair, describe_settings, text_of_result
 from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
 from dr2pipe.runs.steps import Steps
 
@@ -79,7 +78,7 @@ def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
         max_pixels=config.max_pixels,
         options=config.run_options(),
         keep_tint=config.colour == "keep",
-        png_text={"version": dr2pipe.__version__, "settings": settings},
+        png_text=text_of_result(config, settings),
         paired=paired,
     )
 

@@ -10,7 +10,6 @@ import cv2
 import numpy as np
 import torch
 
-import dr2pipe
 from dr2pipe.core import images
 from dr2pipe.core.errors import PictureError
 from dr2pipe.core.sheets import side_by_side
@@ -28,7 +27,7 @@ from dr2pipe.restoration.settings import load_photo_engine
 from dr2pipe.runs.batches import BatchResult, Result
 from dr2pipe.runs.jobs import PairedFiles, ending_of
 from dr2pipe.runs.restore_config import RestoreConfig
-from dr2pipe.runs.restore_notes import describe_repair, describe_settings
+from dr2pipe.runs.restore_notes import describe_repair, describe_settings, text_of_result
 from dr2pipe.runs.result_folders import COMPARE, FACES, RESTORED
 from dr2pipe.runs.steps import Steps
 
@@ -96,7 +95,7 @@ def photo_steps(
         prepare=photo_preparation(config, engine.placer, watch=watch),
         face_sizes=(engine.restorer.input_size, engine.restorer.output_size),
         lacks=partial(_lacks, saved, config.strict),
-        png_text={"version": dr2pipe.__version__, "settings": settings},
+        png_text=text_of_result(config, settings),
         paired=paired,
         options=config.run_options(),
     )

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+import dr2pipe
 from dr2pipe.core import files, images
-from dr2pipe.core.config import stable_hash
+from dr2pipe.core.config import stable_hash, to_dict
 from dr2pipe.core.records import RunRecords
 from dr2pipe.diffusion.stage1 import describe_dr2, plain_config
 from dr2pipe.restoration.inpainter import Inpainter
@@ -57,6 +58,44 @@ def describe_settings(
 def describe_repair(inpainter: Inpainter) -> list[dict[str, Any]]:
     """The settings of the networks that fill holes; their weights are hashed besides."""
     return [plain_config(network.config) for network in (inpainter.network, inpainter.encoder)]
+
+
+def text_of_result(config: RestoreConfig, settings: dict[str, Any]) -> dict[str, Any]:
+    """What every result says of its making, besides its seed.
+
+    ``config`` has what differs from the defaults. Of paths it has the last part alone: a result
+    that is given away should not tell how somebody's disk is ordered.
+    """
+    own = to_dict(config)
+    of_files = {"input", "output", "batch_size", "loader_threads", "writer_threads", "merge"}
+    for name in of_files:
+        own.pop(name)
+    differing = _without_paths(_differing(own, to_dict(RestoreConfig(input="", output=""))))
+    return {"version": dr2pipe.__version__, "settings": settings, "config": differing}
+
+
+def _differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:
+    found = {}
+    for name, value in values.items():
+        default = defaults.get(name)
+        if isinstance(value, dict) and isinstance(default, dict):
+            value = _differing(value, default)
+            if value:
+                found[name] = value
+        elif value != default:
+            found[name] = value
+    return found
+
+
+def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: _without_paths(value)
+        if isinstance(value, dict)
+        else Path(value).name
+        if isinstance(value, str) and Path(value).is_absolute()
+        else value
+        for name, value in values.items()
+    }
 
 
 def _hash_of(path: str | None) -> str | None:

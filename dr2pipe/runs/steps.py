@@ -82,6 +82,8 @@ class Steps:
         png_text: written into every result, besides its seed.
         paired: files that belong to each picture, by the name that ``process`` has for them.
         options: how files are read and results are encoded.
+        picture_seed: the seed of every picture, instead of the derived ones: to make one result
+            again.
     """
 
     process: ProcessBatch
@@ -100,6 +102,7 @@ class Steps:
     png_text: dict[str, Any] = field(default_factory=dict)
     paired: Mapping[str, PairedFiles] = field(default_factory=dict)
     options: RunOptions = field(default_factory=RunOptions)
+    picture_seed: int | None = None
 
     @cached_property
     def settings_hash(self) -> str:
@@ -108,6 +111,8 @@ class Steps:
 
     def seed_of(self, job: Job) -> int:
         """The seed of a picture; its relative path decides, not the engine."""
+        if self.picture_seed is not None:
+            return self.picture_seed
         return stable_seed(self.seed, job.relative)
 
     # -- load --------------------------------------------------------------------------------

@@ -41,6 +41,7 @@ from dr2pipe.core.images.writing import (
     encode_png,
     is_kind,
     is_marked,
+    read_mark,
     write_png,
 )
 
@@ -75,6 +76,7 @@ __all__ = [
     "picture_of",
     "read_file",
     "read_image",
+    "read_mark",
     "readable_endings",
     "reduced",
     "resize_pixels",

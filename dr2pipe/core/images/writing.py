@@ -186,22 +186,33 @@ def check_kind(name: str, width: int, height: int, *, has_alpha: bool) -> None:
         )
 
 
-def is_marked(path: str | Path) -> bool:
-    """Whether a file is a picture that one of the functions above wrote with a text of ours.
+def read_mark(path: str | Path) -> str | None:
+    """The text of ours in a picture that one of the functions above wrote; None without one.
 
     It stands in the PNG text ``dr2pipe``, in an APP4 segment of JPEG files, and in a chunk
     ``dr2p`` at the end of WebP files.
     """
+    found: str | bytes | None = None
     try:
         with Image.open(path) as picture:
             if picture.format == "JPEG":
-                return any(data.startswith(_MARK) for _, data in getattr(picture, "applist", ()))
-            if picture.format != "WEBP":
-                return OWN_TEXT in getattr(picture, "text", {})
-        data = files.read_regular(path, max_bytes=1 << 29)
-        return _WEBP_MARK in (name for name, _ in _riff_chunks(data))
+                segments = (data for _, data in getattr(picture, "applist", ()))
+                marks = (data[len(_MARK) :] for data in segments if data.startswith(_MARK))
+                found = next(marks, None)
+            elif picture.format != "WEBP":
+                found = getattr(picture, "text", {}).get(OWN_TEXT)
+            else:
+                data = files.read_regular(path, max_bytes=1 << 29)
+                chunks = {name: data[start : start + n] for name, start, n in _riff_chunks(data)}
+                found = chunks.get(_WEBP_MARK)
     except Exception:  # decoders raise many kinds on what is no picture
-        return False
+        return None
+    return found.decode("utf-8", "replace") if isinstance(found, bytes) else found
+
+
+def is_marked(path: str | Path) -> bool:
+    """Whether a file is a picture that one of the functions above wrote with a text of ours."""
+    return read_mark(path) is not None
 
 
 def _segment(marker: int, body: bytes) -> bytes:
@@ -215,12 +226,12 @@ def _with_chunk(data: bytes, name: bytes, body: bytes) -> bytes:
     return data[:4] + struct.pack("<I", len(data) - 8 + len(chunk)) + data[8:] + chunk
 
 
-def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int]]:
-    """Names and sizes of the chunks of a RIFF file."""
+def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Name, place and size of the chunks of a RIFF file."""
     place = 12
     while place + 8 <= len(data):
         size = int.from_bytes(data[place + 4 : place + 8], "little")
-        yield data[place : place + 4], size
+        yield data[place : place + 4], place + 8, size
         place += 8 + size + size % 2
 
 
