@@ -75,8 +75,8 @@ def presets(*, measure: bool) -> int:
         by_hand = [name for name in preset.missing if name in BY_HAND]
         if preset.missing and not by_hand:
             print(f"    get all: dr2pipe setup {preset.name}")
-        for name in by_hand:
-            print(f"    {how_to_get(name)}")
+        for name in preset.missing if by_hand else ():
+            print(f"    {name}: {how_to_get(name)}")
     print("the times of those that are here are measured by: dr2pipe presets --measure")
     return EXIT_DONE
 
