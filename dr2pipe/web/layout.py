@@ -27,7 +27,7 @@ STYLE = """
 _INTRO = """# Restore old and damaged photos
 Add a photo. Its faces are found, restored and put back; nothing else changes. The networks draw what
 fits: where the damage has taken the likeness away, a face may come out as somebody else's. Photos stay
-on the computer that serves this page, and are deleted when you close it."""
+on the computer that serves this page, and are deleted soon after you close it."""
 _TUNE = """Coarse faces of one face over N (how much detail of the input is ignored) and τ (how much is
 removed), with the calls of the network and the time. Add a photo in the first tab."""
 

@@ -31,7 +31,6 @@ class Page:
 
     def __init__(self, workshop: Workshop, visits: Visits):
         self.workshop, self.visits = workshop, visits
-        self.outcomes: dict[str, Outcome] = {}
 
     # -- photos ------------------------------------------------------------------------------
 
@@ -109,7 +108,6 @@ class Page:
             data = images.read_file(upload, max_bytes=self.workshop.limits.megabytes * 1_000_000)
             images.decode_image(data, whole_photo=True, max_pixels=self.workshop.limits.pixels)
             files.write_bytes(folder / f"{number}{Path(upload).suffix.lower()}", data)
-            Path(upload).unlink(missing_ok=True)
         visit.references = folder
         return f"Reference photos: {len(uploads)}. Of four results, the most alike is taken."
 
@@ -120,13 +118,12 @@ class Page:
         visit = self._visit(request)
         wish.faces = visit.chosen
         wish.marks = any(photo.marks for photo in visit.photos.values())
-        outcome = self.workshop.restore(visit, wish, _sayer(progress))
-        self.outcomes[str(request.session_hash)] = outcome
+        visit.outcome = self.workshop.restore(visit, wish, _sayer(progress))
         return self.results(name, 0, request)
 
     def results(self, name: str, variant: int, request: gr.Request) -> list[Any]:
         """A photo before and after, the variants, the files, and what became of it."""
-        outcome = self.outcomes.get(str(request.session_hash))
+        outcome: Outcome | None = self._visit(request).outcome
         if outcome is None:
             return [gr.skip()] * 6
         found = [_of(done, name) for done in outcome.done]
@@ -163,7 +160,6 @@ class Page:
 
     def leave(self, request: gr.Request) -> None:
         """Delete all that a visitor left."""
-        self.outcomes.pop(str(request.session_hash), None)
         self.visits.end(str(request.session_hash))
 
     def _visit(self, request: gr.Request) -> Visit:

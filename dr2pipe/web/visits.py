@@ -9,6 +9,7 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,6 +78,7 @@ class Visit:
         chosen: numbers of the faces to restore, by photo, where they were chosen.
         references: folder of photos of the person, or None.
         runs: how many runs there were.
+        outcome: of the latest.
         used: when it was used last, in seconds.
     """
 
@@ -85,6 +87,7 @@ class Visit:
     chosen: dict[str, list[int]] = field(default_factory=dict)
     references: Path | None = None
     runs: int = 0
+    outcome: Any = None
     used: float = field(default_factory=time.monotonic)
 
     def new_folder(self, name: str) -> Path:
@@ -96,7 +99,7 @@ class Visit:
 
     def forget_photos(self) -> None:
         """Remove the photos and results, but not the references."""
-        self.photos, self.chosen = {}, {}
+        self.photos, self.chosen, self.outcome = {}, {}, None
         for name in ("uploads", "shown", *(f"run{n}" for n in range(self.runs + 1))):
             shutil.rmtree(self.folder / name, ignore_errors=True)
 
@@ -110,7 +113,7 @@ class Visits:
         stray_seconds: so are other files below ``root``, such as uploads that were not taken.
     """
 
-    def __init__(self, root: Path, *, idle_seconds: float = 3600, stray_seconds: float = 900):
+    def __init__(self, root: Path, *, idle_seconds: float = 3600, stray_seconds: float = 300):
         self.root, self.idle_seconds, self.stray_seconds = root, idle_seconds, stray_seconds
         self._visits: dict[str, Visit] = {}
         self._lock = threading.Lock()
@@ -161,10 +164,12 @@ class Visits:
 
 
 def take_upload(path: str | Path, folder: Path, limits: Limits) -> tuple[Path, images.Picture]:
-    """Move an uploaded file into ``folder`` and decode it.
+    """Copy an uploaded file into ``folder`` and decode it.
+
+    The upload itself stays for the sweep: two visitors who send the same file share it.
 
     Raises:
-        PictureError: no picture, or one over the limits; the file is removed then.
+        PictureError: no picture, or one over the limits.
     """
     path = Path(path)
     try:
@@ -181,8 +186,6 @@ def take_upload(path: str | Path, folder: Path, limits: Limits) -> tuple[Path, i
         raise PictureError(f"{path.name}: {error}") from None
     except OSError as error:
         raise PictureError(f"{path.name} cannot be kept: {describe_disk(error)}") from None
-    finally:
-        path.unlink(missing_ok=True)
     return target, picture
 
 

@@ -130,8 +130,6 @@ class Workshop:
             PictureError: none of them could be taken, or there are too many.
         """
         if len(uploads) > self.limits.photos:
-            for upload in uploads:
-                Path(upload).unlink(missing_ok=True)
             raise PictureError(
                 f"{len(uploads)} photos are too many at a time: choose up to {self.limits.photos}"
             )
