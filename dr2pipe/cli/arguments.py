@@ -34,15 +34,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups = (
-        *(
-            _add_restore,
-            add_people,
-            _add_report,
-            _add_verify,
-            add_models,
-            _add_inpaint,
-            _add_cut_faces,
-        ),
+        *(_add_restore, _add_restore_many, add_people, _add_report, _add_verify),
+        *(add_models, _add_inpaint, _add_cut_faces),
         *(_add_degrade, _add_studies, _add_fits),
     )
     for add in groups:
@@ -135,6 +128,59 @@ def _add_restore(to: Commands) -> None:
     _add_set(command)
 
     command.set_defaults(run=commands.restore_with_options)
+
+
+def _add_restore_many(to: Commands) -> None:
+    about = "restore on a Ray cluster, over object storage (millions of photos), see docs/scale.md"
+    command = to.add_parser("restore-many", help=about)
+    command.add_argument(
+        "input", help="folder by path or URL (s3://, gs://, ...), or a .csv or .parquet of URLs"
+    )
+    command.add_argument("output", help="folder for the results, by path or URL")
+    command.add_argument(
+        "--preset", default="default", help="name in configs/restore, or a YAML file (default)"
+    )
+    command.add_argument(
+        "--aligned", action="store_true", help="the inputs are aligned faces, one in each"
+    )
+    command.add_argument(
+        "--actors", type=_whole_number, help="copies of the networks (one for each GPU or core)"
+    )
+    command.add_argument(
+        "--gpus-per-actor", type=float, help="may be a part of one (1 where there are GPUs, or 0)"
+    )
+    command.add_argument(
+        "--cpus-per-actor", type=_whole_number, default=1, help="cores of each actor (1)"
+    )
+    command.add_argument(
+        "--block", type=_whole_number, default=16, help="pictures of a task, at most (16)"
+    )
+    command.add_argument(
+        "--retries",
+        type=_whole_number,
+        default=2,
+        help="how often later runs try a picture that failed (2)",
+    )
+    command.add_argument(
+        "--join", action="store_true", help="help another run that is writing into this output"
+    )
+    command.add_argument("--price", type=float, help="of one actor for an hour, for the report")
+    _add_set(command)
+    command.set_defaults(
+        run=lambda o: commands.restore_many(
+            o.input,
+            o.output,
+            o.preset,
+            [*(["faces.mode=aligned"] if o.aligned else []), *o.set],
+            actors=o.actors,
+            gpus_per_actor=o.gpus_per_actor,
+            cpus_per_actor=o.cpus_per_actor,
+            block_pictures=o.block,
+            retries=o.retries,
+            join=o.join,
+            price=o.price,
+        )
+    )
 
 
 def _add_inpaint(to: Commands) -> None:

@@ -63,6 +63,25 @@ def restore(
     return code
 
 
+def restore_many(
+    source: str, output: str, preset: str | Path, overrides: Sequence[str], **spread: Any
+) -> int:
+    """Restore on a Ray cluster, over object storage; ``spread`` as in ``ManyConfig``."""
+    from dr2pipe.runs.many import ManyConfig
+    from dr2pipe.runs.restore import RestoreConfig
+    from dr2pipe.runs.restore_many import restore_many as run
+
+    path = find_file("configs/restore", str(preset), what="preset")
+    places = [f"input={source}", f"output={output}"]
+    config = load_config(RestoreConfig, path, [*places, *overrides])
+    quiet_libraries()
+    summary = run(ManyConfig(config, **spread))
+    counts = f"{summary.restored} restored, {summary.skipped} already done"
+    print(f"{counts}, {summary.failed} failed -> {output}")
+    print(f"report, numbers and reasons: report.html, summary.json and records/ in {output}")
+    return summary.exit_code
+
+
 def _tell(summary: RunSummary, what: str, output: str) -> int:
     """Print the counts of a folder run; returns its exit code."""
     if _is_main_process():

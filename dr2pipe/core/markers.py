@@ -28,6 +28,11 @@ def read_marker(folder: str | Path) -> dict[str, Any] | None:
         text = files.read_regular(Path(folder) / MARKER, max_bytes=_MAX_BYTES)
     except UnreadableFileError:
         return None
+    return parse_marker(text)
+
+
+def parse_marker(text: bytes) -> dict[str, Any] | None:
+    """The content of a marker's file; None for a file of another program."""
     if not text.startswith(_KEY.encode()):
         return None
     try:

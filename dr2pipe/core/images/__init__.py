@@ -30,7 +30,7 @@ from dr2pipe.core.images.reading import (
     read_file,
     read_image,
 )
-from dr2pipe.core.images.search import FoundImages, find_images, readable_endings
+from dr2pipe.core.images.search import FoundImages, find_images, is_picture_path, readable_endings
 from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
 from dr2pipe.core.images.writing import (
     DEFAULT_COMPRESSION,
@@ -69,6 +69,7 @@ __all__ = [
     "encode_picture",
     "encode_png",
     "find_images",
+    "is_picture_path",
     "find_tint",
     "hash_bytes",
     "is_kind",

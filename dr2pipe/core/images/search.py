@@ -131,6 +131,13 @@ def find_images(
     return found
 
 
+def is_picture_path(relative: str) -> bool:
+    """Whether :func:`find_images` would take a file of this path below a folder, by its name."""
+    *folders, name = relative.split("/")
+    is_picture = os.path.splitext(name)[1].lower() in readable_endings()
+    return is_picture and not name.startswith("._") and not any(map(_is_trash, folders))
+
+
 def _is_trash(name: str) -> bool:
     name = name.lower()
     return name in _NOT_ENTERED or name.startswith((".trash-", ".trashed-"))

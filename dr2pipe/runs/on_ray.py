@@ -1,0 +1,200 @@
+"""Blocks of pictures on a Ray cluster.
+
+Ray Data moves blocks through the three steps of :mod:`dr2pipe.runs.many`: read and decode on CPU
+workers, restore in a pool of actors, encode and write on CPU workers. It starts workers anew, keeps
+what waits within the memory, and asks for more nodes; none of this is written here.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pickle
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from typing import Any
+
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.processes import count_cores
+from dr2pipe.core.storage import Storage
+from dr2pipe.runs import many
+from dr2pipe.runs.many import Block, ManyConfig
+from dr2pipe.runs.restore_config import RestoreConfig
+from dr2pipe.runs.steps import Steps
+
+LoadSteps = Callable[[RestoreConfig, str], Steps]
+
+
+@contextmanager
+def cluster(config: ManyConfig) -> Iterator[None]:
+    """A cluster: the one of RAY_ADDRESS, one that is there already, or one on this machine."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with needs_extra("ray"):
+        import ray
+        import ray.data
+    own = not ray.is_initialized()
+    if own and os.environ.get("RAY_ADDRESS"):
+        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    elif own:
+        # Ray's CPUs are places for processes: readers and writers fit beside busy actors.
+        places = count_cores() + (config.actors or count_cores()) * config.cpus_per_actor
+        ray.init(
+            num_cpus=places,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    try:
+        yield
+    finally:
+        if own:
+            ray.shutdown()
+
+
+@dataclass
+class Pool:
+    """The actors of a run, and the resources of each."""
+
+    actors: int
+    gpus: float
+    cpus: int
+
+    @classmethod
+    def of(cls, config: ManyConfig) -> Pool:
+        """The pool that a run asks for.
+
+        Raises:
+            ConfigError: the cluster is too small for it.
+        """
+        import ray
+
+        has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        in_cluster = {name: has.get(name, 0.0) for name in ("CPU", "GPU")}
+        gpus = config.gpus_per_actor
+        if gpus is None:
+            gpus = 1.0 if in_cluster["GPU"] else 0.0
+        if gpus > in_cluster["GPU"]:
+            raise ConfigError(
+                f"the actors are to have {gpus:g} GPUs each, and the cluster has "
+                f"{in_cluster['GPU']:g}: add GPU nodes, or use --gpus-per-actor 0"
+            )
+        by_size = in_cluster["GPU"] / gpus if gpus else count_cores() / config.cpus_per_actor
+        actors = config.actors or max(1, int(by_size))
+        needed = actors * config.cpus_per_actor + 1
+        if in_cluster["CPU"] < needed or (gpus and actors * gpus > in_cluster["GPU"]):
+            raise ConfigError(
+                f"{actors} actors and a reader need {needed} CPUs and {actors * gpus:g} GPUs; the "
+                f"cluster has {in_cluster['CPU']:g} and {in_cluster['GPU']:g}: use fewer --actors"
+            )
+        return cls(actors, gpus, config.cpus_per_actor)
+
+    @property
+    def device(self) -> str:
+        """Where an actor's networks are."""
+        return "cuda" if self.gpus else "cpu"
+
+    def describe(self, config: ManyConfig, load: LoadSteps) -> Steps:
+        """The steps as an actor will have them; also sees that everything can be loaded."""
+        import ray
+
+        def loaded() -> bytes | Exception:
+            try:
+                return pickle.dumps(many.described_steps(load(config.restore, self.device)))
+            except Exception as error:
+                return error
+
+        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(loaded)
+        found = ray.get(task.remote())
+        if isinstance(found, Exception):
+            raise found
+        steps: Steps = pickle.loads(found)
+        return steps
+
+    def run(
+        self, blocks: list[Block], config: ManyConfig, steps: Steps, load: LoadSteps, *, alone: bool
+    ) -> Iterator[Block]:
+        """Blocks after their last step, in any order; those of dead workers never come."""
+        import ray.data
+
+        context = ray.data.DataContext.get_current()
+        context.max_errored_blocks = -1  # their pictures come again in the next round
+        context.target_max_block_size = None  # a block stays one
+        context.enable_progress_bars = context.print_on_execution_start = False
+        context.enable_operator_progress_bars = False
+        logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        cpu_step: dict[str, Any] = {"num_cpus": 1, "max_retries": 0, "batch_size": None}
+        cpu_step["batch_format"] = "pyarrow"
+        tables = [_table(block) for block in blocks]
+        described = pickle.dumps((config.restore, steps))
+        data = (
+            ray.data.from_arrow(tables)
+            .map_batches(partial(_step, "read", described), **cpu_step)
+            .map_batches(
+                _Actor,
+                fn_constructor_args=(config.restore, self.device, load),
+                compute=ray.data.ActorPoolStrategy(
+                    size=self.actors, max_tasks_in_flight_per_actor=1 if alone else 2
+                ),
+                num_cpus=self.cpus,
+                num_gpus=self.gpus,
+                batch_size=None,
+                batch_format="pyarrow",
+                max_restarts=-1,
+                max_task_retries=0,
+            )
+            .map_batches(partial(_step, "write", described), **cpu_step)
+        )
+        for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+            yield from _blocks_of(table)
+
+
+class _Actor:
+    """The networks, in a process that restores one block after another."""
+
+    def __init__(self, config: RestoreConfig, device: str, load: LoadSteps):
+        self.steps = load(config, device)
+
+    def __call__(self, table: Any) -> Any:
+        return _each(table, lambda block: many.restore_block(block, self.steps))
+
+
+def _step(name: str, described: bytes, table: Any) -> Any:
+    steps, output = _of_worker(described, name == "read")
+    if name == "read":
+        return _each(table, lambda block: many.read_block(block, steps, output))
+    return _each(table, lambda block: many.write_block(block, steps, output))
+
+
+@lru_cache(maxsize=2)
+def _of_worker(described: bytes, reads: bool) -> tuple[Steps, Storage]:
+    """What a worker needs for all of its blocks; a reader has the face detector."""
+    config, steps = pickle.loads(described)
+    return many.reading_steps(config, steps) if reads else steps, Storage(config.output)
+
+
+def _each(table: Any, step: Callable[[Block], Block]) -> Any:
+    def tried(block: Block) -> Block:
+        if block.error is not None:
+            return block
+        try:
+            return step(block)
+        except Exception as error:  # a bug, or a full disk: the driver raises it
+            return Block(block.items, block.shard, error=error)
+
+    import pyarrow as pa
+
+    return pa.concat_tables([_table(tried(block)) for block in _blocks_of(table)])
+
+
+def _table(block: Block) -> Any:
+    import pyarrow as pa
+
+    return pa.table({"block": pa.array([pickle.dumps(block)], pa.large_binary())})
+
+
+def _blocks_of(table: Any) -> Iterator[Block]:
+    for data in table["block"]:
+        yield pickle.loads(data.as_buffer())

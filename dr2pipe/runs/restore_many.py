@@ -1,0 +1,137 @@
+"""``dr2pipe restore-many``: the restoration of :mod:`dr2pipe.runs.restore` over many machines."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from contextlib import nullcontext
+
+from dr2pipe.core.config import to_yaml
+from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.lease import Lease
+from dr2pipe.core.markers import MARKER, marked, parse_marker
+from dr2pipe.core.processes import stop_signals_caught
+from dr2pipe.core.storage import Storage
+from dr2pipe.runs import many
+from dr2pipe.runs.batches import RunSummary
+from dr2pipe.runs.many import Block, ManyConfig
+from dr2pipe.runs.many_report import Progress, write_reports
+from dr2pipe.runs.on_ray import LoadSteps, Pool, cluster
+from dr2pipe.runs.photos import check_listed
+from dr2pipe.runs.restore import describe_run, load_steps
+from dr2pipe.runs.restore_config import check_config
+from dr2pipe.runs.shards import QUARANTINED, read_rows, shard_name, write_shard
+from dr2pipe.runs.steps import Steps
+
+logger = logging.getLogger(__name__)
+
+KIND = "restore-many"
+# What a block is divided by in each round. Blocks whose workers die come again in the next one; a
+# picture that is lost in all rounds, at last alone, is quarantined.
+_ROUNDS = (1, 8, None)  # None: pictures alone
+_MOST_LOST_ALONE = 20  # more are no poison: the cluster itself loses its workers
+
+
+def restore_many(config: ManyConfig, *, load: LoadSteps = load_steps) -> RunSummary:
+    """Restore what is missing or changed; counts over all pictures of the input.
+
+    Args:
+        config: the settings.
+        load: gives the steps with the networks on a device; called in the actors.
+
+    Raises:
+        Dr2pipeError: an invalid setting, missing weights, a store that cannot be reached, or a
+            cluster that lacks what is asked for; nothing was restored then.
+    """
+    check_config(config.restore)
+    if config.restore.repair.mask is not None or config.restore.pages != "first":
+        raise ConfigError("restore-many takes no masks (repair.mask), and no pages=all")
+    if min(config.block_pictures, config.cpus_per_actor, config.actors or 1) < 1:
+        raise ConfigError("block, actors and cpus-per-actor must be at least 1")
+    output = Storage(config.restore.output)
+    items = many.list_pictures(config.restore, output)
+    check_listed(config.restore, [item.path for item in items])
+    _check_marker(output, config)
+    lease = Lease(output, beat_s=config.beat_s)
+    joins = config.join and lease.living() is not None
+    with cluster(config), nullcontext() if joins else lease:
+        pool = Pool.of(config)
+        steps = pool.describe(config, load)
+        if not joins:
+            output.remove_partial()
+            description = {"kind": KIND, "inputs": [config.restore.input]}
+            description |= describe_run(config.restore, steps)
+            output.write(MARKER, to_yaml(marked(description, steps.outputs)).encode())
+        stored = output.find()
+        blocks, done, given_up = many.plan(
+            items,
+            steps,
+            read_rows(output, stored),
+            stored,
+            block_pictures=config.block_pictures,
+            retries=config.retries,
+        )
+        progress = Progress(len(items), done, given_up, pool.actors, config.price)
+        # Two runs meet in the middle.
+        _run_rounds(blocks[::-1] if joins else blocks, config, steps, pool, load, lease, progress)
+        if not joins and not lease.is_lost:
+            write_reports(output, progress, describe_run(config.restore, steps))
+            output.remove_partial()
+    return progress.summary
+
+
+def _run_rounds(
+    blocks: list[Block],
+    config: ManyConfig,
+    steps: Steps,
+    pool: Pool,
+    load: LoadSteps,
+    lease: Lease,
+    progress: Progress,
+) -> None:
+    stop: list[bool] = []
+    with progress, stop_signals_caught(lambda: stop.append(True)):
+        for divisor in _ROUNDS:
+            most = 1 if divisor is None else max(1, config.block_pictures // divisor)
+            items = [item for block in blocks for item in block.items]
+            if divisor != 1:
+                logger.warning("%d pictures were lost with their workers: again", len(items))
+                blocks = [
+                    many.block_of(items[i : i + most], steps) for i in range(0, len(items), most)
+                ]
+            waiting = {block.shard: block for block in blocks}
+            for block in pool.run(blocks, config, steps, load, alone=most == 1):
+                if block.error is not None:
+                    raise block.error
+                progress.add(block)
+                waiting.pop(block.shard, None)
+                if stop or lease.is_lost:
+                    progress.summary.interrupted = True
+                    return
+            blocks = list(waiting.values())
+            if not blocks:
+                return
+    lost = [item for block in blocks for item in block.items]
+    if len(lost) > _MOST_LOST_ALONE and len(lost) > progress.summary.restored:
+        raise RuntimeError(f"{len(lost)} pictures were lost with their workers: see Ray's logs")
+    error = RuntimeError(f"its worker died {len(_ROUNDS)} times, at last with this picture alone")
+    rows = [many.failed_row(item, error, steps, QUARANTINED) for item in lost]
+    for row in rows:
+        row.attempts = max(row.attempts, len(_ROUNDS))
+        logger.warning("%s was quarantined: %s", row.path, error)
+    name = shard_name([(row.path, row.version, row.attempts) for row in rows], "quarantined")
+    write_shard(Storage(config.restore.output), name, rows)
+    progress.add(dataclasses.replace(blocks[0], rows=rows))
+
+
+def _check_marker(output: Storage, config: ManyConfig) -> None:
+    try:
+        marker = parse_marker(output.read(MARKER))
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise ConfigError(f"{output.url} cannot be read: {error}") from None
+    if marker is None or marker.get("kind") != KIND:
+        raise ConfigError(f"{output.url} holds the results of another command; choose another")
+    if config.restore.input not in (marker.get("inputs") or []):
+        raise ConfigError(f"{output.url} holds the results of another input; choose another")

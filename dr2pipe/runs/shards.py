@@ -1,0 +1,103 @@
+"""The records of a run on many machines: parquet files, one for each task."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import time
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from dr2pipe.core.extras import needs_extra
+from dr2pipe.core.records import finite
+from dr2pipe.core.storage import Storage
+
+RECORDS = "records"
+DONE, FAILED, QUARANTINED = "done", "failed", "quarantined"
+_READERS = 32
+_COLUMNS = ("path", "status", "version", "settings", "attempts", "written", "record")
+
+
+@dataclass
+class Row:
+    """What became of a picture.
+
+    Attributes:
+        path: its relative path.
+        status: done, failed or quarantined.
+        version: of its file, as the listing said; empty: unknown.
+        settings: hash of what decides the result.
+        attempts: how often it was tried with this version and these settings.
+        written: seconds since 1970; the latest row about a picture counts.
+        record: as a line of ``manifest.jsonl`` or ``failures.jsonl``.
+    """
+
+    path: str
+    status: str
+    version: str
+    settings: str
+    attempts: int
+    record: dict[str, Any]
+    written: float = 0.0
+
+
+def shard_name(pictures: Iterable[tuple[str, str, int]], settings: str) -> str:
+    """The name of the shard about pictures, by what it is about: a task that runs twice writes once.
+
+    Args:
+        pictures: path, version and number of the attempt of each.
+        settings: hash of what decides the results.
+    """
+    said = json.dumps([settings, sorted(pictures)])
+    return f"{RECORDS}/{hashlib.sha256(said.encode()).hexdigest()[:32]}.parquet"
+
+
+def write_shard(storage: Storage, name: str, rows: list[Row]) -> None:
+    """Write the rows as one file, whole or not at all."""
+    with needs_extra("ray"):
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+    written = time.time()
+    columns = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
+    columns["written"] = [written] * len(rows)
+    columns["record"] = [json.dumps(finite(row.record), allow_nan=False) for row in rows]
+    data = io.BytesIO()
+    pq.write_table(pa.table(columns), data, compression="zstd")
+    storage.write(name, data.getvalue())
+
+
+def read_shard(storage: Storage, name: str) -> list[Row]:
+    """The rows of a shard.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    with needs_extra("ray"):
+        import pyarrow.parquet as pq
+    content = pq.read_table(io.BytesIO(storage.read(name)))
+    return [Row(**{**row, "record": json.loads(row["record"])}) for row in content.to_pylist()]
+
+
+def read_rows(storage: Storage, names: Iterable[str]) -> dict[str, Row]:
+    """{relative path: latest row} of all shards among the names of a listing."""
+    shards = [
+        name for name in names if name.startswith(f"{RECORDS}/") and name.endswith(".parquet")
+    ]
+    latest: dict[str, Row] = {}
+    with ThreadPoolExecutor(_READERS) as readers:
+        for rows in readers.map(lambda name: read_shard(storage, name), shards):
+            for row in rows:
+                known = latest.get(row.path)
+                if known is None or known.written <= row.written:
+                    row.record = {} if row.status != DONE else _kept(row.record)
+                    latest[row.path] = row
+    return latest
+
+
+def _kept(record: dict[str, Any]) -> dict[str, Any]:
+    """What decides whether a picture is done; the rest would fill the memory of a long list."""
+    kept = {name: record[name] for name in ("output", "files", "saved") if name in record}
+    return kept | ({"faces": [{}]} if record.get("faces") else {})
