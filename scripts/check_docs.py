@@ -134,8 +134,9 @@ def main() -> int:
                     done[command] = check(command, folder)
                 except (Exception, SystemExit) as error:
                     done[command] = "failed"
-                    print(f"{page.relative_to(ROOT)}: {command}\n    {error}")
+                    print(f"{page.relative_to(ROOT)}: {error}", flush=True)
                 counts[done[command]] += 1
+                print(f"{done[command]}: {command}", flush=True)
     said = ", ".join(f"{count} {what}" for what, count in counts.items())
     print(f"{len(pages)} pages, {len(done)} different commands: {said}")
     return 1 if counts["failed"] else 0
