@@ -4,7 +4,7 @@ WORKERS := 2
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint docs wheel clean
+.PHONY: demo gallery docs-check test test-slow lint docs wheel clean
 
 demo: $(READY)
 	$(PYTHON) scripts/demo.py demo
@@ -21,6 +21,14 @@ lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
+
+# The pictures of docs/gallery.md and docs/questions.
+gallery: $(READY)
+	$(PYTHON) scripts/gallery.py
+
+# Every command of README.md and docs.
+docs-check: $(READY)
+	HF_HUB_OFFLINE=1 $(PYTHON) scripts/check_docs.py
 
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict --quiet

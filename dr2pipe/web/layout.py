@@ -22,6 +22,7 @@ _DAMAGES = [
 ]
 STYLE = """
 .gradio-container { max-width: 1200px !important; margin: auto !important; }
+#grid .caption-label { white-space: normal; max-width: 100%; font-size: 12px; }
 .dr2-command textarea { font-family: ui-monospace, monospace; }
 """
 _INTRO = """# Restore old and damaged photos

@@ -154,7 +154,7 @@ class Page:
             self._visit(request), name or "", -1 if face is None else face, Wish(preset, seed=seed)
         )
         return [
-            (str(path), f"N {t.factor}, τ {t.tau}, ω {t.omega}: {t.calls} calls, {t.seconds:.1f} s")
+            (str(path), f"N {t.factor}, τ {t.tau}: {t.calls} calls, {t.seconds:.1f} s")
             for path, t in found
         ]
 
