@@ -1,6 +1,8 @@
 """``restore-many`` on one machine as if on many: the real pipeline, with a sleep for the networks.
 
     python scripts/research/scale_simulation.py tiny WORK --pictures 200000
+    python scripts/research/scale_simulation.py skip WORK --pictures 200000 --block 512
+    python scripts/research/scale_simulation.py cpu WORK --pictures 2000 --block 512
     python scripts/research/scale_simulation.py nodes WORK --pictures 400
     python scripts/research/scale_simulation.py poison WORK --pictures 60
     python scripts/research/scale_simulation.py store WORK --pictures 200
@@ -15,6 +17,7 @@ import itertools
 import json
 import logging
 import os
+import pickle
 import resource
 import shutil
 import signal
@@ -33,10 +36,17 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.models import find_file
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs.batches import BatchResult
-from dr2pipe.runs.many import ManyConfig
+from dr2pipe.runs.many import (
+    ManyConfig,
+    list_pictures,
+    plan,
+    read_block,
+    restore_block,
+    write_block,
+)
 from dr2pipe.runs.restore import RestoreConfig
 from dr2pipe.runs.restore_many import restore_many
-from dr2pipe.runs.shards import RECORDS, read_shard
+from dr2pipe.runs.shards import DONE, RECORDS, Row, read_rows, read_shard, write_shard
 from dr2pipe.runs.steps import Steps
 
 POISON = 255  # grey of a picture that kills the process that restores it
@@ -139,6 +149,64 @@ def tiny(work, pictures, seconds, block):
         assert summary.skipped == pictures, summary
     said["driver_peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     return said | check_records(work / "out", pictures)
+
+
+def skip(work, pictures, seconds, block):
+    """What the driver does of a finished run: list, read the records, find nothing to do."""
+    make_pictures(work / "in", pictures)
+    shutil.copytree(work / "in", work / "out/restored")
+    config = config_for(work / "in", work / "out").restore
+    output, steps = Storage(config.output), simulated_steps(config, "cpu", seconds=0)
+    items = list_pictures(config, output)
+    for start in range(0, len(items), block):
+        rows = []
+        for item in items[start : start + block]:
+            name = f"restored/{item.output_name}"
+            record = {"path": item.path, "sha256": "0" * 64, "settings": steps.settings_hash}
+            record |= {"output": name, "files": {name: [item.size, "0" * 64]}, "seed": 1}
+            record |= {"seconds": 0.1, "warnings": []}
+            rows.append(Row(item.path, DONE, item.version, steps.settings_hash, 1, record))
+        write_shard(output, f"{RECORDS}/{start:09}.parquet", rows)
+    del items, rows
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    start, cpu = time.perf_counter(), time.process_time()
+    items, stored = list_pictures(config, output), output.find()
+    found = read_rows(output, stored)
+    blocks, done, _ = plan(items, steps, found, stored, block_pictures=block, retries=2)
+    assert (len(blocks), done) == (0, pictures)
+    return {
+        "pictures": pictures,
+        "shards": -(-pictures // block),
+        "seconds": round(time.perf_counter() - start, 1),
+        "cpu_seconds": round(time.process_time() - cpu, 1),
+        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
+        "peak_mb_before": before,
+    }
+
+
+def cpu(work, pictures, seconds, block):
+    """Seconds of a core that a picture takes beside the networks, without Ray's own."""
+    make_pictures(work / "in", pictures)
+    config = config_for(work / "in", work / "out").restore
+    output, steps = Storage(config.output), simulated_steps(config, "cpu", seconds=0)
+    blocks, _, _ = plan(
+        list_pictures(config, output), steps, {}, {}, block_pictures=block, retries=2
+    )
+    said, start = {"pictures": pictures}, time.process_time()
+    calls = {
+        "read": lambda done: read_block(done, steps, output),
+        "restore": lambda done: restore_block(done, steps),
+        "write": lambda done: write_block(done, steps, output),
+    }
+    for block_now in blocks:
+        done = block_now
+        for name, call in calls.items():
+            start = time.process_time()
+            done = pickle.loads(pickle.dumps(call(done)))
+            said[f"{name}_ms"] = said.get(f"{name}_ms", 0) + time.process_time() - start
+    for name in calls:
+        said[f"{name}_ms"] = round(said[f"{name}_ms"] / pictures * 1000, 3)
+    return said
 
 
 def drive(work, seconds, block):
@@ -315,7 +383,7 @@ def compare(work, pictures, seconds, block):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    studies = (tiny, nodes, poison, store, compare)
+    studies = (tiny, skip, cpu, nodes, poison, store, compare)
     parser.add_argument("study", choices=[study.__name__ for study in studies] + ["drive"])
     parser.add_argument("work", type=Path)
     parser.add_argument("--pictures", type=int, default=100)

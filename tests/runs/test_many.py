@@ -356,6 +356,41 @@ def test_files_and_records_are_those_of_restore(photos, model_folder, tmp_path, 
         assert {**line, "seconds": 0} == {**found, "seconds": 0}
 
 
+@pytest.mark.slow
+def test_an_s3_store_that_refuses_and_stalls(tmp_path, pool, monkeypatch):
+    pytest.importorskip("s3fs", reason="the extra [ray] is not installed")
+    pytest.importorskip(
+        "moto", reason="a server for tests: pip install 'moto[s3]' flask flask-cors"
+    )
+    from scale_simulation import store_here
+
+    for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "")  # is put back at the end
+    local = str(make_pictures(tmp_path / "in", 40)), str(tmp_path / "out")
+    run(local)
+    with store_here(refuse_every=20, stall_every=150, stall_s=20) as app:
+        with pytest.raises(ConfigError, match="no files in s3://photos"):
+            run(("s3://photos/in", local[1] + "2"))
+        with pytest.raises(ConfigError, match="cannot be written"):
+            run((local[0], "s3://photos/out"))
+        fs = Storage("s3://photos").fs
+        fs.mkdir("photos")
+        fs.put(local[0], "photos/in", recursive=True)
+        places = "s3://photos/in", "s3://photos/out"
+        assert counts(run(places)) == (40, 0, 0)
+        assert counts(run(places)) == (0, 40, 0)
+        remote, one = Storage(places[1]), Storage(local[1])
+        names = [name for name in one.find() if name.startswith("restored/")]
+        assert len(names) == 40
+        assert all(remote.read(name) == one.read(name) for name in names)
+        fs.pipe_file("photos/in/face_000.png", one.read(names[5]))  # another ETag
+        assert counts(run(places)) == (1, 39, 0)
+        assert app.refused > 5
+        assert app.stalled
+    rows = [row for name in one.find() if name.startswith(RECORDS) for row in read_shard(one, name)]
+    assert len(rows) == 40
+
+
 assert photos  # a fixture
 
 
