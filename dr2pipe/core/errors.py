@@ -6,6 +6,8 @@ The command line shows these in one line. Any other error is a bug and shows its
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 
 class Dr2pipeError(ValueError):
@@ -18,6 +20,15 @@ class ConfigError(Dr2pipeError):
 
 class PictureError(Dr2pipeError):
     """A picture cannot be read, or does not fit its use."""
+
+
+@contextmanager
+def picture_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Inside the block a PictureError says of which file it speaks."""
+    try:
+        yield
+    except PictureError as error:
+        raise PictureError(f"{os.fspath(path)}: {error}") from None
 
 
 class CheckpointError(Dr2pipeError):

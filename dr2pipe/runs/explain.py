@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dr2pipe.core import files, images
 from dr2pipe.core.config import load_config, stable_seed
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, picture_named
 from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.sheets import contact_sheet
@@ -65,9 +65,12 @@ def explain(photo: str, *, preset: str = "default", sheet: str | None = None) ->
     check_restoration(config)
     if config.faces.mode != "photos":
         raise ConfigError("explain takes a preset for whole photos")
+    if sheet is not None and Path(sheet).exists() and not Path(sheet).is_file():
+        raise ConfigError(f"{sheet} is no file: choose another place for the sheet")
+    with picture_named(photo):
+        data = images.read_file(photo)
+        picture = images.decode_image(data, keep_own=True, whole_photo=True)
     engine, hashes = load_photo_engine(config, process_state().device)
-    data = images.read_file(photo)
-    picture = images.decode_image(data, keep_own=True, whole_photo=True)
     if picture.tint is None:
         picture.set_tint_aside()
     faces = engine.prepare(picture, Path(photo).name).faces

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import dr2pipe
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config, to_yaml
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, picture_named
 from dr2pipe.core.processes import process_state
 from dr2pipe.runs.jobs import Job
 from dr2pipe.runs.restore import load_steps
@@ -65,6 +65,9 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
         ConfigError: the result does not say how it was made, or weights are missing.
         PictureError: one of the files is no picture.
     """
+    for path in (result, original):
+        with picture_named(path):
+            images.check_file(path)
     said = _said_by(result)
     config = _config_of(said, Path(original), overrides)
     check_config(config)
@@ -77,7 +80,6 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
 
 
 def _said_by(result: str | Path) -> dict[str, Any]:
-    images.check_file(result)
     try:
         said = json.loads(images.read_mark(result) or "null")
     except ValueError:

@@ -5,12 +5,14 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-import gradio as gr
-
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.runs.presets import list_presets
 from dr2pipe.web.about import cards, installation, presets_table
 from dr2pipe.web.page import Page, event, told
 from dr2pipe.web.wishes import MOST_VARIANTS, Wish, has_sharp_variant, usual_tau
+
+with needs_extra("web"):
+    import gradio as gr
 
 # Networks work for one visitor at a time; the others wait in a queue.
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "device"}

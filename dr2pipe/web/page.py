@@ -9,14 +9,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
 import numpy as np
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
+from dr2pipe.core.extras import needs_extra
 from dr2pipe.web.visits import Photo, Visit, Visits, describe_disk
 from dr2pipe.web.wishes import Wish
 from dr2pipe.web.workshop import Done, Outcome, Workshop
+
+with needs_extra("web"):
+    import gradio as gr
 
 logger = logging.getLogger(__name__)
 

@@ -68,6 +68,8 @@ def write_run_report(run: str | Path, *, source: str | Path | None = None) -> Pa
         ConfigError: the folder is not of such a run.
     """
     run = Path(run)
+    if source is not None and not Path(source).is_dir():
+        raise ConfigError(f"{source} is no folder of pictures")
     marker = read_marker(run)
     if marker is None or "settings" not in marker:
         raise ConfigError(f"{run} is no output folder of dr2pipe restore")
