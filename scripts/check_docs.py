@@ -38,7 +38,7 @@ _SCRIPTS = {"train": "train", "evaluate": "protocols", "sweep": "sweep", "make_c
 
 def commands_of(text: str) -> list[str]:
     """Commands in the indented and fenced code of a page, without comments."""
-    text = re.sub(r"\\\n\s*", " ", text)
+    text = re.sub(r"\s*\\\n\s*", " ", text)
     fenced = re.findall(r"^```\w*\n(.*?)^```", text, flags=re.DOTALL | re.MULTILINE)
     lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
     lines += [line for block in fenced for line in block.splitlines()]
@@ -48,7 +48,7 @@ def commands_of(text: str) -> list[str]:
 
 def prepare(folder: Path) -> None:
     """The files that commands of the documentation name, small."""
-    for name in ("PHOTOS", "PHOTOS_OF_THE_PERSON", "FACES", "INPUT", "MASKS", "FOLDER"):
+    for name in ("PHOTOS", "PHOTOS_OF_THE_PERSON", "FACES", "INPUT", "MASKS", "MARKS", "FOLDER"):
         (folder / name).mkdir()
     for number, (name, portrait) in enumerate(PORTRAITS.items()):
         left, top, right, bottom = portrait.frame
@@ -58,6 +58,9 @@ def prepare(folder: Path) -> None:
             photo.save(folder / "PHOTOS" / f"{name}.png")
             photo.save(folder / "PHOTOS_OF_THE_PERSON" / f"{name}.png")
             photo.save(folder / "PHOTO", "PNG")
+            marks = np.zeros((170, 150, 3), np.uint8)
+            marks[60:64, 50:110] = 255
+            images.write_png(folder / "MARKS" / f"{name}.png", marks)
         for place in ("FACES", "INPUT", "FOLDER"):
             images.write_png(folder / place / f"{name}.png", face)
         mask = np.zeros((64, 64, 3), np.uint8)
@@ -93,7 +96,7 @@ def check(command: str, folder: Path) -> str:
 
 
 def _check_dr2pipe(words: list[str], folder: Path) -> str:
-    if any(re.fullmatch(r"KIND|KEY|NAME", word) for word in words):
+    if any(re.search(r"\b(KIND|KEY|NAME|FILE)$", word) for word in words):
         return "read"
     words = [str(ROOT / w) if w.startswith(("configs/", "checkpoints/")) else w for w in words]
     options = build_parser().parse_args(words)
