@@ -60,7 +60,7 @@ def settings_for(damage: str, config: DR2Config) -> list[str]:
     if damage == "auto":
         if config.mode == "auto":
             return []
-        if config.model != DR2Config().model:
+        if config.auto != f"auto_{config.model}":
             raise ConfigError(
                 f"auto is not fitted for the model {config.model}: choose mild, medium or severe"
             )

@@ -9,7 +9,7 @@ from dr2pipe.core.models import user_folder
 from dr2pipe.runs.doctor import report
 from dr2pipe.runs.presets import list_presets
 
-_CARDS = ("portrait64", "enhancer_portrait128", "exegan_64")
+_CARDS = ("portrait128", "enhancer256", "exegan_64")
 
 
 def presets_table() -> str:
