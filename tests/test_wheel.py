@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from conftest import PATIENCE_SECONDS, ROOT, make_pictures
 
-MAX_BYTES = 40_000_000
+MAX_BYTES = 60_000_000
 SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 STRAY = ("build/lib/dr2pipe/stale.py", "checkpoints/stale/config.json")
 SHIPPED = ("auto_portrait64", "degradation_encoder_64", "exegan_64", "portrait64")

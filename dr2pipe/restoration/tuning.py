@@ -74,8 +74,13 @@ def settings_for(damage: str, config: DR2Config) -> list[str]:
 
 
 def stage1_settings(factor: int, tau: int, config: DR2Config) -> list[str]:
-    """N and τ, with ω and the number of calls that go with them, as ``--set`` takes them."""
+    """N and τ, with ω and the number of calls that go with them, as ``--set`` takes them.
+
+    Where the preset gives ω, it stays as far above τ.
+    """
     omega = default_omega(tau, factor, config.num_steps)
+    if config.omega is not None:
+        omega = min(tau + config.omega - config.tau, config.num_steps - 1)
     settings = [f"dr2.factor={factor}", f"dr2.tau={tau}", f"dr2.omega={omega}"]
     if config.num_evaluations is not None:
         calls = min(config.num_evaluations, omega - tau + 1)

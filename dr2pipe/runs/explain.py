@@ -67,10 +67,10 @@ def explain(photo: str, *, preset: str = "default", sheet: str | None = None) ->
         raise ConfigError("explain takes a preset for whole photos")
     if sheet is not None and Path(sheet).exists() and not Path(sheet).is_file():
         raise ConfigError(f"{sheet} is no file: choose another place for the sheet")
+    engine, hashes = load_photo_engine(config, process_state().device)
     with picture_named(photo):
         data = images.read_file(photo)
         picture = images.decode_image(data, keep_own=True, whole_photo=True)
-    engine, hashes = load_photo_engine(config, process_state().device)
     if picture.tint is None:
         picture.set_tint_aside()
     faces = engine.prepare(picture, Path(photo).name).faces

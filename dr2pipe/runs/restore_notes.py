@@ -67,8 +67,12 @@ def text_of_result(config: RestoreConfig, settings: dict[str, Any]) -> dict[str,
     that is given away should not tell how somebody's disk is ordered.
     """
     own = to_dict(config)
-    of_files = {"input", "output", "batch_size", "loader_threads", "writer_threads", "merge"}
-    for name in of_files:
+    changes_no_pixel = (
+        *("input", "output", "batch_size", "loader_threads", "writer_threads", "merge", "verify"),
+        *("save_faces", "save_coarse", "save_compare", "boxes", "strict", "pages", "max_pixels"),
+        "png_compression",
+    )
+    for name in changes_no_pixel:
         own.pop(name)
     differing = _without_paths(_differing(own, to_dict(RestoreConfig(input="", output=""))))
     return {"version": dr2pipe.__version__, "settings": settings, "config": differing}

@@ -46,7 +46,7 @@ def test_restore_command_equals_the_script(pictures, model_folder, tmp_path, cap
     assert cli.main(arguments) == 0
     assert "6 restored, 0 already done, 0 failed" in capsys.readouterr().out
     assert len(list((out / "restored").iterdir())) == 6
-    preset = ROOT / "configs" / "restore" / "portrait64.yaml"
+    preset = ROOT / "configs" / "restore" / "default.yaml"
     plain = out.rename(tmp_path / "out")
     same = [f"input={pictures}", f"output={plain}", f"dr2.model={model_folder}", *TINY]
     assert cli.script("restore", [str(preset), *same]) == 0

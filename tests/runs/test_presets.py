@@ -36,7 +36,7 @@ def test_every_preset_says_what_it_needs():
     listed = {preset.name: preset for preset in list_presets()}
     default = listed["default"]
     assert [need.state for need in default.needs] == ["comes with dr2pipe"] * 2
-    assert default.needs[0].megabytes == pytest.approx(7.6, abs=0.5)
+    assert default.needs[0].megabytes == pytest.approx(19.8, abs=0.5)
     assert (default.calls, default.missing, default.seconds) == (5, [], None)
     assert listed["dr2_ffhq_sparnethd"].calls == 21
     assert listed["dr2_ffhq_sparnethd"].missing == ["dr2_ffhq", "sparnethd_dr2aug"]
@@ -84,8 +84,8 @@ def test_a_file_by_hand(toy, home):
 
 def test_a_preset_is_set_up_by_one_command(capsys):
     assert set_up("default") == [
-        "portrait64 is here already",
-        "enhancer_portrait128 is here already",
+        "portrait128 is here already",
+        "enhancer256 is here already",
         "next: dr2pipe restore PHOTOS OUTPUT --preset default",
     ]
     assert cli.main(["setup", "celebahq256_bicubic"]) == 2  # the tests have no network
@@ -100,7 +100,7 @@ def test_the_list(home, capsys):
     assert measure("portrait64") > 0
     assert cli.main(["presets"]) == 0
     said = capsys.readouterr().out
-    assert "portrait64: The default: the embedded portrait DDPM" in said
+    assert "portrait64: A smaller embedded portrait DDPM" in said
     assert "5 network calls a face, on this machine not measured" in said
     assert " s a face" in said
     assert "get all: dr2pipe setup gfpgan14_only" in said

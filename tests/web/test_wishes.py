@@ -8,28 +8,28 @@ from dr2pipe.web.wishes import Wish, command_of, has_sharp_variant, overrides_of
 
 def test_usual_wishes_change_nothing():
     assert overrides_of(Wish()) == []
-    assert overrides_of(Wish(tau=6)) == []
+    assert overrides_of(Wish(tau=14)) == []
     assert command_of(Wish(), "a b.jpg") == "dr2pipe restore 'a b.jpg' OUTPUT"
 
 
 def test_every_wish_is_a_setting():
     wish = Wish(damage="severe", skip_good=False, scale=2, seed=7, sharpness=0.5)
     assert overrides_of(wish) == [
-        "dr2.factor=4",
-        "dr2.tau=12",
-        "dr2.omega=32",
+        "dr2.factor=8",
+        "dr2.tau=28",
+        "dr2.omega=40",
         "dr2.num_evaluations=5",
         "enhancer.sharpness=0.5",
         "faces.skip_good=false",
         "scale=2",
         "seed=7",
     ]
-    assert (usual_tau(wish), usual_tau(Wish(damage="auto"))) == (12, 6)
+    assert (usual_tau(wish), usual_tau(Wish(damage="auto"))) == (28, 14)
     # τ by hand keeps the damage's N, and ω follows.
     assert overrides_of(Wish(damage="severe", tau=20))[:3] == [
-        "dr2.factor=4",
+        "dr2.factor=8",
         "dr2.tau=20",
-        "dr2.omega=40",
+        "dr2.omega=32",
     ]
     assert overrides_of(Wish(damage="auto", tau=20)) == ["dr2.mode=auto"]
     command = command_of(Wish("portrait64", references=True), "p.png", listed=True, marked=True)

@@ -42,7 +42,7 @@ def test_the_result_is_that_of_the_command_line(shop, visit, tmp_path):
     assert np.asarray(Image.open(photo.boxes)).shape == (190, 210, 3)
     outcome = shop.restore(visit, Wish(damage="severe", seed=3), say)
     ((done,),) = outcome.done
-    assert done.command.startswith("dr2pipe restore worn.png OUTPUT --set dr2.factor=4")
+    assert done.command.startswith("dr2pipe restore worn.png OUTPUT --set dr2.factor=8")
     words = done.command.split()[1:]
     words[1], words[2] = str(kept), str(tmp_path / "out")
     assert cli.main(words) == 0
