@@ -71,7 +71,8 @@ class Pool:
         """
         import ray
 
-        has: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cluster: Any = ray  # it has types for a part of its functions only
+        has: dict[str, float] = cluster.cluster_resources()
         in_cluster = {name: has.get(name, 0.0) for name in ("CPU", "GPU")}
         gpus = config.gpus_per_actor
         if gpus is None:
