@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 import yaml
+from accelerate.state import AcceleratorState
 from diffusers import UNet2DModel
 from diffusers.utils import logging as diffusers_logging
 from PIL import Image
@@ -64,6 +65,12 @@ def libraries_are_loud_again():
     """
     diffusers_logging.set_verbosity_warning()
     diffusers_logging.enable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def accelerate_is_as_new():
+    """A training that ends by an error leaves its precision behind, which the next one refuses."""
+    AcceleratorState._reset_state()
 
 
 @pytest.fixture(scope="session")

@@ -195,7 +195,7 @@ def mutate_tensors(tensors: dict[str, Any], rng: random.Random) -> dict[Any, Any
             number = rng.choice(("0", "1", "7", "31", "-1", "x", "1000000000", "9" * 25))
             parts = [part if not part.isdigit() else number for part in str(name).split(".")]
             changed[".".join(parts)] = changed.pop(name)
-        elif how == 2 and isinstance(value, torch.Tensor):
+        elif how == 2 and isinstance(value, torch.Tensor) and value.layout == torch.strided:
             changed[name] = rng.choice(
                 (
                     value.reshape(-1),

@@ -136,11 +136,12 @@ def _checkpoints():
         record = parity.load(fixture)[0]["models"][model]
         beside = {"latent_avg": [[0.0] * 512] * 18} if kind == "psp_encoder" else {}
         yield kind, {}, _zeros(record["keys"], record["kept_values"] | beside)
+    yield "vqfr_v1", {}, _zeros(parity.load("vqfr_v1")[0]["keys"])
     yield "sparnet", {}, _zeros(sparnet["keys"])
 
 
 CHECKPOINTS = list(_checkpoints())
-NUM_LARGE = 4
+NUM_LARGE = 5
 
 
 def check_converter(which, seed):
