@@ -268,6 +268,9 @@ def _run(arguments: list[str], prepare: Callable[[], object], writing: int) -> N
         os.dup2(writing, 1)
         os.dup2(writing, 2)
         sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        # torch renews its pool of threads once after a fork; two threads that ask for it first at
+        # the same time find none ("Invalid thread pool").
+        torch.set_num_threads(1)
         prepare()
         code = cli.main(arguments)
     except SystemExit as ended:
