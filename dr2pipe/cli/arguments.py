@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from dr2pipe import __version__
 from dr2pipe.cli import commands
 from dr2pipe.cli.models import add_models
+from dr2pipe.cli.options import add_config, add_set, whole_number
 from dr2pipe.cli.people import add_people
+from dr2pipe.cli.studies import add_studies
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -36,11 +37,10 @@ def build_parser() -> argparse.ArgumentParser:
     groups = (
         *(_add_restore, _add_restore_many, add_people, _add_report, _add_verify),
         *(add_models, _add_inpaint, _add_cut_faces),
-        *(_add_degrade, _add_studies, _add_fits),
+        *(_add_degrade, add_studies),
     )
     for add in groups:
         add(to)
-    _add_benchmark(to)
     command = to.add_parser("doctor", help="versions, devices, and what will be used")
     command.set_defaults(run=lambda o: commands.doctor())
     return parser
@@ -51,7 +51,7 @@ def parse_script_arguments(
 ) -> tuple[str, list[str]]:
     """CONFIG and the overrides of a script that does what ``command`` says."""
     parser = argparse.ArgumentParser(description=_SCRIPTS[command])
-    _add_config(parser)
+    add_config(parser)
     options = parser.parse_args(arguments)
     return options.config, options.overrides
 
@@ -92,7 +92,7 @@ def _add_restore(to: Commands) -> None:
         help="of the results; keep: JPEG and WebP photos stay so (png)",
     )
     command.add_argument(
-        "--quality", type=_whole_number, help="1..100 of jpg results (that of a JPEG photo, or 95)"
+        "--quality", type=whole_number, help="1..100 of jpg results (that of a JPEG photo, or 95)"
     )
     command.add_argument(
         "--min-identity",
@@ -125,7 +125,7 @@ def _add_restore(to: Commands) -> None:
         help="keep: black-and-white and tinted pictures get no other colours; free: they may (keep)",
     )
     _add_run_options(command)
-    _add_set(command)
+    add_set(command)
 
     command.set_defaults(run=commands.restore_with_options)
 
@@ -144,20 +144,20 @@ def _add_restore_many(to: Commands) -> None:
         "--aligned", action="store_true", help="the inputs are aligned faces, one in each"
     )
     command.add_argument(
-        "--actors", type=_whole_number, help="copies of the networks (one for each GPU or core)"
+        "--actors", type=whole_number, help="copies of the networks (one for each GPU or core)"
     )
     command.add_argument(
         "--gpus-per-actor", type=float, help="may be a part of one (1 where there are GPUs, or 0)"
     )
     command.add_argument(
-        "--cpus-per-actor", type=_whole_number, default=1, help="cores of each actor (1)"
+        "--cpus-per-actor", type=whole_number, default=1, help="cores of each actor (1)"
     )
     command.add_argument(
-        "--block", type=_whole_number, default=16, help="pictures of a task, at most (16)"
+        "--block", type=whole_number, default=16, help="pictures of a task, at most (16)"
     )
     command.add_argument(
         "--retries",
-        type=_whole_number,
+        type=whole_number,
         default=2,
         help="how often later runs try a picture that failed (2)",
     )
@@ -165,7 +165,7 @@ def _add_restore_many(to: Commands) -> None:
         "--join", action="store_true", help="help another run that is writing into this output"
     )
     command.add_argument("--price", type=float, help="of one actor for an hour, for the report")
-    _add_set(command)
+    add_set(command)
     command.set_defaults(
         run=lambda o: commands.restore_many(
             o.input,
@@ -196,11 +196,11 @@ def _add_inpaint(to: Commands) -> None:
     command.add_argument("--mix-with", help="second exemplar; mixtures/ shows the styles of both")
     command.add_argument(
         "--mix-at",
-        type=_whole_number,
+        type=whole_number,
         help="take the styles from this row on from the second exemplar",
     )
     command.add_argument(
-        "--samples", type=_whole_number, default=1, help="results of each picture (1)"
+        "--samples", type=whole_number, default=1, help="results of each picture (1)"
     )
     command.add_argument("--model", default="exegan_64", help="EXE-GAN: name, folder or hub id")
     command.add_argument(
@@ -208,7 +208,7 @@ def _add_inpaint(to: Commands) -> None:
         help="style encoder: name or folder (default: the one in the model's folder)",
     )
     command.add_argument(
-        "--seed", type=_whole_number, default=0, help="of the random part of the filling (0)"
+        "--seed", type=whole_number, default=0, help="of the random part of the filling (0)"
     )
     _add_run_options(command)
     command.set_defaults(
@@ -233,11 +233,11 @@ def _add_cut_faces(to: Commands) -> None:
     command.add_argument("input", help="photo or folder of photos (recursive)")
     command.add_argument("output", help="folder for the faces and their table")
     command.add_argument(
-        "--size", type=_whole_number, default=256, help="side of the faces in pixels (256)"
+        "--size", type=whole_number, default=256, help="side of the faces in pixels (256)"
     )
     command.add_argument(
         "--min-px",
-        type=_whole_number,
+        type=whole_number,
         help="leave out faces that are smaller in their photos (default: --size)",
     )
     command.add_argument("--faces", help="csv or JSON of the photos' faces, in place of a search")
@@ -268,12 +268,12 @@ def _add_degrade(to: Commands) -> None:
         help="chain of configs/degradations, a YAML file like those, sparnet, or an unseen family",
     )
     what.add_argument("--sheet", action="store_true", help="one face under all unseen families")
-    command.add_argument("--severity", type=_whole_number, help="1..5, of an unseen family")
+    command.add_argument("--severity", type=whole_number, help="1..5, of an unseen family")
     command.add_argument(
-        "--size", type=_whole_number, help="resize pictures to this side in pixels first"
+        "--size", type=whole_number, help="resize pictures to this side in pixels first"
     )
     command.add_argument(
-        "--seed", type=_whole_number, default=0, help="of the random parameters (0)"
+        "--seed", type=whole_number, default=0, help="of the random parameters (0)"
     )
     _add_run_options(command)
     command.set_defaults(
@@ -288,39 +288,6 @@ def _add_degrade(to: Commands) -> None:
             run_options=(o.pages, o.merge, o.verify),
         )
     )
-
-
-def _add_studies(to: Commands) -> None:
-    command = to.add_parser("train", help="train a recipe, see configs/train")
-    _add_config(command)
-    command.set_defaults(run=lambda o: commands.train(o.config, o.overrides))
-
-    about = "make the coarse faces that an enhancer is trained on, see configs/coarse"
-    command = to.add_parser("make-coarse", help=about)
-    _add_config(command)
-    command.set_defaults(run=lambda o: commands.make_coarse(o.config, o.overrides))
-
-    about = "compare methods on degraded clean faces, see configs/protocols"
-    command = to.add_parser("evaluate", help=about)
-    _add_config(command)
-    command.set_defaults(run=lambda o: commands.evaluate(o.config, o.overrides))
-
-    about = "try settings of DR2 on degraded clean faces, see configs/sweep"
-    command = to.add_parser("sweep", help=about)
-    _add_config(command)
-    command.set_defaults(run=lambda o: commands.sweep(o.config, o.overrides))
-
-    about = "describe how pictures are degraded, as vectors and a map"
-    command = to.add_parser("embed", help=about)
-    command.add_argument("input", help="picture or folder of pictures (recursive)")
-    command.add_argument("output", help="folder for vectors.npz and map.png")
-    command.add_argument(
-        "--model", default="degradation_encoder_64", help="encoder: name, folder or hub id"
-    )
-    command.add_argument(
-        "--size", type=_whole_number, help="resize pictures to this side in pixels first"
-    )
-    command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
 
 
 def _add_report(to: Commands) -> None:
@@ -338,88 +305,5 @@ def _add_verify(to: Commands) -> None:
     )
     command.add_argument("result", help="a file of restored/")
     command.add_argument("--original", required=True, help="the picture that it was made of")
-    _add_set(command)
+    add_set(command)
     command.set_defaults(run=lambda o: commands.verify(o.result, o.original, o.set))
-
-
-def _add_fits(to: Commands) -> None:
-    command = to.add_parser("fit-auto", help="fit dr2.mode=auto on a sweep")
-    command.add_argument("sweep", help="folder of a sweep with with_off=true")
-    command.add_argument("output", help=".json file, for dr2.auto")
-    command.set_defaults(run=lambda o: commands.fit_auto(o.sweep, o.output))
-
-    command = to.add_parser("fit-niqe", help="fit the metric niqe on clean pictures")
-    command.add_argument("input", help="folder of clean pictures, or an .npz")
-    command.add_argument("output", help=".npz file, for metric_files.niqe of a protocol")
-    command.add_argument(
-        "--size", type=_whole_number, required=True, help="side of the study's pictures in pixels"
-    )
-    command.add_argument(
-        "--block", type=_whole_number, default=96, help="side of the blocks in pixels (96)"
-    )
-    command.set_defaults(
-        run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
-    )
-
-
-def _add_benchmark(to: Commands) -> None:
-    about = "time a preset on this machine: networks, files without networks, files to files"
-    command = to.add_parser("benchmark", help=about)
-    command.add_argument(
-        "--preset", default="default", help="name in configs/restore, or a YAML file (default)"
-    )
-    command.add_argument("--input", help="picture or folder (pictures made by a rule)")
-    command.add_argument(
-        "--precisions", nargs="+", default=[], metavar="NAME", help="(the preset's)"
-    )
-    command.add_argument("--batch-sizes", nargs="+", type=_whole_number, default=[1, 4])
-    command.add_argument(
-        "--parts", nargs="+", default=None, metavar="PART", help="networks restorer machinery run"
-    )
-    command.add_argument(
-        "--pictures", type=_whole_number, default=32, help="of a run over files (32)"
-    )
-    command.add_argument(
-        "--size", type=_whole_number, default=512, help="side of the files without networks (512)"
-    )
-    command.add_argument("--json", help="file for the numbers")
-    command.add_argument("--against", metavar="JSON", help="such a file, to compare with")
-    _add_set(command)
-    command.set_defaults(
-        run=lambda o: commands.benchmark(
-            o.preset,
-            o.set,
-            json_file=o.json,
-            against=o.against,
-            precisions=o.precisions,
-            batch_sizes=o.batch_sizes,
-            input=o.input,
-            pictures=o.pictures,
-            size=o.size,
-            **({} if o.parts is None else {"parts": o.parts}),
-        )
-    )
-
-
-def _add_config(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", help="name of a built-in file, or a YAML file")
-    command.add_argument(
-        "overrides", nargs="*", metavar="key=value", help="change settings of the file"
-    )
-
-
-def _add_set(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "--set",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="key=value",
-        help="change settings, for instance dr2.tau=22 precision=bf16; comes after the paths",
-    )
-
-
-def _whole_number(text: str) -> int:
-    if not re.fullmatch(r"-?(0|[1-9][0-9]{0,17})", text):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number without leading zeros")
-    return int(text)

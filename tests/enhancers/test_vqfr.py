@@ -6,7 +6,7 @@ from torch import nn
 from dr2pipe.convert import convert_checkpoint
 from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.enhancers import build_enhancer
-from dr2pipe.enhancers.vqfr import DeformableConv
+from dr2pipe.enhancers.deformable import DeformableConv
 from dr2pipe.losses.codebook import codebook_loss
 
 SMALL = {
