@@ -192,7 +192,7 @@ class FacePlacer:
                 f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
             )
             if quality.effective_px >= holds:
-                skipped += f", at least what the networks can give ({holds:.0f})"
+                skipped += f"; the networks, which give {holds:.0f}, would only reduce it"
             else:
                 skipped += f", all that its size allows ({quality.side_px:.0f})"
         degraded = images.to_tensor(cut(picture.pixels, alignment, self.input_size))
