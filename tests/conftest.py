@@ -25,6 +25,7 @@ from dr2pipe.core import files
 from dr2pipe.core.config import load_config
 from dr2pipe.diffusion.auto import AutoSetting
 from dr2pipe.diffusion.degradation_features import FEATURES
+from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer
@@ -57,6 +58,12 @@ def make_unet(out_channels=3, size=16, seed=0):
     ).eval()
 
 
+def make_patched(**settings):
+    torch.manual_seed(0)
+    sizes = {"channels": (8, 16), "attention_sizes": (4,), "attention_head_channels": 8}
+    return PatchedUNet(**{"sample_size": 16, "norm_groups": 4} | sizes | settings).eval()
+
+
 @pytest.fixture(autouse=True)
 def libraries_are_loud_again():
     """A command silences diffusers for the rest of its process, which here goes on.
@@ -71,6 +78,13 @@ def libraries_are_loud_again():
 def accelerate_is_as_new():
     """A training that ends by an error leaves its precision behind, which the next one refuses."""
     AcceleratorState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    """No test reads or writes the downloads of the person who runs it."""
+    if "DR2PIPE_HOME" not in os.environ:
+        monkeypatch.setenv("DR2PIPE_HOME", str(tmp_path_factory.getbasetemp() / "home"))
 
 
 @pytest.fixture(scope="session")

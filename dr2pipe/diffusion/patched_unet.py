@@ -51,7 +51,9 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         skip_deviation: s, in the unit of pixels in [-1,1].
         chain_timesteps, beta_start, beta_end, beta_schedule: the chain, as for a scheduler of
             diffusers; alpha_bar comes from it.
-        in_channels, out_channels: 3; stated for code that reads them from any face DDPM.
+        in_channels: 3; 6 where the network sees a second picture, which stays as it is.
+        out_channels: 3; stated for code that reads it from any face DDPM.
+        num_class_embeds: number of classes that it is told; None for none.
 
     Raises:
         ConfigError: sizes that do not fit each other.
@@ -78,10 +80,14 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         beta_schedule: str = "linear",
         in_channels: int = CHANNELS,
         out_channels: int = CHANNELS,
+        num_class_embeds: int | None = None,
     ):
         super().__init__()
-        if in_channels != CHANNELS or out_channels != CHANNELS:
-            raise ConfigError(f"pictures have {CHANNELS} channels, not {in_channels}")
+        if in_channels not in (CHANNELS, 2 * CHANNELS) or out_channels != CHANNELS:
+            raise ConfigError(
+                f"in_channels={in_channels} must be {CHANNELS} or {2 * CHANNELS}, and "
+                f"out_channels={out_channels} must be {CHANNELS}"
+            )
         deepest = patch << (len(channels) - 1)
         if sample_size % deepest:
             raise ConfigError(f"sample_size={sample_size} is no multiple of {deepest}")
@@ -92,7 +98,7 @@ class PatchedUNet(ModelMixin, ConfigMixin):
         kinds = ["Attn" if side in attention_sizes else "" for side in sizes]
         self.unet = UNet2DModel(
             sample_size=sizes[0],
-            in_channels=CHANNELS * patch**2,
+            in_channels=in_channels * patch**2,
             out_channels=CHANNELS * patch**2,
             layers_per_block=layers_per_block,
             block_out_channels=tuple(channels),
@@ -103,6 +109,7 @@ class PatchedUNet(ModelMixin, ConfigMixin):
             attention_head_dim=attention_head_channels,
             dropout=dropout,
             resnet_time_scale_shift="scale_shift" if scale_shift else "default",
+            num_class_embeds=num_class_embeds,
         )
         chain = DDPMScheduler(
             num_train_timesteps=chain_timesteps,
@@ -124,7 +131,8 @@ class PatchedUNet(ModelMixin, ConfigMixin):
 
         Args:
             sample: x_t, (B,3,S,S), about [-1,1] and noise; S is a multiple of the patch times
-                the UNet's deepest reduction.
+                the UNet's deepest reduction. With six channels, the last three are the second
+                picture, in about [-1,1].
             timestep: one for all pictures or (B,), indices into the chain.
             return_dict: an object with ``sample``; else a tuple.
             **kwargs: passed to ``UNet2DModel``.
@@ -133,14 +141,16 @@ class PatchedUNet(ModelMixin, ConfigMixin):
             x0 in about [-1,1], (B,3,S,S), in the type of ``sample``.
         """
         self._alpha_bar = self._alpha_bar.to(sample.device)  # once
-        x, alpha_bar = sample.float(), self._alpha_bar
+        x, second = sample[:, :CHANNELS].float(), sample[:, CHANNELS:]
+        alpha_bar = self._alpha_bar
         timesteps = torch.as_tensor(timestep, device=sample.device)
         alpha_bar = alpha_bar[timesteps.long()].reshape(-1, 1, 1, 1)
         noise_variance = (1 - alpha_bar) / alpha_bar
         share = self.config.skip_deviation**2 / (self.config.skip_deviation**2 + noise_variance)
         scale = (((1 - share) * _DATA_DEVIATION) ** 2 + share**2 * noise_variance).sqrt()
         given = x / (_DATA_DEVIATION**2 * alpha_bar + 1 - alpha_bar).sqrt()
-        patches = F.pixel_unshuffle(given.to(sample.dtype), self.config.patch)  # (B,12,S/2,S/2)
+        seen = torch.cat([given.to(sample.dtype), second], dim=1)
+        patches = F.pixel_unshuffle(seen, self.config.patch)  # (B,12,S/2,S/2) for patches of two
         correction = self.unet(patches, timesteps, **kwargs).sample
         correction = F.pixel_shuffle(correction, self.config.patch).float()  # (B,3,S,S)
         estimate = (share * x / alpha_bar.sqrt() + scale * correction).to(sample.dtype)

@@ -17,16 +17,16 @@ from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, UNet2DModel, r
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.model_folders import load_network
 from dr2pipe.diffusion.dr2 import estimate_x0
+from dr2pipe.diffusion.patched_unet import PatchedUNet
 
 _COLOURS = 3
-_ADDED = "class_embedding.weight"  # of the settings; the teacher has none
 
 
 class DR2Student(ModelMixin, ConfigMixin):
-    """A ``UNet2DModel`` on six channels, x_ω and Φ_N(y), with an embedding of the settings.
+    """A UNet on six channels, x_ω and Φ_N(y), with an embedding of the settings.
 
     Args:
-        unet_config: the config of a ``UNet2DModel`` for noisy pictures, its teacher's: in its place
+        unet_config: the config of its teacher, a ``UNet2DModel`` or a ``PatchedUNet``: in its place
             stands one with three more input channels and without a variance.
         taught: the settings (N, τ, ω) that it knows, in the order of the embedding's rows.
         num_steps: length of the respaced chain that τ and ω count in.
@@ -51,10 +51,13 @@ class DR2Student(ModelMixin, ConfigMixin):
         changes = {
             "in_channels": 2 * _COLOURS,
             "out_channels": _COLOURS,
-            "class_embed_type": None,
             "num_class_embeds": len(taught),
         }
-        self.unet = UNet2DModel(**(dict(unet_config) | changes))
+        self.unet: UNet2DModel | PatchedUNet
+        if "patch" in unet_config:
+            self.unet = PatchedUNet(**(dict(unet_config) | changes))
+        else:
+            self.unet = UNet2DModel(**(dict(unet_config) | changes | {"class_embed_type": None}))
 
     def place_of(self, factor: int, tau: int, omega: int, num_steps: int) -> int | None:
         """The place of a setting in ``taught``; None for one that it does not know."""
@@ -91,7 +94,7 @@ class DR2Student(ModelMixin, ConfigMixin):
 
 
 def student_of(
-    teacher: UNet2DModel,
+    teacher: UNet2DModel | PatchedUNet,
     taught: Sequence[Sequence[int]],
     *,
     num_steps: int,
@@ -114,11 +117,14 @@ def student_of(
         config, [list(setting) for setting in taught], num_steps, prediction_type, teacher_sha256
     )
     weights = dict(teacher.state_dict())
-    first = weights["conv_in.weight"]
-    weights["conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
-    for name in ("conv_out.weight", "conv_out.bias"):
-        weights[name] = weights[name][:_COLOURS]
-    weights[_ADDED] = torch.zeros_like(student.unet.state_dict()[_ADDED])
+    inner = "unet." if isinstance(teacher, PatchedUNet) else ""
+    first = weights[inner + "conv_in.weight"]
+    weights[inner + "conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
+    if isinstance(teacher, UNet2DModel):  # it may also predict a variance
+        for name in ("conv_out.weight", "conv_out.bias"):
+            weights[name] = weights[name][:_COLOURS]
+    settings = inner + "class_embedding.weight"  # the teacher has none
+    weights[settings] = torch.zeros_like(student.unet.state_dict()[settings])
     student.unet.load_state_dict(weights)
     return student
 

@@ -1,7 +1,7 @@
 """How near the coarse faces of a student come to those of its teacher, by degradation.
 
-    python scripts/research/compare_student.py val64.npz runs/distil_portrait64/final
-    python scripts/research/compare_student.py val64.npz STUDENT --preset default --every 4
+    python scripts/research/compare_student.py val128.npz runs/distil_portrait128/final
+    python scripts/research/compare_student.py val128.npz STUDENT --preset default --every 4
 
 Prints PSNR and SSIM against the clean faces for each chain and unseen family, of teacher and
 student from the same first noise, and a line that says whether the student is as good as it should be.

@@ -227,6 +227,7 @@ def main() -> int:
     )
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        os.environ["DR2PIPE_HOME"] = str(folder / "home")  # remembers the hash of the download
         commands = make_commands(folder)
         with served(folder / "mirror") as os.environ["DR2PIPE_TOY_MIRROR"]:
             if "fit-auto" in (options.commands or ["fit-auto"]):

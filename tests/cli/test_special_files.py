@@ -179,10 +179,11 @@ CONFIGS = {
     "panini": "panini_64",
     "vqfr_codebook": "vqfr_codebook_64",
     "vqfr": "vqfr_64",
-    "distil": "distil_portrait64",
+    "distil": "distil_portrait128",
 }
 # Small networks, and nothing else that is read.
 SMALL: dict[str, list[str]] = {
+    "distil": ["dr2.model=portrait64", "pairs.input_size=64"],
     "ddpm": ["unet.channels=[32,32]", "unet.attention_sizes=[]"],
     "enhancer": [
         "pairs.coarse_share=0",

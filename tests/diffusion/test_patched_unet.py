@@ -1,5 +1,6 @@
 import pytest
 import torch
+from conftest import make_patched
 
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.dr2 import remove_degradation
@@ -8,12 +9,6 @@ from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
-
-
-def make_patched(**settings):
-    torch.manual_seed(0)
-    sizes = {"channels": (8, 16), "attention_sizes": (4,), "attention_head_channels": 8}
-    return PatchedUNet(**{"sample_size": 16, "norm_groups": 4} | sizes | settings).eval()
 
 
 def noised(scheduler, timesteps):
@@ -125,7 +120,7 @@ def test_a_folder_alone_and_a_pipeline_rebuild_it(tmp_path):
     [
         ({"sample_size": 18}, "sample_size=18 is no multiple of 4"),
         ({"attention_sizes": (16,)}, r"attention_sizes \[16\] are none of the feature sizes"),
-        ({"in_channels": 6}, "pictures have 3 channels"),
+        ({"in_channels": 4}, "in_channels=4 must be 3 or 6"),
     ],
 )
 def test_sizes_that_do_not_fit(settings, message):

@@ -4,7 +4,7 @@ import logging
 
 import pytest
 import torch
-from conftest import make_unet
+from conftest import make_patched, make_unet
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import CheckpointError, ConfigError
@@ -13,6 +13,7 @@ from dr2pipe.diffusion.low_pass import BicubicLowPass
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, load_remover
 from dr2pipe.diffusion.student import load_student, student_of
+from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.restoration.gentler import gentler_removers
 from dr2pipe.restoration.restorer import Restorer
@@ -53,6 +54,25 @@ def test_it_begins_as_its_teacher(out_channels):
         found = student(x, torch.randn_like(x), 160, alpha_bar, place)
         wanted = estimate_x0(x, unet(x, 160).sample[:, :3], alpha_bar, "epsilon")
         assert torch.allclose(found, wanted, atol=1e-5)
+
+
+def test_a_student_of_a_network_on_patches_begins_as_its_teacher(tmp_path):
+    unet = make_patched()
+    student = student_of(
+        unet, TAUGHT, num_steps=100, prediction_type="sample", teacher_sha256=""
+    ).eval()
+    x = degraded()
+    low = torch.randn_like(x)
+    alpha_bar = build_scheduler("ddim").alphas_cumprod[160]
+    wanted = unet(x, 160).sample
+    assert torch.allclose(student(x, low, 160, alpha_bar, 1), wanted, atol=1e-5)
+    with torch.no_grad():
+        student.unet.unet.conv_in.weight[:, 12:].normal_()  # once it has learnt, it sees both
+    assert not torch.allclose(student(x, low, 160, alpha_bar, 1), wanted, atol=1e-2)
+    student.save_pretrained(tmp_path / "student")
+    again = load_student(tmp_path / "student").eval()
+    given = (x, low, 160, alpha_bar, 1)
+    assert torch.equal(again(*given), student(*given))
 
 
 def test_it_takes_one_call_where_it_was_taught(config, caplog):

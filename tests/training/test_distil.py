@@ -130,7 +130,6 @@ def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):
         (["dr2.student=x"], "dr2.student of a teacher must be None"),
         (["pairs.input_size=32"], "must be the side of the teacher's faces, 16"),
         (["export_precision=int8"], "choose fp32 or fp16"),
-        (["dr2.model=portrait128", "data.size=128", "pairs.input_size=128"], "needs a UNet2DModel"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, given, overrides, says):

@@ -19,6 +19,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.noise import Philox
+from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.stage1 import DR2Config, Remover, load_remover
 from dr2pipe.diffusion.student import DR2Student, student_of
 from dr2pipe.losses.reconstruction import log_error
@@ -62,11 +63,6 @@ class DistilRecipe:
             self.teachers.append(remover)
         self.teacher_sha256 = hashes["dr2"]
         first = self.teachers[0]
-        if not isinstance(first.unet, UNet2DModel):
-            raise ConfigError(
-                f"a student needs a UNet2DModel as its teacher; {config.dr2.model} is a "
-                f"{type(first.unet).__name__}"
-            )
         if {config.data.size, config.pairs.input_size} != {first.size}:
             raise ConfigError(
                 f"data.size={config.data.size} and pairs.input_size={config.pairs.input_size} "
@@ -82,7 +78,7 @@ class DistilRecipe:
     def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
         """Build ``student``, which begins as the teacher; nothing is drawn."""
         first = self.teachers[0]
-        assert isinstance(first.unet, UNet2DModel)
+        assert isinstance(first.unet, UNet2DModel | PatchedUNet)  # load_ddpm knows no other
         student = student_of(
             first.unet,
             self.config.taught,
