@@ -32,6 +32,12 @@ class MultiScaleDiscriminator(ModelMixin, ConfigMixin):
             PatchDiscriminator(width, halvings) for _ in range(scales)
         )
 
+    @property
+    def least_side_px(self) -> int:
+        """The smallest side of a picture that every scale can score."""
+        side: int = 3 << (self.config.scales - 1 + self.config.halvings)
+        return side
+
     def forward(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[list[torch.Tensor]]]:
         """(B,3,H,W) RGB in [-1,1] to the scores (B,1,h,w) and the feature maps of every scale."""
         scores: list[torch.Tensor] = []

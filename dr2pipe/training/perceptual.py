@@ -27,6 +27,9 @@ _VGG19_LAYERS = {
 }
 
 
+_LEAST_SQUARE_PX = 16
+
+
 @dataclass
 class PerceptualConfig:
     """Settings of the perceptual loss; those of the network that is not used do not matter."""
@@ -58,8 +61,7 @@ class PerceptualLoss:
             raise ConfigError(
                 f"loss.perceptual_by '{config.perceptual_by}': choose {', '.join(_NETWORKS)}"
             )
-        if config.perceptual_px is not None and config.perceptual_px < 16:
-            raise ConfigError(f"loss.perceptual_px={config.perceptual_px} must be at least 16")
+        check_square("loss.perceptual_px", config.perceptual_px)
         self.config = config
         self.network = _NETWORKS[config.perceptual_by](config)
 
@@ -75,7 +77,7 @@ class PerceptualLoss:
             precision: ``bf16`` lets the network compute in it.
         """
         network = self.network.to(target.device)
-        restored, target = _same_square(restored, target, self.config.perceptual_px, seeds)
+        restored, target = random_squares(restored, target, self.config.perceptual_px, seeds)
         in_bf16 = torch.autocast(target.device.type, torch.bfloat16, enabled=precision == "bf16")
         if isinstance(network, LPIPS):
             with in_bf16:
@@ -118,10 +120,23 @@ _NETWORKS: dict[str, Callable[[PerceptualConfig], nn.Module]] = {
 }
 
 
-def _same_square(
+def check_square(setting: str, side: int | None) -> None:
+    """Raise ConfigError for a side in pixels that :func:`random_squares` should not get."""
+    if side is not None and side < _LEAST_SQUARE_PX:
+        raise ConfigError(f"{setting}={side} must be at least {_LEAST_SQUARE_PX}")
+
+
+def random_squares(
     restored: torch.Tensor, target: torch.Tensor, side: int | None, seeds: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """A square of each pair in the place that its seed gives."""
+    """The same square of both pictures of each pair, in the place that the pair's seed gives.
+
+    Args:
+        restored: (B,3,H,W).
+        target: (B,3,H,W).
+        side: of the squares in pixels; None for the whole pictures.
+        seeds: one for each pair.
+    """
     height, width = target.shape[-2:]
     if side is None or side >= min(height, width):
         return restored, target

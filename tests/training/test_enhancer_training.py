@@ -19,7 +19,7 @@ from dr2pipe.runs.coarse import CoarseConfig, draw_settings, make_coarse
 from dr2pipe.training.recipe import check_config
 from dr2pipe.training.recipes import RECIPES, run_recipe
 from dr2pipe.training.recipes.ddpm import DDPMConfig, build_unet
-from dr2pipe.training.recipes.enhancer import EnhancerTrainConfig
+from dr2pipe.training.recipes.enhancer import EnhancerRecipe, EnhancerTrainConfig
 
 CONFIG = """
 recipe: enhancer
@@ -240,18 +240,52 @@ def test_adversarial_training_moves_both_networks(config_file, clean, tmp_path):
     assert set(state["optimizers"]) == {"enhancer", "discriminator"}
 
 
+def test_discriminators_compare_squares_of_one_place(tmp_path):
+    """Of the enhancer's output, they see only a square; of the target, the same one."""
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    settings = ["loss.gan=1", "loss.pixel=0", "loss.adversarial_px=16", "discriminator.halvings=1"]
+    settings += ["data.path=x", "output=x"]
+    recipe = EnhancerRecipe(load_config(EnhancerTrainConfig, tmp_path / "tiny.yaml", settings))
+    networks = {n: t.network for n, t in recipe.build(torch.Generator().manual_seed(0)).items()}
+    seen, gradients = [], []
+
+    def keep_gradient(network, given, output):
+        output.register_hook(gradients.append)
+
+    networks["discriminator"].register_forward_hook(lambda _, given, __: seen.append(given[0]))
+    networks["enhancer"].register_forward_hook(keep_gradient)
+    # Every pixel of a target says where it is.
+    places = torch.arange(32.0).repeat(32, 1) / 32
+    target = torch.stack([places.T, places, 0 * places]).repeat(3, 1, 1, 1)
+    batch = {"image": target, "input": torch.rand(3, 3, 16, 16), "seed": torch.tensor([5, 6, 7])}
+    for loss in recipe.step(networks, batch):
+        loss[1].backward()
+    assert [tuple(x.shape) for x in seen] == [(3, 3, 16, 16)] * 4
+    assert torch.equal(seen[1], seen[3])
+    corners = [tuple((32 * real[:2, 0, 0]).int().tolist()) for real in seen[1]]
+    assert len(set(corners)) == 3
+    for gradient, (top, left) in zip(gradients[0], corners, strict=True):
+        assert gradient[:, top : top + 16, left : left + 16].abs().sum() > 0
+        gradient[:, top : top + 16, left : left + 16] = 0
+        assert gradient.abs().sum() == 0
+
+
 @pytest.mark.parametrize(
     ("setting", "says"),
     [
         ("enhancer.name=gan", "unknown enhancer 'gan'"),
+        ("loss.adversarial_px=15", "adversarial_px=15 must be at least 16"),
+        ("loss.adversarial_px=16 loss.gan=1", "need 24 pixels a side, not 16"),
         ("data.size=16", "set enhancer.options.size"),
         ("loss.perceptual=1.0", r"vgg19-dcbb9e9d\.pth"),
-        ("pairs.degradations={fog: 1.0}", "unknown degradation 'fog'"),
+        ("pairs.degradations={fog:1.0}", "unknown degradation 'fog'"),
     ],
 )
 def test_errors_come_before_the_first_step(config_file, clean, tmp_path, setting, says):
     with pytest.raises((ValueError, ConfigError), match=says):
-        run_recipe(config_file, [f"data.path={clean}", f"output={tmp_path / 'run'}", setting])
+        run_recipe(
+            config_file, [f"data.path={clean}", f"output={tmp_path / 'run'}", *setting.split(" ")]
+        )
     assert not (tmp_path / "run").exists()
 
 

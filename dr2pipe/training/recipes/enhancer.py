@@ -27,7 +27,12 @@ from dr2pipe.losses.adversarial import (
 from dr2pipe.losses.reconstruction import pixel_loss
 from dr2pipe.losses.total import weighted_sum
 from dr2pipe.training.gan import MultiScaleDiscriminator
-from dr2pipe.training.perceptual import PerceptualConfig, PerceptualLoss
+from dr2pipe.training.perceptual import (
+    PerceptualConfig,
+    PerceptualLoss,
+    check_square,
+    random_squares,
+)
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import (
     Batch,
@@ -57,6 +62,8 @@ class LossConfig(PerceptualConfig):
     pixel: float = 1.0
     gan: float = 0.0
     feature_matching: float = 0.0
+    # The discriminators see a random square of this side; null: the picture.
+    adversarial_px: int | None = None
 
 
 @dataclass
@@ -97,6 +104,7 @@ class EnhancerRecipe:
         self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
         if config.init is not None and config.sharp_of is not None:
             raise ConfigError("sharp_of starts from that enhancer; leave init out")
+        check_square("loss.adversarial_px", config.loss.adversarial_px)
         self.perceptual = None
         if config.loss.perceptual > 0:
             self.perceptual = PerceptualLoss(config.loss)
@@ -137,6 +145,12 @@ class EnhancerRecipe:
         if self.adversarial:
             d = config.discriminator
             network = MultiScaleDiscriminator(d.scales, d.width, d.halvings)
+            side = config.loss.adversarial_px or config.data.size
+            if side < network.least_side_px:
+                raise ConfigError(
+                    f"these discriminators need {network.least_side_px} pixels a side, not {side}; "
+                    "set a smaller discriminator.halvings or a larger loss.adversarial_px"
+                )
             optimizer = torch.optim.Adam(
                 network.parameters(), lr=config.discriminator_learning_rate, betas=betas
             )
@@ -153,17 +167,20 @@ class EnhancerRecipe:
                 restored, target, batch["seed"].tolist(), self.config.precision
             )
         if self.adversarial:
+            fake, real = random_squares(
+                restored, target, self.config.loss.adversarial_px, batch["seed"].tolist()
+            )
             discriminator = networks["discriminator"].requires_grad_(False)
-            fake_scores, fake_maps = discriminator(restored)
-            _, real_maps = discriminator(target)
+            fake_scores, fake_maps = discriminator(fake)
+            _, real_maps = discriminator(real)
             terms["gan"] = hinge_generator_loss(fake_scores)
             terms["feature_matching"] = feature_matching_loss(real_maps, fake_maps)
         loss = weighted_sum(terms, vars(self.config.loss))
         yield "enhancer", loss, {f"enhancer/{n}": v.detach() for n, v in terms.items()}
         if self.adversarial:
             discriminator.requires_grad_(True)
-            fake_scores, _ = discriminator(restored.detach())
-            real_scores, _ = discriminator(target)
+            fake_scores, _ = discriminator(fake.detach())
+            real_scores, _ = discriminator(real)
             yield "discriminator", hinge_discriminator_loss(real_scores, fake_scores), {}
 
     @torch.no_grad()
