@@ -13,7 +13,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import fsspec
 
@@ -162,6 +162,55 @@ class Storage:
 
     def _path(self, name: str) -> str:
         return os.fspath(files.safe_join(self.root, name)) if self.is_local else _keyed(self, name)
+
+
+class StoredObject:
+    """One file by its path or URL, of which parts are read.
+
+    Args:
+        url: as of :class:`Storage`.
+    """
+
+    def __init__(self, url: str):
+        self.url = url
+        # Looked up again in every process: connections do not outlive a fork.
+        self.fs, self.path = _file_system(url)
+
+    def describe(self) -> StoredFile:
+        """Its size and version.
+
+        Raises:
+            ConfigError: there is no such file, or the store cannot be reached.
+        """
+        try:
+            info = again(lambda: self.fs.info(self.path), self.url)
+        except FileNotFoundError:
+            raise ConfigError(f"no file at {self.url}") from None
+        except Exception as error:
+            raise _unreachable(self.url, error) from error
+        if info.get("type", "file") != "file":
+            raise ConfigError(f"{self.url} is no file")
+        return StoredFile(int(info["size"] or 0), _version(info))
+
+    def open(self) -> BinaryIO:
+        """The file, to be read in steps; seeking over a part does not read it.
+
+        Raises:
+            OSError: it cannot be opened, in several tries.
+        """
+        file: BinaryIO = again(lambda: self.fs.open(self.path, "rb"), self.url)
+        return file
+
+    def read(self, start: int, end: int) -> bytes:
+        """The bytes from ``start`` up to ``end``.
+
+        Raises:
+            OSError: they could not be read, in several tries.
+        """
+        data = again(lambda: bytes(self.fs.cat_file(self.path, start=start, end=end)), self.url)
+        if len(data) != end - start:
+            raise OSError(f"{self.url} gave {len(data)} bytes of {end - start}; has it changed?")
+        return data
 
 
 def read_url(url: str) -> bytes:

@@ -1,4 +1,4 @@
-"""Aligned faces from a folder of pictures or one ``.npz`` file."""
+"""Aligned faces from a folder of pictures, one ``.npz`` file, or tar files."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
 from dr2pipe.core.foreign import read_npz
+from dr2pipe.data.shards import Shards, are_shards
 from dr2pipe.data.showings import Item, ShowingDataset
 
 logger = logging.getLogger(__name__)
@@ -23,8 +24,9 @@ class FaceDataset(ShowingDataset):
     """Square faces; the showing decides which are mirrored.
 
     Args:
-        path: a folder (searched recursively) or an ``.npz`` with ``images`` (N,S,S,3) uint8
-            RGB and ``files`` (N,), optionally ``source`` (N,) integers.
+        path: a folder (searched recursively); an ``.npz`` with ``images`` (N,S,S,3) uint8
+            RGB and ``files`` (N,), optionally ``source`` (N,) integers; or tar files on a disk or
+            in a store, see :class:`dr2pipe.data.shards.Shards`.
         size: side in pixels of every face.
         sources: keep only these values of ``source``; ``.npz`` only.
         flip: mirror half of the showings.
@@ -34,7 +36,7 @@ class FaceDataset(ShowingDataset):
         ConfigError: nothing found, a size that is not that of the ``.npz``, or ``sources`` that
             it does not have.
         PictureError: files that are not whole pictures, or smaller than ``size``.
-        Dr2pipeError: an ``.npz`` without the right arrays.
+        Dr2pipeError: an ``.npz`` without the right arrays, or a damaged tar file.
     """
 
     def __init__(
@@ -48,6 +50,13 @@ class FaceDataset(ShowingDataset):
     ):
         self.size, self.flip, self.seed, self.root = size, flip, seed, Path(path)
         self.pixels: npt.NDArray[np.uint8] | None = None
+        self._shards: Shards | None = None
+        if are_shards(str(path)):
+            if sources is not None:
+                raise ConfigError("data.sources selects inside an .npz file; tar files have none")
+            self._shards = Shards(str(path))
+            self.names = self._shards.names
+            return
         path = Path(path)
         if path.suffix == ".npz":
             self.pixels, self.names = _read_npz(path, sources)
@@ -74,12 +83,14 @@ class FaceDataset(ShowingDataset):
         return len(self.names)
 
     def relative(self, name: str) -> str:
-        """The path of a face below the folder; for an ``.npz``, its name.
+        """The path of a face below the folder; for an ``.npz`` or tar files, its name.
 
         Args:
             name: one of ``names``.
         """
-        return name if self.pixels is not None else Path(name).relative_to(self.root).as_posix()
+        if self.pixels is not None or self._shards is not None:
+            return name
+        return Path(name).relative_to(self.root).as_posix()
 
     def __getitem__(self, key: tuple[int, int]) -> Item:
         """One showing: ``image``, ``name``, ``flipped`` and ``seed``.
@@ -93,6 +104,11 @@ class FaceDataset(ShowingDataset):
         seed = stable_seed(self.seed, "showing", position)
         if self.pixels is not None:
             image = images.to_tensor(self.pixels[index])[0]
+        elif self._shards is not None:
+            picture = self._shards.read(index)
+            if min(picture.pixels.shape[:2]) < self.size:
+                raise PictureError(f"{self.names[index]} is smaller than data.size={self.size}")
+            image = picture.resized(self.size)[0]
         else:
             try:
                 image = images.read_image(self.names[index]).resized(self.size)[0]
