@@ -1,6 +1,7 @@
 """Pictures in other colour spaces look the same after reading and after writing."""
 
 import io
+import itertools
 import struct
 import time
 import zlib
@@ -123,6 +124,28 @@ def test_tags_that_cannot_be_used_are_told(chunk):
     picture = images.decode_image(png_with(photo(), chunk))
     assert (picture.pixels == photo()).all()
     assert any("taken for sRGB" in warning for warning in picture.warnings)
+
+
+CICP_P3, CICP_PQ = (b"cICP", bytes([12, 13, 0, 1])), (b"cICP", bytes([9, 16, 0, 1]))
+ICCP = (b"iCCP", b"x\0\0" + zlib.compress(profile_of("prophoto")))
+CHUNKS = {
+    b"cICP": [None, CICP_P3, CICP_PQ, (b"cICP", b"\x09"), (b"cICP", bytes([12, 13, 0, 0]))],
+    b"iCCP": [None, ICCP, (b"iCCP", b"x\0\0" + zlib.compress(b"no profile" * 50))],
+    b"gAMA": [None, (b"gAMA", struct.pack(">I", 100_000)), (b"gAMA", b"\0\0\0\0")],
+    b"cHRM": [None, (b"cHRM", bytes(32))],
+}
+
+
+@pytest.mark.parametrize("chunks", list(itertools.product(*CHUNKS.values())))
+def test_a_tag_that_cannot_be_used_leaves_the_word_to_the_next(chunks):
+    """The first of cICP, profile and gAMA that can be used counts (PNG 3, section 4.3)."""
+    usable = [CICP_P3, ICCP, CHUNKS[b"gAMA"][1]]
+    expected = next((chunk for chunk in chunks if chunk in usable), None)
+    picture = images.decode_image(png_with(photo(), *filter(None, chunks)))
+    alone = images.decode_image(png_with(photo(), *filter(None, [expected])))
+    assert (picture.pixels == alone.pixels).all()
+    before = chunks if expected is None else chunks[: chunks.index(expected)]
+    assert bool(picture.warnings) >= any(before)
 
 
 @pytest.mark.parametrize("damage", [slice(0, 100), slice(0, 300), slice(130, None), slice(0, 140)])

@@ -8,12 +8,16 @@ import cv2
 import numpy as np
 import pytest
 from conftest import make_pixels
-from PIL import Image
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import PictureError
 from dr2pipe.core.images.samples import fill_transparent
 
+XMP = b'<x xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="%d"/>'
 DEEP = make_pixels(3, 24, 32).astype(np.uint16) * 257
 DEEP[::2, ::2] |= 77  # bits that 8 bits do not hold
 
@@ -54,6 +58,55 @@ def tiff(planes, *, photometric=2, planar=1, extra=(), tiles=False, order="<"):
     for tag, numbers in sorted(entries.items()):
         body += struct.pack(order + "HHI", tag, 4, len(numbers)) + values[tag]
     return bytes(body + bytes(4))
+
+
+def paged_tiff(pages, *, big=False, order="<"):
+    """An uncompressed TIFF file of pages {tag: values}, each with the bytes of its strips in 273."""
+    pointer, head, entry = ("Q", "Q", "HHQ") if big else ("I", "H", "HHI")
+    mark, room = (43 if big else 42), (8 if big else 4)
+    body = bytearray((b"II" if order == "<" else b"MM") + struct.pack(order + "H", mark))
+    body += struct.pack(order + "HH", 8, 0) * big
+    link = len(body)
+    body += bytes(room)
+    for page in pages:
+        tags, offsets = dict(page), []
+        tags[279] = tuple(map(len, tags[273]))
+        for strip in tags[273]:
+            offsets.append(len(body))
+            body += strip
+        tags[273] = tuple(offsets)
+        packed = {}
+        for tag, numbers in tags.items():
+            value = struct.pack(
+                f"{order}{len(numbers)}{'I' if tag in (273, 279) else 'H'}", *numbers
+            )
+            packed[tag] = value
+            if len(value) > room:
+                packed[tag] = struct.pack(order + pointer, len(body))
+                body += value
+        struct.pack_into(order + pointer, body, link, len(body))
+        body += struct.pack(order + head, len(tags))
+        for tag, numbers in sorted(tags.items()):
+            kind = 4 if tag in (273, 279) else 3
+            body += struct.pack(order + entry, tag, kind, len(numbers))
+            body += packed[tag].ljust(room, b"\0")
+        link = len(body)
+        body += bytes(room)
+    return bytes(body)
+
+
+def page_of(levels, *, bits=16, planar=1, order="<", **tags):
+    """The tags of a page of levels (H,W,N)."""
+    height, width, count = levels.shape
+    sample = f"{order}u{bits // 8}"
+    strips = [levels.astype(sample).tobytes()]
+    if planar == 2:
+        strips = [levels[..., i].astype(sample).tobytes() for i in range(count)]
+    page = {
+        256: (width,), 257: (height,), 258: (bits,) * count, 259: (1,),
+        262: (2 if count > 2 else 1,), 273: strips, 277: (count,), 278: (height,), 284: (planar,),
+    }  # fmt: skip
+    return page | {int(tag[1:]): values for tag, values in tags.items()}
 
 
 def own(data, **options):
@@ -98,6 +151,93 @@ def test_grey_planes_and_negatives():
     grey = DEEP[..., :1]
     assert (own(tiff(grey, photometric=1)).own.levels == grey[..., 0]).all()
     assert (own(tiff(grey, photometric=0)).own.levels == 65535 - grey[..., 0]).all()
+
+
+@given(
+    st.lists(
+        st.tuples(st.sampled_from([8, 16]), st.sampled_from([1, 2]), st.integers(1, 8)),
+        min_size=1,
+        max_size=3,
+    ),
+    st.sampled_from([(False, "<"), (False, ">"), (True, "<")]),  # of BigTIFF, Pillow reads these
+)
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_every_page_of_any_tiff_is_itself_and_upright(pages, kind):
+    """Pages of 8 and 16 bits, in planes or not, each turned in its own way, also of BigTIFF."""
+    big, order = kind
+    levels = [
+        np.roll(DEEP, i, axis=0) if bits == 16 else np.roll(DEEP >> 8, i, axis=0).astype(np.uint8)
+        for i, (bits, _, _) in enumerate(pages)
+    ]
+    data = paged_tiff(
+        [
+            page_of(level, bits=bits, planar=planar, order=order, t274=(turned,))
+            for level, (bits, planar, turned) in zip(levels, pages, strict=True)
+        ],
+        big=big,
+        order=order,
+    )
+    for i, (bits, _, turned) in enumerate(pages):
+        picture = own(data, page=i)
+        upright = levels[i].swapaxes(0, 1) if turned > 4 else levels[i]
+        upright = upright[::-1] if turned in (3, 4, 7, 8) else upright
+        upright = upright[:, ::-1] if turned in (2, 3, 6, 7) else upright
+        assert picture.bits == bits
+        assert (picture.own.levels == upright).all()
+        assert not picture.warnings or "squeezed" in "".join(picture.warnings)
+
+
+@pytest.mark.parametrize("turned", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("place", ["EXIF", "XMP"])
+def test_every_kind_of_file_is_turned_once(kind, turned, place):
+    exif = Image.Exif()
+    exif[274] = turned
+    blocks = {"exif": exif} if place == "EXIF" else {"xmp": XMP % turned}
+    if kind == "TIFF" and place == "XMP":
+        blocks = {"tiffinfo": {700: XMP % turned}}
+    if kind == "PNG" and place == "XMP":
+        info = PngInfo()
+        info.add_itxt("XML:com.adobe.xmp", (XMP % turned).decode())
+        blocks = {"pnginfo": info}
+    buffer = io.BytesIO()
+    image = Image.fromarray(make_pixels(1, 24, 32))
+    image.save(buffer, kind, **blocks, **({"lossless": True} if kind == "WEBP" else {}))
+    with Image.open(buffer) as file:
+        expected = np.asarray(ImageOps.exif_transpose(file))
+    assert (own(buffer.getvalue()).pixels == expected).all()
+    buffer.seek(0)
+    assert (images.picture_of(Image.open(buffer)).pixels == expected).all()
+
+
+def test_12_bits_are_as_bright_as_16():
+    grey = DEEP[..., 0] >> 4
+    bits = "".join(f"{level:012b}" for level in grey.ravel())
+    page = page_of(DEEP[..., :1]) | {258: (12,)}
+    page[273] = [int(bits, 2).to_bytes(len(bits) // 8, "big")]
+    levels = own(paged_tiff([page])).own.levels.astype(int)
+    assert np.abs(levels - DEEP[..., 0]).max() <= 16
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("extra", [{}, {"t338": (0,)}, {"t338": (2,)}])
+def test_a_fourth_sample_means_the_same_in_8_and_16_bits(bits, extra):
+    four = np.dstack([DEEP, DEEP[::-1, :, 0]]) >> (16 - bits)
+    picture = own(paged_tiff([page_of(four.astype(f"u{bits // 8}"), bits=bits, **extra)]))
+    assert (picture.alpha is None) == (extra != {"t338": (2,)})
+    assert (picture.own.levels == four[..., :3]).all()
+
+
+@pytest.mark.parametrize(("kind", "bits"), [("jp2", 8), ("jp2", 16), ("avif", 8), ("avif", 10)])
+def test_bits_that_are_lost_are_told(kind, bits):
+    pixels = make_pixels(1, 64, 64)
+    levels = pixels if bits == 8 else pixels.astype(np.uint16) * (257 if bits == 16 else 4)
+    options = [cv2.IMWRITE_AVIF_DEPTH, bits] if kind == "avif" else []
+    try:
+        data = cv2.imencode(f".{kind}", levels[..., ::-1], options)[1].tobytes()
+    except cv2.error:
+        pytest.skip(f"no writer of {kind} here")
+    assert any("bits were taken" in said for said in own(data).warnings) == (bits > 8)
 
 
 def test_odd_kinds_are_refused():

@@ -22,10 +22,13 @@ _ORIENTATION, _EXIF_IFD, _GPS_IFD, _INTEROP_IFD = 0x0112, 0x8769, 0x8825, 0xA005
 _WIDTH_TAGS, _HEIGHT_TAGS = (0x0100, 0xA002), (0x0101, 0xA003)
 _THUMBNAIL_OFFSET, _THUMBNAIL_LENGTH = 0x0201, 0x0202
 _TYPE_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_BIG_TYPE_BYTES = {16: 8, 17: 8, 18: 8}  # of BigTIFF alone
 # Tags that say how a TIFF file stores its samples, or hold blocks that are carried otherwise.
 _TIFF_LAYOUT = {*range(254, 270), *range(273, 282), 284, 290, 291, 292, 293, 297, 301}
 _TIFF_LAYOUT |= {*range(317, 348), 512, *range(513, 522), 529, 530, 531, 532, 700, 33723, 34675}
 _TIFF_LAYOUT |= {_ORIENTATION, 34377, 37724, 50255, 282, 283, 296}
+_XMP_ORIENTATION = re.compile(rb"tiff:Orientation(?:\s*=\s*[\"']|>)\s*([0-9])")
+_EXIF_PREFIX = b"Exif\0\0"
 _XMP_KEY, _PHOTOSHOP_IPTC = "XML:com.adobe.xmp", 0x0404
 
 
@@ -104,13 +107,15 @@ def read_metadata(image: Image.Image, data: bytes) -> Metadata:
     exif_block = image.info.get("exif")
     try:
         if data and image.format in ("TIFF", "MPO") and tags and exif_block is None:
-            exif, orientation = _exif_of_tiff(data)
+            exif, orientation = _exif_of_tiff(data, image.tell())
         else:
-            exif = exif_block.removeprefix(b"Exif\0\0") if isinstance(exif_block, bytes) else None
-            orientation = _orientation(exif) if exif else 1
+            exif = exif_block if isinstance(exif_block, bytes) else None
+            while exif is not None and exif.startswith(_EXIF_PREFIX):  # PNG writers add another
+                exif = exif.removeprefix(_EXIF_PREFIX)
+            orientation = _orientation(exif) if exif else None
         adobe_rgb = bool(exif) and _names_adobe_rgb(exif or b"")
     except (struct.error, IndexError, ValueError, KeyError):
-        exif, orientation, adobe_rgb = None, 1, False
+        exif, orientation, adobe_rgb = None, None, False
         left_out.append("its EXIF block, which is damaged")
     text, xmp_text = _texts(image, left_out)
     photoshop = image.info.get("photoshop")
@@ -122,7 +127,7 @@ def read_metadata(image: Image.Image, data: bytes) -> Metadata:
         iptc=fitting("IPTC", iptc),
         dpi=_dpi(image),
         text=text,
-        orientation=orientation if orientation in range(1, 9) else 1,
+        orientation=_usual(orientation if orientation is not None else _orientation_in(xmp)),
         adobe_rgb=adobe_rgb,
         left_out=tuple(left_out),
     )
@@ -160,35 +165,56 @@ def _dpi(image: Image.Image) -> tuple[float, float] | None:
 
 
 def _order(block: bytes) -> str:
-    orders = {b"II*\0": "<", b"MM\0*": ">"}
+    orders = {b"II*\0": "<", b"MM\0*": ">", b"II+\0": "<", b"MM\0+": ">"}
     if block[:4] not in orders:
         raise ValueError("no TIFF header")
     return orders[block[:4]]
 
 
+def _is_big(block: bytes) -> bool:
+    """Whether it is BigTIFF, whose places and counts have 64 bits."""
+    return b"+" in block[2:4]
+
+
 def _entries(block: bytes, offset: int, order: str) -> tuple[dict[int, tuple[int, int, int]], int]:
     """{tag: (type, count, place of the value)} of a directory, and the place of its end."""
-    (count,) = struct.unpack_from(order + "H", block, offset)
+    head, entry, pointer = ("Q", "HHQ", "Q") if _is_big(block) else ("H", "HHI", "I")
+    (count,) = struct.unpack_from(order + head, block, offset)
+    start, inline = offset + struct.calcsize(order + head), struct.calcsize(order + pointer)
+    step = struct.calcsize(order + entry) + inline
     found = {}
     for i in range(count):
-        place = offset + 2 + 12 * i
-        tag, kind, number = struct.unpack_from(order + "HHI", block, place)
-        size = _TYPE_BYTES.get(kind, 1) * number
-        value = place + 8 if size <= 4 else struct.unpack_from(order + "I", block, place + 8)[0]
+        place = start + step * i
+        tag, kind, number = struct.unpack_from(order + entry, block, place)
+        place += step - inline
+        size = (_TYPE_BYTES | _BIG_TYPE_BYTES).get(kind, 1) * number
+        value = place if size <= inline else struct.unpack_from(order + pointer, block, place)[0]
         if value + size <= len(block):
             found[tag] = (kind, number, value)
-    return found, offset + 2 + 12 * count
+    return found, start + step * count
 
 
 def _number(block: bytes, entry: tuple[int, int, int], order: str) -> int:
     kind, _, place = entry
-    return int(struct.unpack_from(order + ("H" if kind == 3 else "I"), block, place)[0])
+    letter = "H" if kind == 3 else "Q" if kind in _BIG_TYPE_BYTES else "I"
+    return int(struct.unpack_from(order + letter, block, place)[0])
 
 
-def _orientation(block: bytes) -> int:
+def _usual(orientation: int) -> int:
+    return orientation if orientation in range(1, 9) else 1
+
+
+def _orientation_in(xmp: Any) -> int:
+    """What an XMP packet says where EXIF says nothing, which readers such as Pillow follow."""
+    text = xmp.encode("utf-8", "surrogateescape") if isinstance(xmp, str) else xmp
+    found = _XMP_ORIENTATION.search(text) if isinstance(text, bytes) else None
+    return int(found[1]) if found else 1
+
+
+def _orientation(block: bytes) -> int | None:
     order = _order(block)
     first, _ = _entries(block, struct.unpack_from(order + "I", block, 4)[0], order)
-    return _number(block, first[_ORIENTATION], order) if _ORIENTATION in first else 1
+    return _number(block, first[_ORIENTATION], order) if _ORIENTATION in first else None
 
 
 def _names_adobe_rgb(block: bytes) -> bool:
@@ -230,11 +256,13 @@ def _corrected(block: bytes, width: int, height: int) -> bytes:
     return bytes(changed)
 
 
-def _exif_of_tiff(data: bytes) -> tuple[bytes | None, int]:
-    """What the first directory of a TIFF file says besides its layout, as an EXIF block."""
+def _exif_of_tiff(data: bytes, page: int) -> tuple[bytes | None, int | None]:
+    """What the directory of a TIFF file's page says besides its layout, as an EXIF block."""
     order = _order(data)
-    first, _ = _entries(data, struct.unpack_from(order + "I", data, 4)[0], order)
-    orientation = _number(data, first[_ORIENTATION], order) if _ORIENTATION in first else 1
+    pointer, place = (order + "Q", 8) if _is_big(data) else (order + "I", 4)
+    for _ in range(page + 1):
+        first, place = _entries(data, struct.unpack_from(pointer, data, place)[0], order)
+    orientation = _number(data, first[_ORIENTATION], order) if _ORIENTATION in first else None
     directories: dict[int, dict[int, tuple[int, int, bytes]]] = {}
     for tag in (_EXIF_IFD, _GPS_IFD):
         if tag in first:
@@ -253,7 +281,7 @@ def _values(
     values = {}
     for tag, (kind, number, place) in entries.items():
         size = _TYPE_BYTES.get(kind, 1) * number
-        if size <= MAX_BYTES:
+        if size <= MAX_BYTES and kind not in _BIG_TYPE_BYTES:  # an EXIF block has no such ones
             values[tag] = (kind, number, data[place : place + size])
     return values
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -19,6 +19,7 @@ _LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
 # What writers of sRGB put into a gAMA chunk, more or less.
 _GAMMA_OF_SRGB = (0.43, 0.48)
 _CHUNK_UNIT = 100_000
+_DAMAGED = "its colour tags are damaged"
 _ADOBE_RGB_CHUNKS = (
     (b"gAMA", struct.pack(">I", 45470)),
     (b"cHRM", struct.pack(">8I", 31270, 32900, 64000, 33000, 21000, 71000, 15000, 6000)),
@@ -131,32 +132,48 @@ def space_of_file(
     is_grey = samples.levels.ndim == 2
     profile = image.info.get("icc_profile")
     chunks = dict(_png_chunks(data)) if image.format == "PNG" else {}
-    try:
-        if b"cICP" in chunks:
-            space = colour.space_of_cicp(chunks[b"cICP"][0], chunks[b"cICP"][1])
-            return _unless_srgb(OwnSpace(chunks=((b"cICP", chunks[b"cICP"]),)), space, is_grey)
-        if profile:
-            return _of_profile(profile, is_grey, warnings)
-        if b"sRGB" in chunks:
-            return OwnSpace(chunks=((b"sRGB", chunks[b"sRGB"]),))
-        if b"gAMA" in chunks or b"cHRM" in chunks:
-            kept = tuple((k, chunks[k]) for k in (b"gAMA", b"cHRM") if k in chunks)
-            return _unless_srgb(OwnSpace(chunks=kept), _of_gamma(chunks), is_grey)
-        if metadata.adobe_rgb:
-            return OwnSpace(curves=colour.adobe_rgb(), chunks=_ADOBE_RGB_CHUNKS)
-    except (colour.UnusableProfileError, IndexError, struct.error) as error:
-        warnings.append(f"{error or 'its colour tags are damaged'}; its colours are taken for sRGB")
-    return OwnSpace()
+    gamma = {name: body for name, body in chunks.items() if name in (b"gAMA", b"cHRM")}
+    readers: list[Callable[[], OwnSpace]] = []
+    if b"cICP" in chunks:
+        readers.append(lambda: _of_cicp(chunks[b"cICP"], is_grey))
+    if profile:
+        readers.append(lambda: _of_profile(profile, is_grey))
+    if b"sRGB" in chunks:
+        readers.append(lambda: OwnSpace(chunks=((b"sRGB", chunks[b"sRGB"]),)))
+    if gamma:
+        readers.append(lambda: _of_gamma(gamma, is_grey))
+    if b"gAMA" in gamma and b"cHRM" in gamma:
+        readers.append(lambda: _of_gamma({b"gAMA": gamma[b"gAMA"]}, is_grey))
+    if metadata.adobe_rgb:
+        readers.append(lambda: OwnSpace(curves=colour.adobe_rgb(), chunks=_ADOBE_RGB_CHUNKS))
+    for i, read in enumerate(readers, start=1):
+        try:
+            return read()
+        except (colour.UnusableProfileError, IndexError, struct.error) as error:
+            said = error if isinstance(error, colour.UnusableProfileError) else _DAMAGED
+            instead = "what else it says of them counts"
+            if i == len(readers):
+                instead = "its colours are taken for sRGB"
+            warnings.append(f"{said}; {instead}")
+    # Levels that nobody understood keep what says how they look.
+    kept = chunks.get(b"cICP", b"")
+    return OwnSpace(chunks=((b"cICP", kept),) if len(kept) == 4 else ())
 
 
-def _of_profile(profile: bytes, is_grey: bool, warnings: list[str]) -> OwnSpace:
+def _of_cicp(chunk: bytes, is_grey: bool) -> OwnSpace:
+    primaries, transfer, _, is_full_range = struct.unpack("4B", chunk)
+    if not is_full_range:
+        raise colour.UnusableProfileError("its cICP chunk says that black and white are no ends")
+    own = OwnSpace(chunks=((b"cICP", chunk),))
+    return _unless_srgb(own, colour.space_of_cicp(primaries, transfer), is_grey)
+
+
+def _of_profile(profile: bytes, is_grey: bool) -> OwnSpace:
     kind = colour.profile_space(profile)
     if kind not in ("RGB", "GRAY") or (kind == "GRAY" and not is_grey):
-        warnings.append(
-            f"its colour profile is for {kind}, which its pixels are not; "
-            "its colours are taken for sRGB"
+        raise colour.UnusableProfileError(
+            f"its colour profile is for {kind}, which its pixels are not"
         )
-        return OwnSpace()
     space = colour.space_of_profile(profile)
     if space is None:
         probe = Image.new("RGB" if kind == "RGB" else "L", (1, 1))
@@ -172,7 +189,7 @@ def _unless_srgb(own: OwnSpace, space: colour.CurveSpace, is_grey: bool) -> OwnS
     return own
 
 
-def _of_gamma(chunks: dict[bytes, bytes]) -> colour.CurveSpace:
+def _of_gamma(chunks: dict[bytes, bytes], is_grey: bool) -> OwnSpace:
     gamma = None
     if b"gAMA" in chunks:
         stored = struct.unpack(">I", chunks[b"gAMA"])[0] / _CHUNK_UNIT
@@ -184,7 +201,8 @@ def _of_gamma(chunks: dict[bytes, bytes]) -> colour.CurveSpace:
         x = [value / _CHUNK_UNIT for value in struct.unpack(">8I", chunks[b"cHRM"])]
         white, red, green, blue = zip(x[::2], x[1::2], strict=True)
         primaries = (red, green, blue, white)
-    return colour.space_of_primaries(primaries, gamma)
+    space = colour.space_of_primaries(primaries, gamma)
+    return _unless_srgb(OwnSpace(chunks=tuple(chunks.items())), space, is_grey)
 
 
 def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -28,7 +28,7 @@ from dr2pipe.core.images.arrays import Pixels, resize_pixels, to_tensor
 from dr2pipe.core.images.jpeg import JpegTables, jpeg_tables
 from dr2pipe.core.images.metadata import Metadata, read_metadata
 from dr2pipe.core.images.own_space import OwnSpace, reduced, space_of_file
-from dr2pipe.core.images.samples import Samples, fill_transparent, read_samples
+from dr2pipe.core.images.samples import Samples, fill_transparent, read_samples, stored_bits
 from dr2pipe.core.images.tint import Tint, find_tint, to_grey
 
 MAX_PIXELS = 64_000_000
@@ -37,7 +37,7 @@ MIN_SIDE_PX = 8
 MAX_ASPECT = 4.0
 # The first bytes of PNG, JPEG, WebP and BMP files, and of TIFF.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM")
-_TIFF_SIGNATURES = (b"II*\0", b"MM\0*")
+_TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 # Several threads decode at once, but only one of them a picture of more pixels than this.
 _LARGE_PIXELS = 4_000_000
 _LARGE_DECODE = threading.Lock()
@@ -255,11 +255,13 @@ def _decode(
     elif page is None and pages > 1:
         warnings.append(f"only the first of {pages} pages or frames was taken (--pages all)")
     if image.mode in ("CMYK", "LAB"):
-        samples = Samples(_converted(image, warnings))
+        samples = Samples(_converted(image, warnings), is_upright=image.format == "TIFF")
         own_space = OwnSpace(profile=colour.srgb_profile())
     else:
         samples = read_samples(image, data)
         own_space = OwnSpace()
+        if samples.levels.dtype == np.uint8 and (bits := stored_bits(image, data)) > 8:
+            warnings.append(f"8 of its {bits} bits were taken: {image.format} is read so")
     metadata = read_metadata(image, data)  # after the samples: text may stand behind them
     if metadata.left_out:
         warnings.append(f"not carried into the result: {', '.join(metadata.left_out)}")
@@ -269,7 +271,7 @@ def _decode(
     top = np.iinfo(levels.dtype).max
     if alpha is not None and alpha.min() == top:
         alpha = None
-    if metadata.orientation != 1:
+    if metadata.orientation != 1 and not samples.is_upright:
         levels = _upright(levels, metadata.orientation)
         alpha = None if alpha is None else _upright(alpha, metadata.orientation)
     own_space.levels = levels

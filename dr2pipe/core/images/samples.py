@@ -26,6 +26,11 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258,
 _STRIP_OFFSETS, _SAMPLES, _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
 _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 317, 322, 323, 324, 325
 _EXTRA_SAMPLES, _SAMPLE_FORMAT = 338, 339
+_LAYOUT = (
+    _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, _STRIP_OFFSETS, _SAMPLES,
+    _ROWS_PER_STRIP, _STRIP_BYTES, _PLANAR, _PREDICTOR, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS,
+    _TILE_BYTES, _EXTRA_SAMPLES,
+)  # fmt: skip
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB = 0, 1, 2
 _ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA = 1, 2
 _CHUNKY, _PLANES, _UNSIGNED = 1, 2, 1
@@ -39,10 +44,12 @@ class Samples:
     Attributes:
         levels: (H,W) grey or (H,W,3) RGB, uint8 or uint16, in the file's own colour space.
         alpha: (H,W) of the same type, unassociated; None where the file has no transparency.
+        is_upright: whether they are turned already as the file's orientation says.
     """
 
     levels: Levels
     alpha: Levels | None = None
+    is_upright: bool = False
 
 
 def read_samples(image: Image.Image, data: bytes) -> Samples:
@@ -59,11 +66,22 @@ def read_samples(image: Image.Image, data: bytes) -> Samples:
         raise PictureError("floating-point and 32-bit pictures are not supported")
     if data and isinstance(image, TiffImageFile) and 16 in _tag(image, _BITS, (8,)):
         return _tiff16(image, data)
+    samples = _loaded(image, data)
+    samples.is_upright = isinstance(image, TiffImageFile)  # Pillow turns these, and no others
+    return samples
+
+
+def _loaded(image: Image.Image, data: bytes) -> Samples:
     image.load()  # damaged samples are found here, before anything else reads them
     if data and image.format == "PNG" and data[24] == 16:  # bit depth; 25 is the colour type
         return _png16(image, data)
     if image.mode.startswith("I;16"):
-        return Samples(_native(np.asarray(image)))
+        levels = _native(np.asarray(image))
+        bits = _tag(image, _BITS, (16,))[0] if isinstance(image, TiffImageFile) else 16
+        if bits == 16:
+            return Samples(levels)
+        top = (1 << bits) - 1  # Pillow gives the 12 bits of a TIFF file as they are
+        return Samples(((levels.astype(np.uint32) * 65535 + top // 2) // top).astype(np.uint16))
     if image.mode in _GREY_MODES:
         if image.mode in ("LA", "La") or "transparency" in image.info:
             pair = np.asarray(image.convert("LA"))
@@ -71,8 +89,22 @@ def read_samples(image: Image.Image, data: bytes) -> Samples:
         return Samples(np.asarray(image.convert("L")))
     if "transparency" in image.info or image.mode in ("PA", "RGBA", "RGBa"):
         pixels = np.asarray(image.convert("RGBA"))
+        if isinstance(image, TiffImageFile) and not _tag(image, _EXTRA_SAMPLES, ()):
+            return Samples(pixels[..., :3])  # a fourth sample that nothing calls transparency
         return Samples(pixels[..., :3], pixels[..., 3])
     return Samples(np.asarray(image.convert("RGB")))
+
+
+def stored_bits(image: Image.Image, data: bytes) -> int:
+    """Bits of a sample in a JPEG 2000 or AVIF file, of which Pillow gives 8; 8 for other kinds."""
+    if image.format == "JPEG2000":
+        start, skipped = data.find(b"\xff\x4f\xff\x51"), 42  # its codestream; Ssiz (T.800, A.5.1)
+    elif image.format in ("AVIF", "HEIF"):
+        start, skipped = data.find(b"pixi"), 9  # the bits of the first channel (HEIF, 6.5.6)
+    else:
+        return 8
+    bits = data[start + skipped : start + skipped + 1] if start >= 0 else b""
+    return 8 if not bits else (bits[0] & 0x7F) + (image.format == "JPEG2000")
 
 
 def _native(levels: Levels) -> Levels:
@@ -131,30 +163,29 @@ def _tiff16(image: Image.Image, data: bytes) -> Samples:
     if colours is None or count < colours:
         raise PictureError(f"16-bit TIFF of this kind (photometric {photometric}) is not supported")
     if count == 1:
-        levels: Levels = _native(np.asarray(image))
-        planes = [levels]
+        planes: list[Levels] = [_native(np.asarray(image))]
     elif _tag(image, _PLANAR, (_CHUNKY,))[0] == _PLANES:
         planes = [_plane(image, data, i) for i in range(count)]
     else:
+        page = _page_as_file(image, data)  # without its orientation, which OpenCV would follow
         image.load()  # OpenCV does not tell of all damage
-        if image.tell() > 0:
-            raise PictureError("16-bit colour of another page than the first is not supported")
-        pixels = _by_opencv(data)
+        pixels = _by_opencv(page)
         if pixels.ndim != 3 or pixels.shape[2] != count:
             raise PictureError(f"16-bit TIFF with {count} samples a pixel is not supported")
         order = [2, 1, 0, 3] if count == 4 else [2, 1, 0]
         planes = [pixels[..., i] for i in order]
-    levels = np.stack(planes[:3], axis=-1) if colours == 3 else planes[0]
+    levels: Levels = np.stack(planes[:3], axis=-1) if colours == 3 else planes[0]
     if photometric == _WHITE_IS_ZERO:
         levels = 65535 - levels
     # An extra sample is transparency only where the file says so; scanners store infrared there.
     kind = extra[0] if extra and len(planes) > colours else 0
+    is_upright = count == 1  # else Pillow has not turned it
     if kind not in (_ASSOCIATED_ALPHA, _UNASSOCIATED_ALPHA):
-        return Samples(levels)
+        return Samples(levels, is_upright=is_upright)
     alpha = planes[colours]
     if kind == _ASSOCIATED_ALPHA:
         levels = _divided(levels, alpha)
-    return Samples(levels, alpha)
+    return Samples(levels, alpha, is_upright=is_upright)
 
 
 def _divided(levels: Levels, alpha: Levels) -> Levels:
@@ -169,7 +200,6 @@ def _plane(image: Image.Image, data: bytes, index: int) -> Levels:
 
     Pillow reads it as the grey picture that it is, once a directory says so.
     """
-    order = "<" if data[:2] == b"II" else ">"
     tiled = bool(_tag(image, _TILE_OFFSETS, ()))
     offsets_tag, bytes_tag = (
         (_TILE_OFFSETS, _TILE_BYTES) if tiled else (_STRIP_OFFSETS, _STRIP_BYTES)
@@ -177,21 +207,34 @@ def _plane(image: Image.Image, data: bytes, index: int) -> Levels:
     offsets, sizes = _tag(image, offsets_tag, ()), _tag(image, bytes_tag, ())
     parts = len(offsets) // _tag(image, _SAMPLES, (1,))[0]
     own = slice(index * parts, (index + 1) * parts)
-    entries: dict[int, tuple[int, ...]] = {
+    changed = {
         _BITS: (16,),
         _PHOTOMETRIC: (_BLACK_IS_ZERO,),
         _SAMPLES: (1,),
         _PLANAR: (_CHUNKY,),
+        _EXTRA_SAMPLES: (),
         offsets_tag: offsets[own],
         bytes_tag: sizes[own],
     }
-    for tag in (
-        _WIDTH, _HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS_PER_STRIP, _PREDICTOR, _TILE_WIDTH,
-        _TILE_HEIGHT,
-    ):  # fmt: skip
-        if found := _tag(image, tag, ()):
-            entries[tag] = found
+    with Image.open(io.BytesIO(_page_as_file(image, data, changed))) as plane:
+        return _native(np.asarray(plane))
+
+
+def _page_as_file(
+    image: Image.Image, data: bytes, changed: dict[int, tuple[int, ...]] | None = None
+) -> bytes:
+    """A TIFF file, never a BigTIFF one, whose first picture is the opened page.
+
+    Args:
+        image: at the page.
+        data: the bytes of its file.
+        changed: tags with other values than those of the page.
+    """
+    order = "<" if data[:2] == b"II" else ">"
+    entries = {tag: _tag(image, tag, ()) for tag in _LAYOUT} | (changed or {})
+    entries = {tag: values for tag, values in entries.items() if values}
     body = bytearray(data)
+    body[:4] = b"II*\0" if order == "<" else b"MM\0*"
     body += bytes(len(body) % 2)
     start = len(body)
     body += struct.pack(order + "H", len(entries)) + bytes(12 * len(entries) + 4)
@@ -203,8 +246,7 @@ def _plane(image: Image.Image, data: bytes, index: int) -> Levels:
         struct.pack_into(order + "HHI", body, start + 2 + 12 * i, tag, 4, len(values))
         body[start + 2 + 12 * i + 8 : start + 2 + 12 * i + 12] = packed
     struct.pack_into(order + "I", body, 4, start)
-    with Image.open(io.BytesIO(bytes(body))) as plane:
-        return _native(np.asarray(plane))
+    return bytes(body)
 
 
 # -- transparency ------------------------------------------------------------------------------
