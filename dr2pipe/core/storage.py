@@ -145,7 +145,7 @@ class Storage:
         folder = Path(self.root, PARTIAL)
         if not self.is_local or not folder.is_dir():
             return
-        for path in folder.iterdir():
+        for path in folder.glob(".*.partial"):
             if time.time() - path.stat().st_mtime > _ABANDONED_S:  # not of a run that joined
                 path.unlink(missing_ok=True)
         with suppress(OSError):

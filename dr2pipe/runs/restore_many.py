@@ -11,16 +11,18 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.lease import Lease
 from dr2pipe.core.markers import MARKER, marked, parse_marker
 from dr2pipe.core.processes import stop_signals_caught
+from dr2pipe.core.records import FAILURES, MANIFEST
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs import many
 from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.many import Block, ManyConfig
-from dr2pipe.runs.many_report import Progress, write_reports
+from dr2pipe.runs.many_report import REPORT, SUMMARY, Progress, write_reports
 from dr2pipe.runs.on_ray import LoadSteps, Pool, cluster
 from dr2pipe.runs.photos import check_listed
 from dr2pipe.runs.restore import describe_run, load_steps
 from dr2pipe.runs.restore_config import check_config
-from dr2pipe.runs.shards import QUARANTINED, read_rows, shard_name, write_shard
+from dr2pipe.runs.result_folders import RESULT_FOLDERS
+from dr2pipe.runs.shards import QUARANTINED, RECORDS, read_rows, shard_name, write_shard
 from dr2pipe.runs.steps import Steps
 
 logger = logging.getLogger(__name__)
@@ -128,6 +130,13 @@ def _check_marker(output: Storage, config: ManyConfig) -> None:
     try:
         marker = parse_marker(output.read(MARKER))
     except FileNotFoundError:
+        known = {MANIFEST, FAILURES, RECORDS, SUMMARY, REPORT, *RESULT_FOLDERS}
+        foreign = sorted(known & {name.partition("/")[0] for name in output.find()})
+        if foreign:
+            raise ConfigError(
+                f"{output.url} holds {', '.join(foreign)}, which no run of this command wrote; "
+                "choose another"
+            ) from None
         return
     except OSError as error:
         raise ConfigError(f"{output.url} cannot be read: {error}") from None

@@ -16,7 +16,7 @@ INPAINTED = "inpainted"  # inpaint; further samples in inpainted_2 and on
 MIXTURES = "mixtures"  # inpaint: styles of two exemplars mixed
 DEGRADED = "degraded"  # degrade
 
-_FOLDERS = (RESTORED, FACES, REPAIRED, COARSE, COMPARE, SPREAD, INPAINTED, MIXTURES, DEGRADED)
+RESULT_FOLDERS = (RESTORED, FACES, REPAIRED, COARSE, COMPARE, SPREAD, INPAINTED, MIXTURES, DEGRADED)
 
 
 def sample_folder(number: int) -> str:
@@ -32,4 +32,4 @@ def is_made_by_networks(name: str) -> bool:
 def is_result_folder(name: str) -> bool:
     """Whether a command fills a folder of this name."""
     base, _, number = name.partition("_")
-    return name in _FOLDERS or (base == INPAINTED and number.isdigit())
+    return name in RESULT_FOLDERS or (base == INPAINTED and number.isdigit())

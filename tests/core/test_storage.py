@@ -66,14 +66,17 @@ def test_names_stay_inside(stored):
 def test_leftovers_of_killed_processes_are_removed(tmp_path, monkeypatch):
     stored = Storage(str(tmp_path))
     stored.write("x", b"1")
-    (tmp_path / ".partial" / "old").write_bytes(b"")
+    (tmp_path / ".partial" / ".0123.partial").write_bytes(b"")
     stored.remove_partial()
-    assert (tmp_path / ".partial" / "old").exists()  # it may be of another run
+    assert (tmp_path / ".partial" / ".0123.partial").exists()  # it may be of another run
     monkeypatch.setattr(module, "_ABANDONED_S", -1)
     stored.remove_partial()
     assert list(tmp_path.iterdir()) == [tmp_path / "x"]
     stored.write("y", b"1")  # the folder comes back
     assert stored.read("y") == b"1"
+    (tmp_path / ".partial" / "theirs").write_bytes(b"")
+    stored.remove_partial()
+    assert (tmp_path / ".partial" / "theirs").exists()  # of another program
 
 
 def test_trouble_is_waited_out(waits):

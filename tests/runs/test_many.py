@@ -303,6 +303,30 @@ def test_wrong_settings_are_one_sentence(tmp_path, pool, overrides, spread, said
         run((str(tmp_path / "in"), str(tmp_path / "out")), *overrides, **spread)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "manifest.jsonl",
+        "failures.jsonl",
+        "records/a",
+        "restored/0.png",
+        "coarse/0.png",
+        "report.html",
+    ],
+)
+def test_files_of_other_programs_stay_as_they_are(places, pool, name):
+    output = Storage(places[1])
+    output.write(name, b"theirs")
+    with pytest.raises(ConfigError, match="which no run of this command wrote"):
+        run(places)
+    assert list(output.find()) == [name]
+    assert output.read(name) == b"theirs"
+    other = Storage(f"{places[1]}2")
+    other.write("notes.txt", b"theirs")
+    assert counts(run((places[0], other.url))) == (10, 0, 0)
+    assert other.read("notes.txt") == b"theirs"
+
+
 def test_results_of_other_runs_stay_out(tmp_path, pool):
     make_pictures(tmp_path / "in", 2)
     inside = str(tmp_path / "in"), str(tmp_path / "in" / "out")
