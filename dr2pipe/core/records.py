@@ -76,12 +76,18 @@ _KINDS: dict[str, type] = {
     "paired_sha256": dict,
     "notes": dict,
     "faces": list,
+    "warnings": list,
 }
 
 
 def _is_finished_record(record: dict[str, Any]) -> bool:
-    return "path" in record and all(
+    if "path" not in record or not all(
         isinstance(record[name], kind) for name, kind in _KINDS.items() if name in record
+    ):
+        return False
+    return all(isinstance(said, str) for said in record.get("warnings", [])) and all(
+        isinstance(face, dict) and isinstance(face.get("skipped", ""), str)
+        for face in record.get("faces", [])
     )
 
 

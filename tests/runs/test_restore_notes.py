@@ -1,3 +1,10 @@
+import json
+import tempfile
+from pathlib import Path
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs.restore_notes import describe_notes
 
@@ -26,3 +33,28 @@ def test_aligned_faces_are_not_counted(tmp_path):
     assert describe_notes(tmp_path) == [
         "spread, median (and 80 % of the faces): 2.000 (2.000..2.000)"
     ]
+
+
+JSON = st.recursive(
+    st.sampled_from([None, True, -1, 0.5, 1e400, "", "good as it is"]),
+    lambda inner: (
+        st.lists(inner, max_size=2)
+        | st.dictionaries(st.sampled_from(["skipped", "identity", "box"]), inner, max_size=2)
+    ),
+    max_leaves=5,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["faces", "notes", "warnings", "seconds"]), JSON))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_manifest_of_any_values_is_described(changes):
+    """What is no record of a finished picture is left out, and the others are described."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder) / "manifest.jsonl"
+        whole = {"path": "a.png", "faces": [{"identity": 0.5}]}
+        lines = [json.dumps(record) for record in (whole, {"path": "b.png"} | changes)]
+        manifest.write_text("\n".join(lines) + "\n")
+        said = describe_notes(folder)
+        assert said[0].startswith("faces: ")
+        for record in RunRecords(folder).finished().values():
+            assert all(isinstance(warning, str) for warning in record.get("warnings", []))
