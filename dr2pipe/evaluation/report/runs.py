@@ -75,7 +75,9 @@ def write_run_report(run: str | Path, *, source: str | Path | None = None) -> Pa
         raise ConfigError(f"{run} is no output folder of dr2pipe restore")
     records = RunRecords(run).finished()
     failed = [f for f in read_jsonl(run / FAILURES).records if f.get("path") not in records]
-    inputs = [Path(source)] if source is not None else [Path(p) for p in marker.get("inputs", [])]
+    inputs = [Path(source)] if source is not None else []
+    if source is None and isinstance(marker.get("inputs"), list):
+        inputs = [Path(name) for name in marker["inputs"] if isinstance(name, str)]
     faces = list(_faces(records.values()))
     skipped = [(r, f) for r in records.values() for f in _dicts(r.get("faces")) if "skipped" in f]
     sections, missing = _sections(run, inputs, faces)
