@@ -1,6 +1,8 @@
 """Which pictures a folder holds, and what is left out with a word."""
 
 import pytest
+from conftest import make_pixels
+from PIL import Image
 
 from dr2pipe.core import images
 from dr2pipe.core.config import to_yaml
@@ -77,3 +79,18 @@ def test_every_readable_ending_is_taken_and_others_are_counted(tmp_path, caplog)
     assert found.unreadable == {".cr2": 2, ".nef": 1}
     found.say_what_was_left_out()
     assert "2 .cr2" in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["PNG", "MPO", "PPM", "JPEG2000"])
+def test_every_ending_that_is_taken_is_read(tmp_path, kind):
+    picture = Image.fromarray(make_pixels(1, 64, 64))
+    endings = {
+        "PNG": (".apng", ".png"), "MPO": (".mpo",), "PPM": (".ppm", ".pnm"),
+        "JPEG2000": (".jp2", ".j2k"),
+    }[kind]  # fmt: skip
+    for ending in endings:
+        picture.save(tmp_path / f"a{ending}", kind)
+    found = images.find_images(tmp_path).paths
+    assert [path.suffix for path in found] == sorted(endings)
+    for path in found:
+        assert images.read_image(path).pixels.shape == (64, 64, 3)

@@ -19,13 +19,14 @@ logger = logging.getLogger(__name__)
 
 _READABLE = (
     ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".tif", ".tiff", ".gif", ".avif",
-    ".jp2",
+    ".jp2", ".j2k", ".apng", ".mpo", ".ppm", ".pgm", ".pnm",
 )  # fmt: skip
 _WITH_PILLOW_HEIF = (".heic", ".heif")
 # Pictures too, but nothing here reads them.
 _OTHER_PICTURES = (
-    ".arw", ".cr2", ".cr3", ".dng", ".exr", ".hdr", ".jxl", ".nef", ".orf", ".psd", ".raf", ".rw2",
-    ".svg", ".tga", ".xcf",
+    ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".eps", ".erf", ".exr", ".hdr", ".iiq",
+    ".jxl", ".jxr", ".kdc", ".mrw", ".nef", ".nrw", ".orf", ".pcx", ".pef", ".psb", ".psd", ".raf",
+    ".rw2", ".rwl", ".sr2", ".srw", ".svg", ".tga", ".x3f", ".xcf",
 )  # fmt: skip
 # Folders in which programs keep what was deleted, or small copies.
 _NOT_ENTERED = (
