@@ -49,16 +49,18 @@ def load_config(
         path: YAML file, or None for the defaults alone.
         overrides: ``"a.b=value"`` strings. For a text field the value is taken as it stands,
             so that a path may have any character; else it is parsed as YAML.
-            ``key={...}`` replaces a whole mapping, such as the shares of a mix.
+            ``key={...}`` replaces a whole mapping, such as the shares of a mix. A schema with
+            ``complete_overrides`` says what follows from them.
 
     Raises:
         ConfigError: unknown key, wrong type, missing value, unreadable file or override.
     """
     config = OmegaConf.structured(schema)
+    complete = getattr(schema, "complete_overrides", None)
     try:
         if path is not None:
             config = OmegaConf.merge(config, _read_yaml(path))
-        for override in overrides:
+        for override in overrides if complete is None else complete(overrides):
             key, text = _split_override(override)
             if _is_text(schema, key) and text != "null":
                 _set_text(config, key, text)

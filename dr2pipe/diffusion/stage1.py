@@ -258,7 +258,9 @@ def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str,
     if isinstance(remover, AutoRemover):
         schedulers = [plain_config(r.scheduler.config) for r in remover.removers if r is not None]
         different = {stable_hash(scheduler): scheduler for scheduler in schedulers}
-        chosen_from = {"scheduler_configs": list(different.values())}
+        chosen_from: dict[str, Any] = {"scheduler_configs": list(different.values())}
+        if config.exposure != "keep":
+            chosen_from["exposure"] = config.exposure
         return {"mode": "auto", "variance": config.variance} | chosen_from | network
     described = dataclasses.asdict(config) | {
         "omega": remover.omega,

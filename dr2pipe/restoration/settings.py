@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -18,6 +19,15 @@ from dr2pipe.restoration.precision import resolve_precision
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.restoration.same_person import IdentityConfig, load_same_person
 from dr2pipe.restoration.samples import COMBINE
+
+# What a candidate of the automatic setting says, and the network that it was fitted for.
+_CHOSEN_BY_AUTO = {
+    f"dr2.{name}"
+    for name in (
+        *("model", "student", "scheduler", "variance", "low_pass", "factor", "sigma_px", "cutoff"),
+        *("tau", "omega", "num_steps", "num_evaluations"),
+    )
+}
 
 
 @dataclass
@@ -43,6 +53,19 @@ class RestorationConfig:
     scale: int = 1  # 1 | 2 | 4: the whole photo is enlarged
     background: BackgroundConfig = field(default_factory=BackgroundConfig)
     identity: IdentityConfig = field(default_factory=IdentityConfig)
+
+    @staticmethod
+    def complete_overrides(overrides: Sequence[str]) -> list[str]:
+        """Whoever sets N, τ, ω or the like by hand wants them to hold: the mode is fixed then.
+
+        Args:
+            overrides: ``"key=value"`` strings. With a mode, or a file for the mode ``auto``,
+                nothing follows.
+        """
+        keys = {override.partition("=")[0].strip() for override in overrides}
+        if keys & _CHOSEN_BY_AUTO and not keys & {"dr2.mode", "dr2.auto"}:
+            return ["dr2.mode=fixed", *overrides]
+        return list(overrides)
 
 
 def check_restoration(config: RestorationConfig) -> None:

@@ -55,8 +55,10 @@ def settings_for(damage: str, config: DR2Config) -> list[str]:
     """
     if damage not in DAMAGES:
         raise ConfigError(f"damage '{damage}': choose {', '.join(DAMAGES)}")
-    if damage == "medium" or not config.enabled:
+    if not config.enabled:
         return []
+    if damage == "medium":
+        return [] if config.mode == "fixed" else ["dr2.mode=fixed"]
     if damage == "auto":
         if config.mode == "auto":
             return []
@@ -65,8 +67,6 @@ def settings_for(damage: str, config: DR2Config) -> list[str]:
                 f"auto is not fitted for the model {config.model}: choose mild, medium or severe"
             )
         return ["dr2.mode=auto"]
-    if config.mode == "auto":
-        raise ConfigError("this preset chooses by itself: choose auto, or another preset")
     halves = damage == "mild"
     factor = max(1, config.factor // 2) if halves else config.factor * 2
     tau = config.tau // 2 if halves else max(config.tau, min(config.tau * 2, _MOST_TAU))

@@ -9,7 +9,7 @@ from dr2pipe.core.extras import needs_extra
 from dr2pipe.runs.presets import list_presets
 from dr2pipe.web.about import cards, installation, presets_table
 from dr2pipe.web.page import Page, event, told
-from dr2pipe.web.wishes import MOST_VARIANTS, Wish, has_sharp_variant, usual_tau
+from dr2pipe.web.wishes import MOST_VARIANTS, Wish, has_sharp_variant, usual_damage, usual_tau
 
 with needs_extra("web"):
     import gradio as gr
@@ -17,10 +17,10 @@ with needs_extra("web"):
 # Networks work for one visitor at a time; the others wait in a queue.
 _ONE_AT_A_TIME: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "device"}
 _DAMAGES = [
+    ("chosen for each face (auto)", "auto"),
     ("mild: a little soft or grainy", "mild"),
     ("medium", "medium"),
     ("severe: hardly a face", "severe"),
-    ("choose for each face (auto)", "auto"),
 ]
 STYLE = """
 .gradio-container { max-width: 1200px !important; margin: auto !important; }
@@ -44,7 +44,7 @@ def build_page(page: Page, *, preset: str = "default") -> gr.Blocks:
         with gr.Tab("Restore"):
             with gr.Row():
                 with gr.Column(scale=1):
-                    _photos(on)
+                    _photos(on, preset)
                 with gr.Column(scale=2):
                     _results(on)
             with gr.Accordion("More settings", open=False):
@@ -76,7 +76,7 @@ def build_page(page: Page, *, preset: str = "default") -> gr.Blocks:
 # -- controls --------------------------------------------------------------------------------
 
 
-def _photos(on: SimpleNamespace) -> None:
+def _photos(on: SimpleNamespace, preset: str) -> None:
     on.upload = gr.File(label="Photos", file_count="multiple", height=150, elem_id="photos")
     on.photo = gr.Dropdown([], label="Photo", visible=False, elem_id="photo")
     on.boxes = gr.Image(
@@ -88,7 +88,7 @@ def _photos(on: SimpleNamespace) -> None:
     )
     on.faces = gr.CheckboxGroup(label="Faces to restore", visible=False, elem_id="faces")
     on.damage = gr.Radio(
-        _DAMAGES, value="medium", label="How damaged is it? (N, τ, ω)", elem_id="damage"
+        _DAMAGES, value=usual_damage(preset), label="How damaged is it? (N, τ, ω)", elem_id="damage"
     )
     on.restore = gr.Button("Restore", variant="primary", interactive=False, elem_id="restore")
 
@@ -255,8 +255,10 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
         **_ONE_AT_A_TIME,
     )
     on.variants.select(pick, on.photo, _result_controls(on), api_visibility="private")
-    for control in (on.damage, on.preset):
-        control.change(set_tau, [on.preset, on.damage], on.tau, api_visibility="private")
+    on.damage.change(set_tau, [on.preset, on.damage], on.tau, api_visibility="private")
+    on.preset.change(usual_damage, [on.preset], on.damage, api_visibility="private").then(
+        set_tau, [on.preset, on.damage], on.tau, api_visibility="private"
+    )
     on.tune.click(
         event(page.tune),
         [on.photo, on.face, on.preset, on.seed],

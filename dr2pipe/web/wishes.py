@@ -35,7 +35,7 @@ class Wish:
     """
 
     preset: str = "default"
-    damage: str = "medium"
+    damage: str = "auto"
     tau: int | None = None
     sharpness: float | None = None
     skip_good: bool = True
@@ -60,6 +60,11 @@ def has_sharp_variant(preset: str) -> bool:
         return weights is not None and sharp_folder(find_model(weights)).is_dir()
     except ConfigError:
         return False
+
+
+def usual_damage(preset: str) -> str:
+    """The word for the settings that a preset has."""
+    return "auto" if preset_config(preset).dr2.mode == "auto" else "medium"
 
 
 def usual_tau(wish: Wish) -> int:

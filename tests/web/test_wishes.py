@@ -3,7 +3,14 @@
 import pytest
 
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.web.wishes import Wish, command_of, has_sharp_variant, overrides_of, usual_tau
+from dr2pipe.web.wishes import (
+    Wish,
+    command_of,
+    has_sharp_variant,
+    overrides_of,
+    usual_damage,
+    usual_tau,
+)
 
 
 def test_usual_wishes_change_nothing():
@@ -31,8 +38,12 @@ def test_every_wish_is_a_setting():
         "dr2.tau=20",
         "dr2.omega=32",
     ]
-    assert overrides_of(Wish(damage="auto", tau=20)) == ["dr2.mode=auto"]
-    command = command_of(Wish("portrait64", references=True), "p.png", listed=True, marked=True)
+    assert overrides_of(Wish(damage="auto", tau=20)) == []  # the preset's own, for each face
+    assert overrides_of(Wish("portrait128", damage="auto", tau=20)) == ["dr2.mode=auto"]
+    assert overrides_of(Wish(damage="medium")) == ["dr2.mode=fixed"]
+    assert overrides_of(Wish("portrait128", damage="medium")) == []
+    assert [usual_damage(name) for name in ("default", "portrait128")] == ["auto", "medium"]
+    command = command_of(Wish("portrait64", "medium", references=True), "p.png", listed=True, marked=True)
     assert command == (
         "dr2pipe restore p.png OUTPUT --preset portrait64 --mask marks/p.png.png "
         "--reference REFERENCES --set samples=4 faces.name=file faces.file=faces.json"
