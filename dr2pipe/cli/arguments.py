@@ -12,6 +12,7 @@ from dr2pipe.cli.models import add_models
 from dr2pipe.cli.options import add_config, add_set, whole_number
 from dr2pipe.cli.people import add_people
 from dr2pipe.cli.studies import add_studies
+from dr2pipe.cli.videos import add_video
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
@@ -35,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"dr2pipe {__version__}")
     to = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     groups = (
-        *(_add_restore, _add_restore_many, add_people, _add_report, _add_verify),
+        *(_add_restore, _add_restore_many, add_video, add_people, _add_report, _add_verify),
         *(add_models, _add_inpaint, _add_cut_faces),
         *(_add_degrade, add_studies),
     )

@@ -49,6 +49,7 @@ _PACKAGES = (
     "opencv-python-headless",
     "pillow",
     "torchmetrics",
+    "av",
 )
 
 

@@ -6,14 +6,19 @@ from dr2pipe.faces.face import Face, FaceDetector
 from dr2pipe.faces.listed import ListedDetector
 from dr2pipe.faces.paste import face_mask, face_patches, photo_weights
 from dr2pipe.faces.quality import Quality, estimate_quality
+from dr2pipe.faces.tracker import SCORE_SLACK, FaceTracker
+from dr2pipe.faces.tracks import FaceTrack
 
 __all__ = [
     "Alignment",
     "DetectorConfig",
     "Face",
     "FaceDetector",
+    "FaceTrack",
+    "FaceTracker",
     "ListedDetector",
     "Quality",
+    "SCORE_SLACK",
     "align",
     "build_detector",
     "check_detector",

@@ -183,18 +183,9 @@ class FacePlacer:
                 f"a face with a crop of {alignment.side_px:.0f} pixels is larger than the photo"
             )
         quality = estimate_quality(picture.pixels, alignment)
-        # The networks see no detail finer than their input has, and add what is plausible up to
-        # the size of their output. Halfway between both, in octaves, more is lost than gained.
-        holds = math.sqrt(self.input_size * self.output_size)
         skipped = None
-        if self.faces.skip_good and quality.is_better_than(holds, self.scale):
-            skipped = (
-                f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
-            )
-            if quality.effective_px >= holds:
-                skipped += f"; the networks, which give {holds:.0f}, would only reduce it"
-            else:
-                skipped += f", all that its size allows ({quality.side_px:.0f})"
+        if self.faces.skip_good:
+            skipped = good_as_it_is(quality, self.input_size, self.output_size, self.scale)
         degraded = images.to_tensor(cut(picture.pixels, alignment, self.input_size))
         look = cut(picture.pixels, alignment, self.output_size)
         return PlacedFace(face, alignment, quality, degraded, look, skipped)
@@ -301,10 +292,7 @@ class PhotoEngine:
         """(1,3,S,S) with the photo's own colours where they change slowly."""
         if not self.paste_config.match_colours:
             return restored
-        degraded = images.to_tensor(face.look)
-        for _ in range(_COLOUR_PASSES):  # each takes most of what the one before left
-            restored = restored + slow_part(degraded - restored)
-        return restored
+        return with_colours_of(images.to_tensor(face.look), restored)
 
     def _paste(
         self,
@@ -338,6 +326,35 @@ class PhotoEngine:
             # Shares of overlapping faces add up, each against the photo as it was.
             mixed = part + share * (new - original[rows, columns])
             np.copyto(part, np.clip(np.round(mixed), 0, top).astype(part.dtype), where=share > 0)
+
+
+def good_as_it_is(
+    quality: Quality, input_size: int, output_size: int, scale: int = 1
+) -> str | None:
+    """Why a face is left alone that is better than the networks' results; None where it is not.
+
+    Args:
+        quality: of the face.
+        input_size: side in pixels of the faces that the networks take.
+        output_size: side in pixels of their results.
+        scale: how much the photo will be enlarged.
+    """
+    # The networks see no detail finer than their input has, and add what is plausible up to
+    # the size of their output. Halfway between both, in octaves, more is lost than gained.
+    holds = math.sqrt(input_size * output_size)
+    if not quality.is_better_than(holds, scale):
+        return None
+    said = f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
+    if quality.effective_px >= holds:
+        return f"{said}; the networks, which give {holds:.0f}, would only reduce it"
+    return f"{said}, all that its size allows ({quality.side_px:.0f})"
+
+
+def with_colours_of(degraded: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:
+    """(B,3,S,S) ``restored`` with the colours of ``degraded`` where they change slowly."""
+    for _ in range(_COLOUR_PASSES):  # each takes most of what the one before left
+        restored = restored + slow_part(degraded - restored)
+    return restored
 
 
 def slow_part(x: torch.Tensor) -> torch.Tensor:

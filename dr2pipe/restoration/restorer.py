@@ -122,6 +122,12 @@ class Restorer:
         changed.remover = remover
         return changed
 
+    def with_enhancer(self, enhancer: Enhancer) -> Restorer:
+        """The same stage 1 with another stage 2."""
+        changed = copy.copy(self)
+        changed.enhancer = enhancer
+        return changed
+
     @property
     def input_size(self) -> int:
         """Side in pixels of the pictures that it takes."""
