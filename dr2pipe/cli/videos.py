@@ -50,7 +50,8 @@ def seconds(text: str) -> float:
 def video(options: argparse.Namespace) -> int:
     """Restore the faces of a video."""
     from dr2pipe.cli.commands import quiet_libraries
-    from dr2pipe.runs.video import VideoConfig, restore_video
+    from dr2pipe.runs.video import restore_video
+    from dr2pipe.runs.video_config import VideoConfig
 
     given = {
         "input": options.input,

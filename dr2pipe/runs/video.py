@@ -8,7 +8,6 @@ after the last whole segment.
 from __future__ import annotations
 
 import dataclasses
-import io
 import itertools
 import json
 import logging
@@ -20,8 +19,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from omegaconf import MISSING
 from tqdm import tqdm
 
 from dr2pipe.core import files
@@ -30,17 +27,20 @@ from dr2pipe.core.errors import ConfigError, UnreadableFileError
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import EXIT_DONE, EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, finite, versions
 from dr2pipe.diffusion.stage1 import describe_dr2
-from dr2pipe.faces import SCORE_SLACK, FaceDetector, FaceTrack, FaceTracker, Quality, build_detector
+from dr2pipe.faces import SCORE_SLACK, FaceDetector, FaceTrack, FaceTracker, build_detector
 from dr2pipe.faces.tracker import Embed
 from dr2pipe.features.dlib_identity import load_identity, weights_file
 from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.photos import NO_FACE
 from dr2pipe.restoration.precision import name_of
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
-from dr2pipe.restoration.settings import RestorationConfig, check_restoration, load_restorer
-from dr2pipe.restoration.video import Before, Frame, VideoEngine
+from dr2pipe.restoration.settings import load_restorer
+from dr2pipe.restoration.video import Frame, VideoEngine
 from dr2pipe.runs import video_io
-from dr2pipe.runs.video_io import CODECS, Damage, VideoInfo
+from dr2pipe.runs.video_config import VideoConfig, check_video
+from dr2pipe.runs.video_io import Damage, VideoInfo
+from dr2pipe.runs.video_plan import Plan, read_before, read_plan, save_before, save_plan
+from dr2pipe.runs.video_writing import CODECS, Join, encode_segment, find_codec, supported
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
@@ -52,21 +52,6 @@ _KEY, _FORMAT = "dr2pipe_video", 1
 _MAX_RECORD_BYTES = 1 << 28
 # Frames wait for others that fill a batch with their faces; so many for each face of a batch.
 _WAITING_PER_FACE = 2
-
-
-@dataclass
-class VideoConfig(RestorationConfig):
-    """Settings of ``dr2pipe video``; those of ``configs/restore``, and these."""
-
-    input: str = MISSING  # a video
-    output: str = MISSING  # a file; .mp4, .mov or .mkv
-    codec: str = "h264"  # a key of CODECS
-    quality: int | None = None  # constant quality (CRF), 0 is best; null: the codec's usual one
-    preview_s: float | None = None  # restore so many seconds from the beginning alone
-    strict: bool = False  # a video in which no face is found is a failure
-    look_every: int = 5  # the detector looks at every so many frames
-    # 0..1 (1 left out): share of the frame before in a coarse face that did not change
-    steadiness: float = 0.7
 
 
 @dataclass
@@ -90,65 +75,6 @@ class VideoSummary:
     exit_code: int = EXIT_DONE
 
 
-@dataclass
-class Plan:
-    """What is known of a video after the first pass.
-
-    Attributes:
-        pts: times of its frames in units of the time base.
-        tracks: of its faces.
-        damage: what could not be read.
-        is_interlaced: whether a frame is made of two half pictures.
-    """
-
-    pts: list[int]
-    tracks: list[FaceTrack]
-    damage: Damage
-    is_interlaced: bool
-
-
-def check_video(config: VideoConfig) -> None:
-    """See that settings have valid values and fit a video, before anything is loaded.
-
-    Raises:
-        ConfigError: one has not, or belongs to photos.
-    """
-    check_restoration(config)
-    if not config.input or not config.output:
-        raise ConfigError("input and output must not be empty")
-    of_photos = {
-        "faces.mode=aligned": config.faces.mode == "aligned",
-        "faces.name=file": config.faces.name == "file",
-        f"samples={config.samples}": config.samples > 1,
-        f"scale={config.scale}": config.scale != 1,
-        "background.weights": config.background.weights is not None,
-        "identity.minimum": config.identity.minimum is not None,
-        "identity.reference": config.identity.reference is not None,
-        "colour=free": config.colour == "free",
-    }
-    for name, is_set in of_photos.items():
-        if is_set:
-            raise ConfigError(f"{name} belongs to photos; a video does not take it")
-    if config.dr2.enabled and config.dr2.mode == "auto":
-        raise ConfigError(
-            "dr2.mode=auto chooses anew for every picture, so a video would flicker: use "
-            "dr2.mode=fixed; dr2pipe explain says which settings fit a frame"
-        )
-    if config.look_every < 1:
-        raise ConfigError(f"look_every={config.look_every} must be at least 1")
-    if config.preview_s is not None and config.preview_s <= 0:
-        raise ConfigError(f"preview_s={config.preview_s:g} must be over 0")
-    ending = Path(config.output).suffix.lower()
-    if ending not in video_io.ENDINGS:
-        raise ConfigError(
-            f"{config.output}: choose a name that ends in {', '.join(video_io.ENDINGS)}"
-        )
-    if Path(config.output).is_dir():
-        raise ConfigError(f"{config.output} is a folder; name the file of the result")
-    if os.path.realpath(config.input) == os.path.realpath(config.output):
-        raise ConfigError(f"{config.output} is the input; choose another output")
-
-
 def restore_video(config: VideoConfig, *, segment_frames: int = SEGMENT_FRAMES) -> VideoSummary:
     """Restore the faces of a video.
 
@@ -160,7 +86,7 @@ def restore_video(config: VideoConfig, *, segment_frames: int = SEGMENT_FRAMES) 
         Dr2pipeError: an invalid setting, a file that is no video, missing weights.
     """
     check_video(config)
-    video_io.find_codec(config.codec, config.quality)
+    find_codec(config.codec, config.quality)
     info = video_io.read_info(config.input)
     device = process_state().device
     restorer, weight_hashes = load_restorer(config, device)
@@ -245,7 +171,7 @@ class VideoRun:
         if done is not None:
             return done
         self._check_output()
-        join = video_io.Join(self.source, self.output, self.info, self.config.preview_s)
+        join = Join(self.source, self.output, self.info, self.config.preview_s)
         join.check(self.codec)
         with files.locked(self.work):
             self._keep_work_of(key)
@@ -331,12 +257,12 @@ class VideoRun:
 
     def _make_plan(self) -> Plan:
         plan = self.find_faces()
-        files.write_bytes(self.work / "plan.npz", _plan_bytes(plan))
+        save_plan(self.work / "plan.npz", plan)
         return plan
 
     def _load_plan(self) -> Plan | None:
         path = self.work / "plan.npz"
-        return _read_plan(path) if path.is_file() else None
+        return read_plan(path) if path.is_file() else None
 
     def _frames(self, damage: Damage) -> Iterator[VideoFrame]:
         return video_io.read_frames(self.source, self.info, damage, until_s=self.config.preview_s)
@@ -350,7 +276,7 @@ class VideoRun:
         done = next((n for n, path in enumerate(segments) if not path.is_file()), count)
         if done == count:
             return segments
-        self.engine.before = _read_before(self.work / f"{done - 1:06}.npz") if done else {}
+        self.engine.before = read_before(self.work / f"{done - 1:06}.npz") if done else {}
         first = done * self.segment_frames
         frames = itertools.islice(self._frames(Damage()), first, None)
         with tqdm(None, "restoring", len(plan.pts), unit="frame", initial=first) as progress:
@@ -358,7 +284,7 @@ class VideoRun:
                 start = number * self.segment_frames
                 part = itertools.islice(frames, self.segment_frames)
                 changed = self._changed(part, start, plan, progress)
-                video_io.encode_segment(
+                encode_segment(
                     segments[number],
                     changed,
                     self.info,
@@ -371,13 +297,7 @@ class VideoRun:
 
     def _save_before(self, number: int, plan: Plan) -> None:
         self.engine.forget(plan.tracks, (number + 1) * self.segment_frames)
-        arrays = {}
-        for track, before in self.engine.before.items():
-            arrays[f"degraded_{track}"] = before.degraded.numpy()
-            arrays[f"coarse_{track}"] = before.coarse.numpy()
-        buffer = io.BytesIO()
-        np.savez(buffer, **arrays)  # type: ignore[arg-type]
-        files.write_bytes(self.work / f"{number:06}.npz", buffer.getvalue())
+        save_before(self.work / f"{number:06}.npz", self.engine.before)
 
     def _changed(
         self, frames: Iterator[VideoFrame], start: int, plan: Plan, progress: Any
@@ -408,7 +328,7 @@ class VideoRun:
 
     # -- the end -----------------------------------------------------------------------------
 
-    def _join(self, join: video_io.Join, segments: list[Path], plan: Plan) -> list[str]:
+    def _join(self, join: Join, segments: list[Path], plan: Plan) -> list[str]:
         partial = self.work / f"joined{self.output.suffix}"
         join.output = partial
         left_out = join.write(segments, plan.pts).left_out
@@ -422,7 +342,7 @@ class VideoRun:
         said = plan.damage.sentences()
         if not plan.tracks:
             said.append(f"{NO_FACE}; the pictures were copied as they are")
-        encoded = video_io.supported(self.codec, self.info.kept_pix_fmt)
+        encoded = supported(self.codec, self.info.kept_pix_fmt)
         bits = [
             10 if "10le" in n else 12 if "12le" in n else 8 for n in (self.info.pix_fmt, encoded)
         ]
@@ -472,46 +392,4 @@ class VideoRun:
             },
             "is_monochrome": track.is_monochrome,
             **({"skipped": track.skipped} if track.skipped else {}),
-        }
-
-
-# -- files of the work folder ----------------------------------------------------------------
-
-
-def _plan_bytes(plan: Plan) -> bytes:
-    arrays: dict[str, Any] = {"pts": np.array(plan.pts, np.int64)}
-    told = []
-    for track in plan.tracks:
-        values = {f.name: getattr(track, f.name) for f in dataclasses.fields(track)}
-        for name in ("points", "boxes"):
-            arrays[f"{name}_{track.number}"] = values.pop(name)
-        told.append(values | {"quality": dataclasses.asdict(track.quality)})
-    damage = dataclasses.asdict(plan.damage)
-    text = json.dumps({"tracks": told, "damage": damage, "is_interlaced": plan.is_interlaced})
-    buffer = io.BytesIO()
-    np.savez(buffer, about=np.array(text), **arrays)
-    return buffer.getvalue()
-
-
-def _read_plan(path: Path) -> Plan:
-    with np.load(path) as arrays:
-        about = json.loads(str(arrays["about"]))
-        tracks = [
-            FaceTrack(
-                **told | {"quality": Quality(**told["quality"])},
-                points=arrays[f"points_{told['number']}"],
-                boxes=arrays[f"boxes_{told['number']}"],
-            )
-            for told in about["tracks"]
-        ]
-        pts = arrays["pts"].tolist()
-    return Plan(pts, tracks, Damage(**about["damage"]), about["is_interlaced"])
-
-
-def _read_before(path: Path) -> dict[int, Before]:
-    with np.load(path) as arrays:
-        numbers = [int(name.removeprefix("coarse_")) for name in arrays if "coarse" in name]
-        return {
-            n: Before(*(torch.from_numpy(arrays[f"{kind}_{n}"]) for kind in ("degraded", "coarse")))
-            for n in numbers
         }
