@@ -121,11 +121,13 @@ def frames_of(path):
 
 
 def packets_of(path, kind="audio"):
-    """Packets of the first stream of a kind, and their times in seconds."""
+    """Packets of the first stream of a kind, and their times in seconds from the first frame."""
+    with av.open(str(path)) as container:
+        first = next(container.decode(video=0)).time
     with av.open(str(path)) as container:
         (stream, *_) = [s for s in container.streams if s.type == kind]
         return [
-            (bytes(p), round(float(p.pts * p.time_base), 4))
+            (bytes(p), round(float(p.pts * p.time_base) - first, 3))
             for p in container.demux(stream)
             if p.size
         ]

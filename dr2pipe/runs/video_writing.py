@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 ENDINGS = (".mp4", ".m4v", ".mov", ".mkv")
+_TRIED_PACKETS = 50
 _SEGMENT_FORMAT = "nut"  # keeps any time base exactly
 
 
@@ -92,8 +95,8 @@ def encode_segment(
     called when all frames are encoded, before the file gets its name.
     """
     av = load_av()
-    partial = path.with_suffix(".partial")
-    container: OutputContainer = av.open(str(partial), "w", format=_SEGMENT_FORMAT)
+    unfinished = path.with_suffix(".partial")
+    container: OutputContainer = av.open(str(unfinished), "w", format=_SEGMENT_FORMAT)
     with container:
         options = dict(codec.options)
         wanted = codec.quality if quality is None else quality
@@ -115,10 +118,10 @@ def encode_segment(
             frame.pict_type = 0
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with open(partial, "rb") as file:
+    with open(unfinished, "rb") as file:
         os.fsync(file.fileno())
     before_rename()
-    os.replace(partial, path)
+    os.replace(unfinished, path)
     files.sync_folder(path.parent)
 
 
@@ -178,16 +181,20 @@ class Join:
         av = load_av()
         probe = self.output.with_name(f".{self.output.stem[:50]}.probe{self.output.suffix}")
         try:
+            if codec is not None:
+                with av.open(str(probe), "w") as out:
+                    self._held(lambda: out.add_stream(codec.encoder, rate=25), codec.encoder)
             with opened(self.source) as (container, stream):
                 out = av.open(str(probe), "w")
-                try:
-                    if codec is not None:
-                        self._held(lambda: out.add_stream(codec.encoder, rate=25), codec.encoder)
-                    _, joined = self._add_others(
-                        out, container, stream, with_pictures=codec is None
-                    )
-                finally:
-                    out.close()
+                streams, joined = self._add_others(
+                    out, container, stream, with_pictures=codec is None
+                )
+                # Some kinds of files refuse a stream only when they are finished.
+                for *_, packet in itertools.islice(
+                    self._copied_packets(container, streams, Fraction(0)), _TRIED_PACKETS
+                ):
+                    self._held(partial(out.mux_one, packet), ", ".join(joined.kept))
+                self._held(out.close, ", ".join(joined.kept))
         finally:
             probe.unlink(missing_ok=True)
         return joined
@@ -264,9 +271,10 @@ class Join:
         return streams, joined
 
     def _held(self, add: Any, name: str) -> Any:
+        av = load_av()
         try:
             return add()
-        except ValueError:
+        except (ValueError, av.FFmpegError):
             raise ConfigError(
                 f"{self.output.suffix} files cannot hold {name}: name the output .mkv"
             ) from None
@@ -274,22 +282,23 @@ class Join:
     def _restored_packets(
         self, segments: list[Path], frame_pts: list[int], stream: Any
     ) -> Iterator[tuple[float, int, Any]]:
-        av = load_av()
-        delay, base = _reordering(segments), self.info.time_base
+        delay, base = max(map(_reordering, segments)), self.info.time_base
         step = max(1, round(1 / (self.info.rate * base)))
         ahead = [frame_pts[0] - step * (delay - i) for i in range(delay)]
-        durations = dict(zip(frame_pts, np.diff(frame_pts).tolist(), strict=False))
         number = 0
         for segment in segments:
-            with av.open(str(segment)) as container:
-                for packet in container.demux(container.streams.video[0]):
-                    if packet.size == 0:
-                        continue
-                    packet.dts = ahead[number] if number < delay else frame_pts[number - delay]
-                    packet.duration = durations.get(packet.pts, step)
-                    packet.stream, packet.time_base = stream, base
-                    yield float(packet.dts * base), 0, packet
-                    number += 1
+            first = number
+            packets = list(_packets(segment))
+            # A segment's file may hold shifted times; the order in which frames are shown stays.
+            for packet, rank in zip(packets, _ranks(packets), strict=True):
+                at = first + rank
+                packet.pts = frame_pts[at]
+                packet.dts = ahead[number] if number < delay else frame_pts[number - delay]
+                is_last = at + 1 == len(frame_pts)
+                packet.duration = step if is_last else frame_pts[at + 1] - frame_pts[at]
+                packet.stream, packet.time_base = stream, base
+                yield float(packet.dts * base), 0, packet
+                number += 1
 
     def _copied_packets(
         self, container: Any, streams: dict[int, Any], first_s: Fraction
@@ -317,13 +326,19 @@ class Join:
             yield latest, 1 + index, packet
 
 
-def _reordering(segments: list[Path]) -> int:
-    """By how many frames packets come earlier than they are shown, at most."""
+def _packets(segment: Path) -> Iterator[Any]:
     av = load_av()
-    most = 0
-    for segment in segments:
-        with av.open(str(segment)) as container:
-            shown = [p.pts for p in container.demux(container.streams.video[0]) if p.size]
-        ranks = {pts: rank for rank, pts in enumerate(sorted(shown))}
-        most = max([most, *(place - ranks[pts] for place, pts in enumerate(shown))])
-    return most
+    with av.open(str(segment)) as container:
+        yield from (p for p in container.demux(container.streams.video[0]) if p.size)
+
+
+def _ranks(packets: list[Any]) -> list[int]:
+    """The place of each packet's frame in the order in which frames are shown."""
+    shown = sorted(range(len(packets)), key=lambda i: packets[i].pts)
+    return [int(rank) for rank in np.argsort(shown)]
+
+
+def _reordering(segment: Path) -> int:
+    """By how many frames packets come earlier than they are shown, at most."""
+    ranks = _ranks(list(_packets(segment)))
+    return max(place - rank for place, rank in enumerate(ranks))

@@ -90,7 +90,8 @@ def test_a_face_that_comes_and_goes_between_looks():
     frames = [picture([(RED, 60, 40)] if 3 <= i <= 16 else []) for i in range(24)]
     (found,) = track(frames)
     assert (found.first, found.last) == (3, 16)
-    assert not found.at_scene_start and not found.at_scene_end
+    assert not found.at_scene_start
+    assert not found.at_scene_end
     shares = [found.share(frame) for frame in range(3, 17)]
     assert shares[0] == shares[-1] == pytest.approx(1 / 6)
     assert shares[5:9] == [1.0] * 4

@@ -86,7 +86,8 @@ def test_a_still_face_does_not_change_from_frame_to_frame(restorer):
     assert np.abs(added).max() > 5
     assert np.abs(added - added[:1]).max() < 0.01  # one noise for all frames
     seeds = {engine.seed_of("a.mp4", track) for track in tracks}
-    assert len(seeds) == 2 and engine.seed_of("b.mp4", tracks[0]) not in seeds
+    assert len(seeds) == 2
+    assert engine.seed_of("b.mp4", tracks[0]) not in seeds
 
 
 def test_steadiness_lowers_flicker(restorer):

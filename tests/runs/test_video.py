@@ -3,6 +3,7 @@
 import json
 import shutil
 import sys
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -78,7 +79,8 @@ def test_times_sound_and_the_rest_are_kept(restore, clip, tmp_path):
     record = record_of(output)
     assert [t["last_frame"] for t in record["tracks"]] == [15, 15]
     assert len({t["seed"] for t in record["tracks"]}) == 2
-    assert [p.name for p in tmp_path.iterdir()] != [] and not list(tmp_path.glob(".*"))
+    assert [p.name for p in tmp_path.iterdir()] != []
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_mp4_keeps_times_exactly(restore, clip, tmp_path):
@@ -128,13 +130,14 @@ def test_samples_are_kept(restore, tmp_path, kind, said):
     summary = restore(source, output, "codec=h264" if kind != "full" else "codec=ffv1")
     assert all(part in " ".join(summary.warnings) for part in said)
     assert bool(summary.warnings) == bool(said)
-    (before, *_), (after, *_) = frames_of(source)[0], frames_of(output)[0]
     info, kept = read_info(source), read_info(output)
+    assert (kept.width, kept.height) == (info.width, info.height)
     assert (kept.is_full_range, kept.matrix) == (info.is_full_range, info.matrix)
     assert info.is_full_range == (kind == "full")
-    assert before.dtype == after.dtype
-    top = 1023 if kind == "10 bits" else 255
-    if kind != "odd":
+    if kind != "odd":  # which numpy does not take
+        (before, *_), (after, *_) = frames_of(source)[0], frames_of(output)[0]
+        assert before.dtype == after.dtype
+        top = 1023 if kind == "10 bits" else 255
         assert np.abs(before[5:20, 60:70].astype(int) - after[5:20, 60:70]).max() < top / 20
 
 
@@ -216,7 +219,8 @@ def test_preview(restore, clip, tmp_path):
     times = frames_of(clip)[1]
     assert summary.frames == sum(time < 0.2 for time in times) == len(frames_of(output)[0])
     sound = packets_of(output)
-    assert sound == packets_of(clip)[: len(sound)] and 2 <= len(sound) <= 5
+    assert sound == packets_of(clip)[: len(sound)]
+    assert 2 <= len(sound) <= 5
 
 
 def test_no_face(restore, tmp_path):
@@ -335,7 +339,8 @@ def test_the_command(clip, tmp_path, settings, capsys, monkeypatch):
     preset = ["enhancer.name=none", "enhancer.weights=null"]
     assert main([*given, *preset]) == 0
     said = capsys.readouterr().out
-    assert f"2 faces followed -> {output}" in said and "done already" not in said
+    assert f"2 faces followed -> {output}" in said
+    assert "done already" not in said
     assert main([*given, *preset]) == 0
     assert "done already" in capsys.readouterr().out
     with pytest.raises(SystemExit):
@@ -353,4 +358,5 @@ def test_restorers_of_presets_fit(settings, clip, tmp_path):
     restorer, hashes = load_restorer(config, "cpu")
     run = video.VideoRun(config, read_info(clip), restorer, hashes, detector=DiscDetector())
     plan = run.find_faces()
-    assert len(plan.pts) == 16 and plan.pts[1] * read_info(clip).time_base == 3600 / TICKS
+    assert len(plan.pts) == 16
+    assert plan.pts[1] * read_info(clip).time_base == Fraction(3600, TICKS)
