@@ -303,20 +303,10 @@ class Join:
     def _copied_packets(
         self, container: Any, streams: dict[int, Any], first_s: Fraction
     ) -> Iterator[tuple[float, int, Any]]:
-        av = load_av()
         if not streams:
             return
         latest = 0.0
-        packets = container.demux([container.streams[index] for index in streams])
-        while True:
-            try:
-                packet = next(packets, None)
-            except av.FFmpegError:  # cut off: what was read is kept
-                return
-            if packet is None:
-                return
-            if packet.size == 0 or packet.dts is None:
-                continue
+        for packet in _with_dts(container, [container.streams[index] for index in streams]):
             time_s = float(packet.dts * packet.time_base)
             if self.until_s is not None and time_s >= float(first_s) + self.until_s:
                 continue
@@ -324,6 +314,44 @@ class Join:
             index = packet.stream.index
             packet.stream = streams[index]
             yield latest, 1 + index, packet
+
+
+def _with_dts(container: Any, streams: list[Any]) -> Iterator[Any]:
+    """The packets of streams. Some files do not say when the first ones are decoded: they do now."""
+    av = load_av()
+    waiting: dict[int, list[Any]] = {stream.index: [] for stream in streams}
+    known: dict[int, int] = {}
+    packets = container.demux(streams)
+    while True:
+        try:
+            packet = next(packets, None)
+        except av.FFmpegError:  # cut off: what was read is kept
+            packet = None
+        if packet is None:
+            break
+        if packet.size == 0:
+            continue
+        index = packet.stream.index
+        if packet.dts is None and index not in known:
+            waiting[index].append(packet)
+            continue
+        if packet.dts is None:
+            packet.dts = known[index] + 1
+        known[index] = packet.dts
+        yield from _dated(waiting[index], packet.dts)
+        waiting[index] = []
+        yield packet
+    for left in waiting.values():
+        yield from _dated(left, min((p.pts or 0 for p in left), default=0))
+
+
+def _dated(packets: list[Any], before: int) -> Iterator[Any]:
+    """Packets, decoded one after the other before a time."""
+    at = before - sum(max(packet.duration or 0, 1) for packet in packets)
+    for packet in packets:
+        packet.dts = at
+        at += max(packet.duration or 0, 1)
+        yield packet
 
 
 def _packets(segment: Path) -> Iterator[Any]:

@@ -1,5 +1,6 @@
 """``dr2pipe video``: what is kept of a file, what a killed run leaves, and what is refused."""
 
+import dataclasses
 import json
 import shutil
 import sys
@@ -191,7 +192,7 @@ def test_other_settings_begin_anew(restore, clip, tmp_path, monkeypatch):
 def test_any_batch_size_gives_the_same_frames(restore, clip, tmp_path):
     outputs = [tmp_path / f"{size}.mkv" for size in (1, 7)]
     for output, size in zip(outputs, (1, 7), strict=True):
-        restore(clip, output, f"batch_size={size}", "codec=ffv1")
+        restore(clip, output, f"batch_size={size}", "codec=ffv1", "preview_s=0.24")
     one, many = (np.stack(frames_of(output)[0]).astype(int) for output in outputs)
     assert np.abs(one - many).max() <= 1  # a rounding of the networks' last bits
     assert (one != many).mean() < 0.001
@@ -199,7 +200,7 @@ def test_any_batch_size_gives_the_same_frames(restore, clip, tmp_path):
 
 def test_few_frames_are_in_memory(restore, tmp_path, monkeypatch):
     """Frames wait for a batch of faces, and no longer, however long the video is."""
-    source = write_video(tmp_path / "in.mp4", [picture([]) for _ in range(40)] + moving(6))
+    source = write_video(tmp_path / "in.mp4", [picture([])] * 40 + moving(6), sound=False)
     waiting = []
     restored = video.VideoRun._restored
 
@@ -236,13 +237,14 @@ def test_no_face(restore, tmp_path):
 
 
 def test_a_truncated_video(restore, clip, tmp_path):
-    whole = write_video(tmp_path / "whole.mkv", moving(30), options={"crf": "5", "g": "4"})
+    frames = [picture([(RED, 40, 40)])] + [picture([])] * 29
+    whole = write_video(tmp_path / "whole.mkv", frames, options={"crf": "5", "g": "4"})
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     output = tmp_path / "out.mp4"
     summary = restore(cut, output)
     assert summary.exit_code == 3
-    assert 5 < summary.frames < 25
+    assert 5 < summary.frames < 28
     assert "cut off" in summary.warnings[0]
     assert len(frames_of(output)[0]) == summary.frames
     assert restore(cut, output).exit_code == 3  # said again
@@ -250,6 +252,32 @@ def test_a_truncated_video(restore, clip, tmp_path):
     headless.write_bytes(clip.read_bytes()[:2000])
     with pytest.raises(PictureError, match=r"headless\.mp4 is not a video"):
         restore(headless, tmp_path / "none.mp4")
+
+
+def test_damage_in_the_middle(restore, tmp_path):
+    source = write_video(tmp_path / "whole.mp4", moving(20), options={"crf": "1", "g": "4"})
+    with av.open(str(source)) as container:
+        places = [(p.pos, p.size) for p in container.demux(video=0) if p.size][9:12]
+    content = bytearray(source.read_bytes())
+    for start, size in places:
+        content[start : start + size] = b"\xff" * size
+    source.write_bytes(content)
+    summary = restore(source, tmp_path / "out.mp4", "dr2.enabled=false")
+    assert summary.exit_code == 3
+    assert "damaged" in summary.warnings[0]
+    assert summary.frames == len(frames_of(tmp_path / "out.mp4")[0]) < 20
+
+
+def test_what_else_is_told(restore, clip, tmp_path, monkeypatch):
+    read = video.video_io.read_info
+    monkeypatch.setattr(
+        video.video_io, "read_info", lambda path: dataclasses.replace(read(path), is_hdr=True)
+    )
+    monkeypatch.setattr(video, "supported", lambda codec, pix_fmt: "yuv444p")
+    summary = restore(clip, tmp_path / "out.mp4", "preview_s=0.1")
+    told = " ".join(summary.warnings)
+    assert "layout is yuv444p" in told
+    assert "HDR" in told
 
 
 def test_what_is_no_video(restore, tmp_path):
