@@ -13,6 +13,7 @@ compressed (H.264), with a tone as its sound. Prints, after restoring it:
   in crops in which the clean face stands still. For the degraded clip, for frames that are
   restored one by one as photos, and for the video;
 * PSNR of luma inside the ovals;
+* with --kills, whether a run that was killed so often left the same as an undisturbed one;
 * the peak memory of the command for clips of 10 and 100 seconds, with the networks left out.
 
 WORK keeps the clips, and a sheet of frames: clean, degraded, frame by frame, video.
@@ -212,14 +213,16 @@ def measure(options: argparse.Namespace) -> int:
     clip = options.work / f"clip_{options.seconds:g}s.mp4"
     if not clip.is_file():
         write_clip(clip, actors, options.seconds)
-    if not options.memory_only:
+    if not options.cheap_only:
         restore_and_compare(options, actors, clip)
+    if options.kills:
+        kill(clip, options.work, options.kills)
     if not options.no_memory:
         for seconds in (10, 100):
             long = options.work / f"clip_{seconds}s.mp4"
             if not long.is_file():
                 write_clip(long, actors, seconds)
-            print(f"peak memory of {seconds} s without networks: {peak_mb(long, options)} MB")
+            print(f"peak memory of {seconds} s without networks: {peak_mb(long, options.work)} MB")
     return 0
 
 
@@ -288,22 +291,49 @@ def _print_tracks(tracks: Sequence[Any], actors: Sequence[Actor]) -> None:
         print(f"track {track.number}: frames {track.first}..{track.last}, swaps {swaps}")
 
 
-def peak_mb(clip: Path, options: argparse.Namespace) -> int:
-    """Peak resident memory of the command in a process of its own."""
-    output = options.work / f"cheap_{clip.stem}.mp4"
+def cheap_command(clip: Path, output: Path) -> list[str]:
+    """The command with the networks left out, and no result of it there."""
     output.unlink(missing_ok=True)
     Path(f"{output}.json").unlink(missing_ok=True)
     command = [sys.executable, "-m", "dr2pipe", "video", str(clip), str(output)]
-    command += ["--set", *_CHEAP, "faces.skip_good=false", "look_every=25"]
+    return [*command, "--set", *_CHEAP, "faces.skip_good=false", "look_every=25"]
+
+
+def peak_mb(clip: Path, work: Path) -> int:
+    """Peak resident memory of the command in a process of its own."""
     code = (
         "import resource, subprocess, sys; subprocess.run(sys.argv[1:], check=True, "
         "stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL); "
         "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss)"
     )
+    command = cheap_command(clip, work / f"cheap_{clip.stem}.mp4")
     found = subprocess.run(
         [sys.executable, "-c", code, *command], check=True, capture_output=True, text=True
     )
     return round(int(found.stdout) / 1024)
+
+
+def kill(clip: Path, work: Path, kills: int) -> None:
+    """Kill the command again and again, let it end, and compare with an undisturbed run."""
+    whole, killed = work / "undisturbed.mp4", work / "killed.mp4"
+    quiet: dict[str, Any] = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(cheap_command(clip, whole), check=True, **quiet)
+    command = cheap_command(clip, killed)
+    folder, rng, done = work / ".killed.mp4.work", np.random.default_rng(0), 0
+    for _ in range(kills):
+        process = subprocess.Popen(command, **quiet)
+        before = len(list(folder.glob("*.nut")))
+        while process.poll() is None and len(list(folder.glob("*.nut"))) == before:
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 1))
+        done += process.poll() is None
+        process.kill()
+        process.wait()
+    subprocess.run(command, check=True, **quiet)
+    frames = all(np.array_equal(a, b) for a, b in zip(shown(whole), shown(killed), strict=True))
+    sound = sound_of(whole) == sound_of(killed) == sound_of(clip)
+    same = whole.read_bytes() == killed.read_bytes()
+    print(f"{done} kills: frames equal {frames}, sound equal {sound}, files equal {same}")
 
 
 def main() -> int:
@@ -318,7 +348,8 @@ def main() -> int:
     parser.add_argument("--preset", default="default")
     parser.add_argument("--set", nargs="+", default=[], metavar="key=value")
     parser.add_argument("--no-memory", action="store_true", help="leave the memory out")
-    parser.add_argument("--memory-only", action="store_true", help="print the memory alone")
+    parser.add_argument("--cheap-only", action="store_true", help="nothing with the networks")
+    parser.add_argument("--kills", type=int, default=0, help="kill a run so often (0)")
     parser.add_argument("--reuse", action="store_true", help="take the single frames of before")
     options = parser.parse_args()
     return report_errors(lambda: measure(options))

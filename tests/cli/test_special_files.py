@@ -63,7 +63,7 @@ def special(kind, folder):
 BENCHMARK = ["benchmark", "--parts", "machinery", "--pictures", "2", "--size", "32"]
 
 # A name, an address and a password, not files.
-NO_FILES = {("web", "host"), ("web", "user"), ("web", "password")}
+NO_FILES = {("web", "host"), ("web", "user"), ("web", "password"), ("video", "codec")}
 
 
 def others(name, commands, out):
@@ -76,6 +76,7 @@ def others(name, commands, out):
         "explain": ["explain", face],
         "setup": ["setup", "gfpgan14", "--mirror", "http://127.0.0.1:9"],
         "restore-many": ["restore-many", str(faces), str(out)],
+        "video": ["video", face, str(out / "out.mp4")],
     }.get(name, BENCHMARK)
 
 
