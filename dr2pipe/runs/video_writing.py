@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 ENDINGS = (".mp4", ".m4v", ".mov", ".mkv")
 _TRIED_PACKETS = 50
+# Metadata that speak of the source's file, not of what it shows.
+_OF_THE_FILE = ("major_brand", "minor_version", "compatible_brands", "encoder")
 _SEGMENT_FORMAT = "nut"  # keeps any time base exactly
 
 
@@ -209,7 +211,7 @@ class Join:
         av = load_av()
         with opened(self.source) as (container, stream), av.open(str(self.output), "w") as out:
             pictures: Iterable[Any] = ()
-            metadata = dict(container.metadata)
+            metadata = {k: v for k, v in container.metadata.items() if k not in _OF_THE_FILE}
             if segments:
                 said = f"faces restored by dr2pipe {dr2pipe.__version__}"
                 metadata["comment"] = "; ".join(filter(None, [metadata.get("comment"), said]))
@@ -217,6 +219,8 @@ class Join:
                 pictures = self._restored_packets(segments, frame_pts, added)
             others, joined = self._add_others(out, container, stream, with_pictures=not segments)
             out.metadata.update(metadata)
+            if self.until_s is None:
+                out.set_chapters(container.chapters())
             copied = self._copied_packets(container, others, frame_pts[0] * self.info.time_base)
             for _, _, packet in heapq.merge(pictures, copied, key=lambda timed: timed[:2]):
                 out.mux_one(packet)

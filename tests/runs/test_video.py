@@ -291,6 +291,37 @@ def test_what_is_no_video(restore, tmp_path):
         restore(tmp_path / "gone.mp4", tmp_path / "out.mp4")
 
 
+def test_subtitles_chapters_and_titles_are_kept(restore, clip, tmp_path):
+    source, text = tmp_path / "in.mkv", tmp_path / "words.srt"
+    text.write_text("1\n00:00:00,100 --> 00:00:00,300\nSo it begins.\n")
+    with (
+        av.open(str(clip)) as container,
+        av.open(str(text)) as spoken,
+        av.open(str(source), "w") as out,
+    ):
+        streams = container.streams.video[0], spoken.streams.subtitles[0]
+        added = [out.add_stream_from_template(stream, opaque=True) for stream in streams]
+        added[1].metadata["language"] = "ger"
+        out.metadata["title"] = "A film"
+        chapter = {"id": 1, "start": 0, "end": 300, "time_base": Fraction(1, 1000)}
+        out.set_chapters([{**chapter, "metadata": {"title": "One"}}])
+        for stream, copied in zip(streams, added, strict=True):
+            for packet in stream.container.demux(stream):
+                if packet.size:
+                    packet.stream = copied
+                    out.mux_one(packet)
+    output = tmp_path / "out.mkv"
+    restore(source, output, "dr2.enabled=false", "look_every=8")
+    assert packets_of(output, "subtitle") == packets_of(source, "subtitle") != []
+    with av.open(str(output)) as container:
+        assert container.metadata["title"] == "A film"
+        assert container.streams.subtitles[0].language == "ger"
+        (kept,) = container.chapters()
+        assert kept["metadata"] == {"title": "One"}
+    with pytest.raises(ConfigError, match=r"\.mp4 files cannot hold subtitle"):
+        restore(source, tmp_path / "out.mp4")
+
+
 def test_what_others_wrote_stays(restore, clip, tmp_path):
     output = tmp_path / "mine.mp4"
     output.write_bytes(b"precious")
