@@ -58,7 +58,10 @@ _FACE_SIDE_PX = 190.0  # of the aligned crop, on the average
 _REDUCED, _NOISE, _CRF = 0.25, 8.0, 28
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _STILL_PX = 160  # side of crops in which a face stands still
-_CHEAP = ["dr2.enabled=false", "enhancer.name=none", "identity.measure=false"]
+_CHEAP = [
+    *("dr2.enabled=false", "enhancer.name=bicubic", "enhancer.options={size: 64}"),
+    *("identity.measure=false", "paste.match_colours=false"),
+]
 
 
 @dataclass

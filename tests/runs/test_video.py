@@ -262,7 +262,7 @@ def test_damage_in_the_middle(restore, tmp_path):
     for start, size in places:
         content[start : start + size] = b"\xff" * size
     source.write_bytes(content)
-    summary = restore(source, tmp_path / "out.mp4", "dr2.enabled=false")
+    summary = restore(source, tmp_path / "out.mp4")
     assert summary.exit_code == 3
     assert "damaged" in summary.warnings[0]
     assert summary.frames == len(frames_of(tmp_path / "out.mp4")[0]) < 20
@@ -311,7 +311,7 @@ def test_subtitles_chapters_and_titles_are_kept(restore, clip, tmp_path):
                     packet.stream = copied
                     out.mux_one(packet)
     output = tmp_path / "out.mkv"
-    restore(source, output, "dr2.enabled=false", "look_every=8")
+    restore(source, output, "look_every=8")
     assert packets_of(output, "subtitle") == packets_of(source, "subtitle") != []
     with av.open(str(output)) as container:
         assert container.metadata["title"] == "A film"
