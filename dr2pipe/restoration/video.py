@@ -180,12 +180,9 @@ class VideoEngine:
     def restore(self, frames: Sequence[Frame]) -> list[list[Change]]:
         """What is added to each of several frames, which follow the frames of the last call."""
         faces = [face for frame in frames for face in frame.faces]
-        found = self.stage1(
-            [face.degraded for face in faces],
-            [face.seed for face in faces],
-            [face.look for face in faces],
-        )
-        coarse = [self._steadied(face, one.coarse) for face, one in zip(faces, found, strict=True)]
+        coarse = [
+            self._steadied(face, one) for face, one in zip(faces, self._coarse(faces), strict=True)
+        ]
         restored = iter(self._enhanced(coarse))
         return [
             [
@@ -200,6 +197,17 @@ class VideoEngine:
         """Forget the tracks that end before a frame."""
         ended = {track.number for track in tracks if track.last < number}
         self.before = {n: before for n, before in self.before.items() if n not in ended}
+
+    def _coarse(self, faces: Sequence[FrameFace]) -> list[torch.Tensor]:
+        """What stage 1 makes of each; where there is none, the faces as they are."""
+        if self.restorer.remover is None:
+            return [face.degraded for face in faces]
+        found = self.stage1(
+            [face.degraded for face in faces],
+            [face.seed for face in faces],
+            [face.look for face in faces],
+        )
+        return [one.coarse for one in found]
 
     def _steadied(self, face: FrameFace, coarse: torch.Tensor) -> torch.Tensor:
         """The coarse face (1,3,S,S), mixed with the frame before where the input did not change.

@@ -149,6 +149,14 @@ def test_good_faces_are_left_alone(restorer, clip):
     assert np.abs(added[4, y, x]).max() == 0
 
 
+def test_an_enhancer_alone(clip):
+    given = ["dr2.enabled=false", "enhancer.name=bicubic", "enhancer.options={size: 64}"]
+    alone = load_restorer(load_config(RestorationConfig, None, given), "cpu")[0]
+    added, engine = changes(alone, *clip)
+    assert set(engine.before) == {0, 1}
+    assert 0 < np.abs(added).max() < 60  # the same faces, a little softer
+
+
 @pytest.mark.parametrize("settings", [{"blend": 1.5}, {"steadiness": 1.0}, {"steadiness": -0.1}])
 def test_shares_out_of_range(restorer, settings):
     with pytest.raises(ConfigError, match="must"):
