@@ -10,7 +10,8 @@ compressed (H.264), with a tone as its sound. Prints, after restoring it:
 * whether the packets of the sound are the same;
 * flicker: the mean absolute difference of what changes from frame to frame in the result and in
   the clean clip, of luma in levels of 255, inside the faces' ovals: in place, and along the motion,
-  in crops in which the clean face stands still. For the degraded clip, for frames that are
+  in crops in which the clean face stands still. For the clean clip without its finest detail,
+  which has no flicker but differs where details move, for the degraded clip, for frames that are
   restored one by one as photos, and for the video;
 * PSNR of luma inside the ovals;
 * with --kills, whether a run that was killed so often left the same as an undisturbed one;
@@ -58,6 +59,7 @@ _FACE_SIDE_PX = 190.0  # of the aligned crop, on the average
 _REDUCED, _NOISE, _CRF = 0.25, 8.0, 28
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _STILL_PX = 160  # side of crops in which a face stands still
+_SOFT = "clean, reduced and enlarged"
 _CHEAP = [
     *("dr2.enabled=false", "enhancer.name=bicubic", "enhancer.options={size: 64}"),
     *("identity.measure=false", "paste.match_colours=false"),
@@ -112,6 +114,12 @@ def clean_frames(actors: Sequence[Actor], seconds: float) -> Iterator[tuple[Pixe
     for number in range(round(seconds * RATE)):
         halves = [actor.frame(number / RATE) for actor in actors]
         yield np.concatenate([half for half, _ in halves], axis=1), [p for _, p in halves]
+
+
+def soft(frame: Pixels) -> Pixels:
+    """A clean frame without the detail that the degraded clip lacks; nothing in it flickers."""
+    small = (round(HEIGHT * _REDUCED), round(WIDTH * _REDUCED))
+    return images.resize_pixels(images.resize_pixels(frame, small), (HEIGHT, WIDTH))
 
 
 def degraded(frame: Pixels, number: int) -> Pixels:
@@ -256,13 +264,13 @@ def restore_and_compare(options: argparse.Namespace, actors: Sequence[Actor], cl
         singles = list(one_by_one(clip, config, options.singles))
         np.savez(saved, frames=np.stack(singles))
         print(f"frame by frame: {len(singles)} frames in {time.monotonic() - began:.0f} s")
-    meters = {name: Meter() for name in ("degraded", "frame by frame", "video")}
+    meters = {name: Meter() for name in (_SOFT, "degraded", "frame by frame", "video")}
     sheet = []
     frames = zip(
         clean_frames(actors, options.seconds), shown(clip), singles, shown(output), strict=False
     )
     for number, ((clean, landmarks), *others) in enumerate(frames):
-        for meter, frame in zip(meters.values(), others, strict=True):
+        for meter, frame in zip(meters.values(), [soft(clean), *others], strict=True):
             meter.add(frame, clean, landmarks)
         if number % (options.singles // 4) == 3:
             sheet.append(np.concatenate([clean, *others], axis=1))
