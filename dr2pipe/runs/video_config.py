@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,12 @@ class VideoConfig(RestorationConfig):
     strict: bool = False  # a video in which no face is found is a failure
     look_every: int = 5  # the detector looks at every so many frames
     steadiness: float = 0.7  # 0..0.99: share of the frame before in a face that did not change
+
+    @staticmethod
+    def complete_overrides(overrides: Sequence[str]) -> list[str]:
+        """A preset that chooses N, τ and ω for each picture gives a video its fixed numbers."""
+        is_given = any(override.partition("=")[0].strip() == "dr2.mode" for override in overrides)
+        return [*([] if is_given else ["dr2.mode=fixed"]), *overrides]
 
 
 def check_video(config: VideoConfig) -> None:

@@ -13,6 +13,7 @@ from videos import RED, TICKS, DiscDetector, frames_of, moving, packets_of, pict
 from dr2pipe.cli import main
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, PictureError, UnreadableFileError
+from dr2pipe.core.models import find_file
 from dr2pipe.restoration.settings import load_restorer
 from dr2pipe.runs import video
 from dr2pipe.runs.video_config import VideoConfig, check_video
@@ -369,6 +370,13 @@ def test_settings_that_make_no_sense(setting, said):
     config = load_config(VideoConfig, None, ["input=in.mp4", "output=out.mp4", setting])
     with pytest.raises(ConfigError, match=said):
         check_video(config)
+
+
+def test_the_default_preset_has_fixed_numbers_for_a_video():
+    path = find_file("configs/restore", "default", what="preset")
+    config = load_config(VideoConfig, path, ["input=in.mp4", "output=out.mp4", "dr2.tau=10"])
+    assert (config.dr2.mode, config.dr2.factor, config.dr2.tau) == ("fixed", 4, 10)
+    check_video(config)
 
 
 def test_codecs(monkeypatch):
