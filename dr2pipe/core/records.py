@@ -140,6 +140,8 @@ def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
     handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     try:
         written = os.write(handle, data)
+        if written != len(data):
+            _take_back(handle, written)
     except OSError as error:
         raise files.named(error, path) from None
     finally:
@@ -148,6 +150,13 @@ def append_jsonl(path: str | Path, records: Iterable[dict[str, Any]]) -> None:
         raise OSError(
             errno.ENOSPC, "the disk is full: a line could not be written whole", str(path)
         )
+
+
+def _take_back(handle: int, written: int) -> None:
+    """Remove the part of a line that was written last, unless another process wrote after it."""
+    end = os.lseek(handle, 0, os.SEEK_CUR)
+    if os.fstat(handle).st_size == end >= written:
+        os.ftruncate(handle, end - written)
 
 
 def to_jsonl(records: Iterable[dict[str, Any]]) -> bytes:

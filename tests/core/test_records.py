@@ -1,6 +1,8 @@
 import importlib.metadata
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from conftest import run_command
@@ -36,6 +38,25 @@ def test_a_line_that_is_not_written_whole_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "write", lambda handle, data: len(data) - 1)
     with pytest.raises(OSError, match="could not be written whole"):
         append_jsonl(tmp_path / "a.jsonl", [{"n": 1}])
+
+
+def test_no_part_of_a_line_stays_on_a_full_disk(tmp_path):
+    """Under a limit of the file size, as quotas work: a write stops in the middle of a line."""
+    path = tmp_path / "a.jsonl"
+    code = f"""
+import resource, signal
+from dr2pipe.core.records import append_jsonl
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+for n in range(50):
+    append_jsonl({str(path)!r}, [{{"number": n}}])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=False
+    )
+    assert "could not be written whole" in ended.stderr
+    assert read_jsonl(path).records == [{"number": n} for n in range(len(path.read_bytes()) // 14)]
+    assert path.read_bytes().endswith(b"}\n")
 
 
 def test_versions():
