@@ -194,14 +194,16 @@ def _connect_photos(on: SimpleNamespace, page: Page) -> None:
     def show(name, request: gr.Request):  # type: ignore[no-untyped-def]
         return [*told(page.show, name, request), *told(page.results, name, 0, request)]
 
-    on.upload.upload(
+    found = on.upload.upload(
         find,
         [on.upload, on.preset],
-        [on.photo, *shown, on.status, on.restore, on.slider, on.upload],
+        [on.photo, *shown, *_result_controls(on), on.restore],
         api_name="find",
         show_progress_on=[on.status],
         **_ONE_AT_A_TIME,
     )
+    # Room for the next upload, whatever became of this one.
+    found.then(lambda: None, None, on.upload, api_visibility="private")
     on.photo.input(show, on.photo, [*shown, *_result_controls(on)], api_name="show")
     on.faces.input(event(page.choose), [on.photo, on.faces], None, api_name="choose")
     on.scratches.expand(event(page.canvas), on.photo, on.editor, api_visibility="private")

@@ -44,15 +44,13 @@ class Page:
         visit, say = self._visit(request), _sayer(progress)
         refused = self.workshop.take(visit, uploads or [], preset, say)
         names = list(visit.photos)
-        lines = [f"Photos: {len(names)}." if len(names) > 1 else "", *refused]
-        shown = self.show(names[0], request)
+        faces = sum(len(photo.faces) for photo in visit.photos.values())
+        lines = [f"Photos: {len(names)}, faces found: {faces}. Press Restore.", *refused]
         return [
             gr.Dropdown(choices=names, value=names[0], visible=len(names) > 1),
-            *shown,
-            " ".join(line for line in lines if line),
+            *self.show(names[0], request),
+            *_no_results("\n\n".join(lines)),
             gr.Button(interactive=True),
-            None,  # the results of the photos before
-            None,  # room for the next upload
         ]
 
     def show(self, name: str, request: gr.Request) -> list[Any]:
@@ -135,13 +133,7 @@ class Page:
             variants.append((str(outcome.spread[name]), "where they differ"))
         done = found[min(variant, len(found) - 1)]
         if done is None:
-            return [
-                None,
-                gr.Gallery(visible=False),
-                *[gr.skip()] * 2,
-                "\n\n".join(outcome.failures),
-                "",
-            ]
+            return _no_results("\n\n".join(outcome.failures))
         return [
             gr.ImageSlider(value=(str(done.before), str(done.after)), visible=True),
             gr.Gallery(value=variants, visible=len(outcome.done) > 1),
@@ -212,6 +204,18 @@ def _sayer(progress: Any) -> Callable[[float, str], None]:
         context.copy().run(progress, share, stage)
 
     return say
+
+
+def _no_results(status: str) -> list[Any]:
+    """The controls of results where there are none."""
+    return [
+        None,
+        gr.Gallery(value=None, visible=False),
+        gr.DownloadButton(value=None, interactive=False),
+        gr.Files(value=None, visible=False),
+        status,
+        "",
+    ]
 
 
 def _photo(visit: Visit, name: str) -> Photo:

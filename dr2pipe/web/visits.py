@@ -77,6 +77,7 @@ class Visit:
         photos: by name.
         chosen: numbers of the faces to restore, by photo, where they were chosen.
         references: folder of photos of the person, or None.
+        takes: how often photos were added.
         runs: how many runs there were.
         outcome: of the latest.
         used: when it was used last, in seconds.
@@ -86,6 +87,7 @@ class Visit:
     photos: dict[str, Photo] = field(default_factory=dict)
     chosen: dict[str, list[int]] = field(default_factory=dict)
     references: Path | None = None
+    takes: int = 0
     runs: int = 0
     outcome: Any = None
     used: float = field(default_factory=time.monotonic)
@@ -97,11 +99,12 @@ class Visit:
         folder.mkdir(parents=True)
         return folder
 
-    def forget_photos(self) -> None:
-        """Remove the photos and results, but not the references."""
-        self.photos, self.chosen, self.outcome = {}, {}, None
-        for name in ("uploads", "shown", *(f"run{n}" for n in range(self.runs + 1))):
-            shutil.rmtree(self.folder / name, ignore_errors=True)
+    def replace_photos(self, photos: dict[str, Photo], folder: Path) -> None:
+        """Have other photos, which lie in ``folder``; the former and their results are removed."""
+        self.photos, self.chosen, self.outcome = photos, {}, None
+        for path in self.folder.iterdir():
+            if path not in (folder, self.references):
+                shutil.rmtree(path, ignore_errors=True)
 
 
 class Visits:

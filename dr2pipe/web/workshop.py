@@ -127,28 +127,33 @@ class Workshop:
             Sentences about uploads that were refused.
 
         Raises:
-            PictureError: none of them could be taken, or there are too many.
+            PictureError: none of them could be taken, or there are too many; those before stay.
         """
         if len(uploads) > self.limits.photos:
             raise PictureError(
                 f"{len(uploads)} photos are too many at a time: choose up to {self.limits.photos}"
             )
-        visit.forget_photos()
-        folder, shown = visit.new_folder("uploads"), visit.new_folder("shown")
+        visit.takes += 1
+        folder = visit.new_folder(f"photos{visit.takes}")
+        uploaded, shown = folder / "uploads", folder / "shown"
         path = find_file("configs/restore", preset, what="preset")
         engine, _ = self.engine(load_config(RestorationConfig, path))
-        refused = []
+        refused, photos = [], dict[str, Photo]()
         for number, upload in enumerate(uploads):
             say(number / len(uploads), f"finding faces: {Path(upload).name}")
             try:
-                target, picture = take_upload(upload, folder, self.limits)
+                if Path(upload).name in photos:
+                    raise PictureError(f"{Path(upload).name}: another photo has the same name")
+                target, picture = take_upload(upload, uploaded, self.limits)
                 photo = self._look(engine, target, picture, shown / str(number))
             except PictureError as error:
                 refused.append(str(error))
                 continue
-            visit.photos[photo.name] = photo
-        if not visit.photos:
+            photos[photo.name] = photo
+        if not photos:
+            shutil.rmtree(folder, ignore_errors=True)
             raise PictureError(" ".join(refused) or "choose a photo first")
+        visit.replace_photos(photos, folder)
         return refused
 
     def _look(self, engine: PhotoEngine, path: Path, picture: images.Picture, shown: Path) -> Photo:

@@ -163,7 +163,7 @@ def test_two_visitors_and_one_who_leaves(browser, server, tmp_path):
         assert f"Faces restored: {faces}" in window.text()
     other.close()
     root = next(folder.glob("dr2pipe_web_*"))
-    browser.wait(lambda: len(list(root.glob("*/uploads"))) == 1)
+    browser.wait(lambda: len(list(root.glob("*/photos*/uploads"))) == 1)
 
 
 @pytest.mark.parametrize("width", [1280, 400])

@@ -16,7 +16,7 @@ from PIL import Image
 from worn import request_of, say, worn_photo
 
 from dr2pipe import cli
-from dr2pipe.core.errors import ConfigError, Dr2pipeError
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
 from dr2pipe.web import ServerConfig, serve
 from dr2pipe.web.page import Page, event, told
 from dr2pipe.web.server import check
@@ -66,6 +66,30 @@ def test_a_visit(page, tmp_path):
     folder = page.visits.of("ada").folder
     page.leave(ada)
     assert not folder.exists()
+
+
+def test_other_photos_take_the_place_of_those_before(page, tmp_path):
+    ada = request_of("ada")
+    first, second = (str(worn_photo(tmp_path / name)) for name in ("a.png", "b.png"))
+    page.find([first], "default", ada, say)
+    page.restore(ada, say, "a.png", Wish())
+    kept = page.visits.of("ada").outcome.done[0][0].restored
+    (tmp_path / "notes.png").write_text("hello")
+    with pytest.raises(PictureError, match="not an image file"):  # nothing is lost by a mistake
+        page.find([str(tmp_path / "notes.png")], "default", ada, say)
+    assert list(page.visits.of("ada").photos) == ["a.png"]
+    assert kept.exists()
+    (tmp_path / "other").mkdir()
+    same_name = shutil.copy(first, tmp_path / "other" / "b.png")
+    _, _, _, _, slider, _, download, files, status, command, _ = page.find(
+        [second, same_name], "default", ada, say
+    )
+    assert "faces found: 1" in status
+    assert "another photo has the same name" in status
+    assert not kept.exists()
+    # Nothing of the photos before can be downloaded.
+    assert (slider, command, value_of(download), value_of(files)) == (None, "", None, None)
+    assert not download.interactive
 
 
 def test_references(page, tmp_path):
