@@ -25,6 +25,9 @@ _DAMAGES = [
 STYLE = """
 .gradio-container { max-width: 1200px !important; margin: auto !important; }
 #grid .caption-label { white-space: normal; max-width: 100%; font-size: 12px; }
+/* Room for the progress bar, which lies over the status. */
+#status { min-height: 6em; }
+.gradio-container :focus-visible { outline: 3px solid #f59e0b !important; outline-offset: 2px; }
 .dr2-command textarea { font-family: ui-monospace, monospace; }
 """
 _INTRO = """# Restore old and damaged photos
@@ -55,7 +58,7 @@ def build_page(page: Page, *, preset: str = "default") -> gr.Blocks:
                 on.references = gr.File(
                     label="Reference photos",
                     file_count="multiple",
-                    height=140,
+                    height=150,
                     elem_id="references",
                 )
                 on.referred = gr.Markdown("No reference photos.")
