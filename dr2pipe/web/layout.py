@@ -117,7 +117,7 @@ def _results(on: SimpleNamespace) -> None:
         elem_id="files",
     )
     on.command = gr.Textbox(
-        label="The command that makes the same file",
+        label="The same by a command",
         interactive=False,
         buttons=["copy"],
         elem_id="command",
@@ -184,7 +184,7 @@ def _about() -> None:
 
 def _connect_photos(on: SimpleNamespace, page: Page) -> None:
     """Uploads, the choice of a photo and of its faces, marks and references."""
-    shown = [on.boxes, on.faces, on.face]
+    shown = [on.boxes, on.faces, on.face, on.scratches, on.marked]
 
     def find(  # type: ignore[no-untyped-def]
         files,

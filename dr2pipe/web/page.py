@@ -14,7 +14,7 @@ import numpy as np
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
 from dr2pipe.core.extras import needs_extra
-from dr2pipe.web.visits import Photo, Visit, Visits, describe_disk
+from dr2pipe.web.visits import Photo, Visit, Visits, describe_disk, take_upload
 from dr2pipe.web.wishes import Wish
 from dr2pipe.web.workshop import Done, Outcome, Workshop
 
@@ -66,15 +66,16 @@ class Page:
             gr.Image(value=str(photo.boxes), visible=True),
             gr.CheckboxGroup(choices=labels, value=chosen, visible=bool(labels), info=none),
             gr.Dropdown(choices=labels, value=0 if labels else None),
+            gr.Accordion(open=False),  # the photo to paint on comes when it is opened again
+            "This photo is marked." if photo.marks else "Nothing is marked.",
         ]
 
     def choose(self, name: str, chosen: list[int], request: gr.Request) -> None:
         """Remember which faces of a photo are restored."""
         visit = self._visit(request)
-        if not chosen:
-            raise Dr2pipeError("choose at least one face, or another photo")
         _photo(visit, name)
         visit.chosen[name] = sorted(int(number) for number in chosen)
+        _check_chosen(visit)
 
     def canvas(self, name: str, request: gr.Request) -> Any:
         """The photo to paint on."""
@@ -104,11 +105,14 @@ class Page:
         visit.references = None
         if not uploads:
             return "No reference photos."
+        limits = self.workshop.limits
+        if len(uploads) > limits.photos:
+            raise Dr2pipeError(f"choose up to {limits.photos} reference photos, not {len(uploads)}")
         folder = visit.new_folder("references")
         for number, upload in enumerate(uploads):
-            data = images.read_file(upload, max_bytes=self.workshop.limits.megabytes * 1_000_000)
-            images.decode_image(data, whole_photo=True, max_pixels=self.workshop.limits.pixels)
-            files.write_bytes(folder / f"{number}{Path(upload).suffix.lower()}", data)
+            taken, _ = take_upload(upload, folder / "taken", limits)
+            taken.rename(folder / f"{number}{taken.suffix.lower()}")
+        (folder / "taken").rmdir()
         visit.references = folder
         return f"Reference photos: {len(uploads)}. Of four results, the most alike is taken."
 
@@ -117,6 +121,7 @@ class Page:
     def restore(self, request: gr.Request, progress: Any, name: str, wish: Wish) -> list[Any]:
         """Restore all photos and show the one that is chosen."""
         visit = self._visit(request)
+        _check_chosen(visit)
         wish.faces = visit.chosen
         wish.marks = any(photo.marks for photo in visit.photos.values())
         visit.outcome = self.workshop.restore(visit, wish, _sayer(progress))
@@ -222,6 +227,12 @@ def _photo(visit: Visit, name: str) -> Photo:
     if name not in visit.photos:
         raise Dr2pipeError("this photo is not here any more: add it again")
     return visit.photos[name]
+
+
+def _check_chosen(visit: Visit) -> None:
+    for name, numbers in visit.chosen.items():
+        if not numbers:
+            raise Dr2pipeError(f"choose at least one face of {name}, or other photos")
 
 
 def _of(done: list[Done], name: str) -> Done | None:

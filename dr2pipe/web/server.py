@@ -65,21 +65,25 @@ def serve(config: ServerConfig) -> Any:
     blocks.queue(default_concurrency_limit=4, max_size=64)
     workshop.warm_up(config.preset)
     local = ["system-ui", "sans-serif"]
-    blocks.launch(
-        server_name=config.host,
-        server_port=config.port or None,
-        auth=(config.user, config.password) if config.user and config.password else None,
-        share=False,
-        max_file_size=config.limits.megabytes * 1_000_000,
-        prevent_thread_lock=True,
-        show_error=False,
-        quiet=True,
-        ssr_mode=False,
-        footer_links=[],
-        # Fonts of the system: nothing is loaded from other servers.
-        theme=gr.themes.Soft(font=local, font_mono=["ui-monospace", "monospace"]),
-        css=STYLE,
-    )
+    try:
+        blocks.launch(
+            server_name=config.host,
+            server_port=config.port or None,
+            auth=(config.user, config.password) if config.user and config.password else None,
+            share=False,
+            max_file_size=config.limits.megabytes * 1_000_000,
+            prevent_thread_lock=True,
+            show_error=False,
+            quiet=True,
+            ssr_mode=False,
+            footer_links=[],
+            # Fonts of the system: nothing is loaded from other servers.
+            theme=gr.themes.Soft(font=local, font_mono=["ui-monospace", "monospace"]),
+            css=STYLE,
+        )
+    except OSError:
+        check(config)  # the port may have been taken while the networks were loaded
+        raise
     return blocks
 
 

@@ -50,6 +50,8 @@ def test_a_visit(page, tmp_path):
     assert page.mark("worn.png", {"layers": [layer]}, ada).startswith("Marked: 6.2 %")
     marks = page.visits.of("ada").photos["worn.png"].marks
     assert np.unique(np.asarray(Image.open(marks))).tolist() == [0, 255]
+    *_, brush, marked = page.show("worn.png", ada)
+    assert (brush.open, marked) == (False, "This photo is marked.")
     assert page.mark("worn.png", None, ada) == "Nothing is marked."
     slider, variants, _, _, status, command = page.restore(ada, say, "worn.png", Wish())
     assert slider.visible
@@ -61,8 +63,10 @@ def test_a_visit(page, tmp_path):
     assert page.results("worn.png", 0, request_of("bob"))[0] == gr.skip()
     with pytest.raises(Dr2pipeError, match="not here any more"):
         page.show("worn.png", request_of("bob"))
-    with pytest.raises(Dr2pipeError, match="at least one face"):
+    with pytest.raises(Dr2pipeError, match=r"at least one face of worn\.png"):
         page.choose("worn.png", [], ada)
+    with pytest.raises(Dr2pipeError, match="at least one face"):
+        page.restore(ada, say, "worn.png", Wish())
     folder = page.visits.of("ada").folder
     page.leave(ada)
     assert not folder.exists()
@@ -81,7 +85,7 @@ def test_other_photos_take_the_place_of_those_before(page, tmp_path):
     assert kept.exists()
     (tmp_path / "other").mkdir()
     same_name = shutil.copy(first, tmp_path / "other" / "b.png")
-    _, _, _, _, slider, _, download, files, status, command, _ = page.find(
+    *_, slider, _, download, files, status, command, _ = page.find(
         [second, same_name], "default", ada, say
     )
     assert "faces found: 1" in status
@@ -97,6 +101,11 @@ def test_references(page, tmp_path):
     upload = str(worn_photo(tmp_path / "she.png"))
     assert page.refer([upload], ada).startswith("Reference photos: 1.")
     assert [p.name for p in page.visits.of("ada").references.iterdir()] == ["0.png"]
+    (tmp_path / "notes.png").write_text("hello")
+    with pytest.raises(PictureError, match=r"notes\.png: not an image file"):
+        page.refer([str(tmp_path / "notes.png")], ada)
+    with pytest.raises(Dr2pipeError, match="up to 20 reference photos, not 21"):
+        page.refer([upload] * 21, ada)
     assert page.refer(None, ada) == "No reference photos."
     assert page.visits.of("ada").references is None
 
@@ -143,7 +152,7 @@ def test_what_is_not_served(settings, says):
         check(ServerConfig(**settings))
 
 
-def test_a_port_in_use(capsys):
+def test_a_port_in_use(capsys, monkeypatch):
     check(ServerConfig(port=0))
     check(ServerConfig(host="localhost", port=0))
     check(ServerConfig(host="0.0.0.0", port=0, user="ada", password="long"))
@@ -152,7 +161,13 @@ def test_a_port_in_use(capsys):
         other.listen()
         port = other.getsockname()[1]
         assert cli.main(["web", "--port", str(port)]) == 2
-    assert re.search(rf"port {port} cannot be used .*--port 7861", capsys.readouterr().err)
+        assert re.search(rf"port {port} cannot be used .*--port 7861", capsys.readouterr().err)
+        # Another program may take it after the first look, while the networks are loaded.
+        looks = iter([lambda config: None, check])
+        monkeypatch.setattr("dr2pipe.web.server.check", lambda config: next(looks)(config))
+        monkeypatch.setattr(Workshop, "warm_up", lambda *of: None)
+        assert cli.main(["web", "--port", str(port)]) == 2
+        assert re.search(rf"port {port} cannot be used .*--port 7861", capsys.readouterr().err)
 
 
 def test_without_gradio_the_extra_is_named(monkeypatch, capsys):
