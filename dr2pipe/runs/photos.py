@@ -95,7 +95,7 @@ def photo_steps(
         prepare=photo_preparation(config, engine.placer, watch=watch),
         face_sizes=(engine.restorer.input_size, engine.restorer.output_size),
         lacks=partial(_lacks, saved, config.strict),
-        png_text=text_of_result(config, settings),
+        png_text=text_of_result(config, settings, device),
         paired=paired,
         options=config.run_options(),
     )

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import dr2pipe
 from dr2pipe.core import files, images
@@ -60,7 +61,9 @@ def describe_repair(inpainter: Inpainter) -> list[dict[str, Any]]:
     return [plain_config(network.config) for network in (inpainter.network, inpainter.encoder)]
 
 
-def text_of_result(config: RestoreConfig, settings: dict[str, Any]) -> dict[str, Any]:
+def text_of_result(
+    config: RestoreConfig, settings: dict[str, Any], device: torch.device | str
+) -> dict[str, Any]:
     """What every result says of its making, besides its seed.
 
     ``config`` has what differs from the defaults. Of paths it has the last part alone: a result
@@ -75,7 +78,13 @@ def text_of_result(config: RestoreConfig, settings: dict[str, Any]) -> dict[str,
     for name in changes_no_pixel:
         own.pop(name)
     differing = _without_paths(_differing(own, to_dict(RestoreConfig(input="", output=""))))
-    return {"version": dr2pipe.__version__, "settings": settings, "config": differing}
+    said = {"version": dr2pipe.__version__, **made_on(device)}
+    return said | {"settings": settings, "config": differing}
+
+
+def made_on(device: torch.device | str) -> dict[str, str]:
+    """What else decides the last bits of a result: the kind of device, and torch."""
+    return {"device": torch.device(device).type, "torch": torch.__version__}
 
 
 def _differing(values: dict[str, Any], defaults: dict[str, Any]) -> dict[str, Any]:

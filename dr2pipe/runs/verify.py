@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from dr2pipe.core.processes import process_state
 from dr2pipe.runs.jobs import Job
 from dr2pipe.runs.restore import load_steps
 from dr2pipe.runs.restore_config import RestoreConfig, check_config
+from dr2pipe.runs.restore_notes import made_on
 from dr2pipe.runs.steps import FailedPicture, Steps
 
 
@@ -68,15 +70,21 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
     for path in (result, original):
         with picture_named(path):
             images.check_file(path)
+    if images.read_file(result) == images.read_file(original):
+        return Verdict(0.0, 0, ["the result is the original itself: nothing was restored in it"])
     said = _said_by(result)
     config = _config_of(said, Path(original), overrides)
     check_config(config)
-    steps = load_steps(config, process_state().device)
+    device = process_state().device
+    steps = load_steps(config, device)
     steps.picture_seed = said["seed"]
     made = images.decode_image(_make_again(steps, Path(original), Path(result)), keep_own=True)
     there = images.decode_image(images.read_file(result), keep_own=True)
     differing, largest = _compare(_samples(there), _samples(made))
-    return Verdict(differing, largest, _reasons(said, steps))
+    reasons = _reasons(said, steps, made_on(device))
+    if differing != 0 and not reasons:
+        reasons = ["version, weights and device are the same: the original may be another picture"]
+    return Verdict(differing, largest, reasons)
 
 
 def _said_by(result: str | Path) -> dict[str, Any]:
@@ -107,6 +115,10 @@ def _make_again(steps: Steps, original: Path, result: Path) -> bytes:
     """The file of the result, made again."""
     ending = ".png" if result.suffix == "" else result.suffix
     job = Job(original, original.name, f"{original.stem}{ending}")
+    later = re.search(r"\.page(\d+)$", result.stem)  # of a file with several pages
+    if later is not None and not original.stem.endswith(later[0]):
+        number = int(later[1])
+        job = Job(original, f"{original.name}#{number}", f"{result.stem}{ending}", number - 1)
     data = images.read_file(original)
     sha256 = images.hash_bytes(data)
     paired = {}
@@ -137,11 +149,16 @@ def _compare(there: npt.NDArray[Any], made: npt.NDArray[Any]) -> tuple[float | N
     return float((difference > 0).mean()), int(difference.max())
 
 
-def _reasons(said: dict[str, Any], steps: Steps) -> list[str]:
+def _reasons(said: dict[str, Any], steps: Steps, here: dict[str, str]) -> list[str]:
     """What is not as it was when the result was made."""
     reasons = []
     if said.get("version") != dr2pipe.__version__:
         reasons.append(f"made by version {said.get('version')}; this is {dr2pipe.__version__}")
+    reasons += [
+        f"made with {name} {said[name]}; here it is {here[name]}"
+        for name in here
+        if name in said and said[name] != here[name]
+    ]
     then, now = said["settings"], json.loads(json.dumps(steps.settings))
     weights = then.get("weights_sha256", {}), now["weights_sha256"]
     reasons += [
