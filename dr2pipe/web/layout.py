@@ -105,6 +105,9 @@ def _results(on: SimpleNamespace) -> None:
         buttons=["fullscreen"],
         elem_id="slider",
     )
+    on.compare = gr.Slider(  # the same by keyboard
+        0, 100, value=50, step=1, label="Before | after, by keyboard", elem_id="compare"
+    )
     on.status = gr.Markdown("Add a photo to begin.", elem_id="status")
     on.variants = gr.Gallery(
         label="Variants: choose one", visible=False, columns=4, height="auto", elem_id="variants"
@@ -258,6 +261,14 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
         api_name="restore",
         show_progress_on=[on.status],
         **_ONE_AT_A_TIME,
+    )
+    on.compare.input(
+        lambda position: gr.ImageSlider(slider_position=position),
+        on.compare,
+        on.slider,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
     )
     on.variants.select(pick, on.photo, _result_controls(on), api_visibility="private")
     on.damage.change(set_tau, [on.preset, on.damage], on.tau, api_visibility="private")

@@ -121,6 +121,11 @@ def test_upload_restore_slide_download(browser, tmp_path):
     handle.move_to_element(slider).click_and_hold().move_by_offset(-150, 0).release().perform()
     time.sleep(0.5)
     assert browser.driver.get_screenshot_as_png() != before
+    # It follows the keyboard too.
+    script = "return document.querySelector('#slider .slider-wrap').innerHTML"
+    before = browser.driver.execute_script(script)
+    browser.all("#compare input[type=range]")[0].send_keys("\ue014" * 20)  # the right arrow
+    browser.wait(lambda: browser.driver.execute_script(script) != before)
     # The download is the file of the command line.
     browser.click(browser.all("#download")[0])
     got = downloaded(browser, "worn.png").read_bytes()
