@@ -136,6 +136,7 @@ def test_the_discriminator_learns_to_score_real_faces_higher():
     wave = torch.sin(torch.arange(32) * 1.5)
     real = wave.expand(4, 3, 32, 32) + 0.1 * pictures_of(4, 32)
     batch = {"image": real, "input": real.transpose(2, 3).contiguous()}
+    batch["seed"] = torch.arange(len(real))
     optimizer = trained["discriminator"].optimizer
     for _ in range(10):
         for name, loss, _ in recipe.step(networks, batch):
