@@ -79,8 +79,9 @@ def make_gallery(docs: Path) -> None:
     )
     gentle = {"dr2__factor": 1, "dr2__tau": 3, "dr2__omega": 8}
     mild = PhotoRestorer.from_preset("default", faces__skip_good="false", **gentle)
+    strong = PhotoRestorer.from_preset("portrait128", faces__skip_good="false")
     damaged = _family("medium")(_portrait("grace_hopper"))
-    pictures = [damaged, restorer(damaged).image, mild(damaged).image]
+    pictures = [damaged, strong(damaged).image, mild(damaged).image]
     _save(docs / "questions" / "likeness.jpg", pictures)
 
 
