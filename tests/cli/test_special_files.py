@@ -226,12 +226,16 @@ def text_keys(schema, start=""):
 
 
 SHARED = set(text_keys(TrainConfig))
+# Their settings are read as those of the other recipes are.
+SLOW_RECIPES = {
+    f"train {name}" for name in ("stylegan2", "gfpgan", "panini", "exegan", "vqfr", "vqfr_codebook")
+}
 
 
 @pytest.mark.parametrize(
     ("command", "key", "value"),
     [
-        (name, *found)
+        pytest.param(name, *found, marks=pytest.mark.slow if name in SLOW_RECIPES else ())
         for name, schema in SCHEMAS.items()
         for found in text_keys(schema)
         if found not in SHARED or not name.startswith("train") or name == "train ddpm"
