@@ -1,6 +1,8 @@
 import measure_colour
+import pytest
 
 
+@pytest.mark.slow
 def test_pictures_look_the_same_in_every_colour_space(capsys):
     assert measure_colour.main() == 0
     lines = capsys.readouterr().out.splitlines()

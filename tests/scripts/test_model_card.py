@@ -54,6 +54,7 @@ def test_the_terms_of_a_loss(tmp_path):
         assert picture.width > 500
 
 
+@pytest.mark.slow
 def test_restorations_as_a_command(tmp_path):
     faces = np.stack([make_pixels(i, 128, 128) for i in range(17)])
     np.savez(tmp_path / "faces.npz", images=faces, files=[f"f{i}" for i in range(17)])
