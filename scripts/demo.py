@@ -227,7 +227,7 @@ def restore_portraits(folder: Path) -> str:
         degraded = degrade(small, np.random.default_rng(stable_seed(SEED, name)))
         images.write_png(folder / "original" / f"{name}.png", pixels)
         images.write_png(folder / "input" / f"{name}.png", degraded)
-    _restore(folder, "portrait64", ["faces.mode=aligned", "save_coarse=true"])
+    _restore(folder, "portrait128", ["faces.mode=aligned", "save_coarse=true"])
     lines = ["two aligned portraits", f"{'portrait':16} {'stage':10} {'PSNR dB':>8} {'SSIM':>6}"]
     for name, original in originals.items():
         stages = {

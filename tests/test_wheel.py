@@ -15,7 +15,7 @@ from conftest import PATIENCE_SECONDS, ROOT, make_pictures
 MAX_BYTES = 60_000_000
 SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 STRAY = ("build/lib/dr2pipe/stale.py", "checkpoints/stale/config.json")
-SHIPPED = ("auto_portrait64", "degradation_encoder_64", "exegan_64", "portrait64")
+SHIPPED = ("auto_portrait128", "degradation_encoder_64", "enhancer256", "exegan_64", "portrait128")
 OPTIONAL = ("tensorboard", "jinja2", "matplotlib", "torchmetrics", "spandrel", "xformers")
 # torch and the like are taken from the running environment, but no optional package.
 SITE = f"""
@@ -78,7 +78,7 @@ def test_content(wheel):
     """All models that a preset or a default names, but no strays."""
     assert wheel.stat().st_size < MAX_BYTES
     names = {name.removeprefix("dr2pipe/") for name in zipfile.ZipFile(wheel).namelist()}
-    assert "configs/restore/portrait64.yaml" in names
+    assert "configs/restore/portrait128.yaml" in names
     for model in (ROOT / "checkpoints").glob("*"):
         presets = (ROOT / "configs" / "restore").glob("*.yaml")
         if model.stem in SHIPPED or any(f": {model.stem}\n" in p.read_text() for p in presets):

@@ -51,9 +51,9 @@ class DR2Config:
     """
 
     enabled: bool = True
-    model: str = "portrait64"  # name in checkpoints/, folder, or hub id of a face DDPM
+    model: str = "portrait128"  # name in checkpoints/, folder, or hub id of a face DDPM
     mode: str = "fixed"  # fixed | auto: all below chosen for each picture
-    auto: str = "auto_portrait64"  # name in checkpoints/, or JSON file by dr2pipe fit-auto
+    auto: str = "auto_portrait128"  # name in checkpoints/, or JSON file by dr2pipe fit-auto
     scheduler: str | None = None  # ddpm | ddim | dpmsolver++; null: the model's own
     variance: str | None = None  # of ddpm; null: learned_range for 6 channels, else fixed_small
     low_pass: str = "bicubic"  # bicubic | gaussian | fft | none

@@ -95,8 +95,7 @@ def explain(photo: str, *, preset: str = "default", sheet: str | None = None) ->
     if pixels is not None and sheet is not None:
         files.write_bytes(sheet, images.encode_png(pixels))
         lines.append(f"coarse faces of face 0 over N (rows) and tau (columns): {sheet}")
-    better = "portrait64_auto" if auto is not None and preset == "default" else preset
-    chosen = [] if better == "default" else ["--preset", better]
+    chosen = [] if preset == "default" else ["--preset", preset]
     lines.append("run: " + shlex.join(["dr2pipe", "restore", photo, "OUTPUT", *chosen]))
     return Explanation(lines, pixels)
 

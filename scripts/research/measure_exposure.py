@@ -1,6 +1,6 @@
 """What stage 1 does to dark and pale faces, with and without dr2.exposure=normalise.
 
-python scripts/research/measure_exposure.py FACES.npz [--faces 12] [--model portrait64]
+python scripts/research/measure_exposure.py FACES.npz [--faces 12] [--model portrait128]
 
 Prints PSNR in dB against the clean faces, for each degradation: of the input, of the coarse face,
 and of the coarse face with normalised exposure; then the same after brightness and contrast of
@@ -46,7 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("clean", type=Path, help=".npz of faces at the model's size")
     parser.add_argument("--faces", type=int, default=12)
-    parser.add_argument("--model", default="portrait64")
+    parser.add_argument("--model", default="portrait128")
     options = parser.parse_args()
     settings: dict[str, Any] = {"scheduler": "ddim", "factor": 2, "tau": 6, "omega": 16}
     settings["num_evaluations"] = 5

@@ -250,7 +250,7 @@ def main() -> int:
     if options.what in ("losses", "terms"):
         print(write_losses(options.of, options.png, terms=options.what == "terms"))
     elif options.what == "restorations":
-        write_restorations("portrait64", options.of[0], options.png)
+        write_restorations("portrait128", options.of[0], options.png)
     elif options.what == "inpaintings":
         model, faces = options.of
         write_inpaintings(model, faces, options.png)

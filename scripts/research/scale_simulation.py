@@ -91,7 +91,7 @@ def make_pictures(folder, count, *, side=16):
 
 
 def config_for(source, output, **spread):
-    preset = find_file("configs/restore", "portrait64", what="preset")
+    preset = find_file("configs/restore", "portrait128", what="preset")
     overrides = [f"input={source}", f"output={output}", "faces.mode=aligned", "batch_size=16"]
     return ManyConfig(load_config(RestoreConfig, preset, overrides), beat_s=6.0, **spread)
 
@@ -355,7 +355,7 @@ def compare(work, pictures, seconds, block):
     make_pictures(work / "in", pictures, side=64)
     root = Path(__file__).resolve().parents[2]
     settings = ["faces.mode=aligned", "dr2.num_evaluations=2", "batch_size=8"]
-    preset = find_file("configs/restore", "portrait64", what="preset")
+    preset = find_file("configs/restore", "portrait128", what="preset")
     said = {"pictures": pictures, "processes": 2}
     places = [f"input={work / 'in'}", f"output={work / 'one'}"]
     start = time.perf_counter()

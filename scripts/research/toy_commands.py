@@ -83,10 +83,10 @@ def make_commands(folder: Path) -> dict[str, Command]:
     sweep = _write_sweep(folder, faces)
     checkpoint = write_checkpoint(folder / "face_part.pth")
     _write_download(folder / "mirror")
-    coarse = str(resource("configs") / "coarse" / "portrait64.yaml")
-    recipe = str(resource("configs") / "train" / "ddpm_portrait64.yaml")
+    coarse = str(resource("configs") / "coarse" / "portrait128.yaml")
+    recipe = str(resource("configs") / "train" / "ddpm_portrait128.yaml")
     train = [
-        f"data.path={faces}", "data.sources=null", "total_steps=12", "batch_size=2",
+        f"data.path={faces}", "data.size=64", "total_steps=12", "batch_size=2",
         "save_every_steps=2", "preview_every_steps=100", "log_every_steps=4", "precision=no",
         "unet.channels=[32,32]", "unet.attention_sizes=[]", "schedule=constant",
     ]  # fmt: skip
@@ -96,7 +96,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
         "batch_size=2", "dr2.num_evaluations=2", "faces.skip_good=false", "save_faces=true",
         "format=keep", "faces.name=file", f"faces.file={listed}",
     ]  # fmt: skip
-    few = ["sources=null", "variants=2", "precision=fp32", "dr2.num_evaluations=2", "batch_size=2"]
+    few = ["variants=2", "precision=fp32", "dr2.num_evaluations=2", "batch_size=2"]
     made: dict[str, Arguments] = {
         "restore": lambda out: [
             "restore", str(faces), str(out), "--aligned", "--set", "batch_size=2"
@@ -181,7 +181,7 @@ def _write_protocol(folder: Path, faces: Path) -> Path:
 def _write_sweep(folder: Path, faces: Path) -> Path:
     content = _study(faces) | {
         "name": "toy",
-        "dr2": {"model": "portrait64", "scheduler": "ddim", "num_evaluations": 2},
+        "dr2": {"model": "portrait128", "scheduler": "ddim", "num_evaluations": 2},
         "enhancer": {"name": "bicubic", "options": {"size": 64}},
         "grid": {"factor": [2], "tau": [4, 8], "omega": [12]},
         "with_off": True,

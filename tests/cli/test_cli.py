@@ -54,7 +54,7 @@ def test_restore_command_equals_the_script(pictures, model_folder, tmp_path, cap
 
 
 def test_the_contract_command_works(tmp_path, pictures, capsys):
-    arguments = [str(pictures), str(tmp_path / "out"), "--preset", "portrait64"]
+    arguments = [str(pictures), str(tmp_path / "out"), "--preset", "portrait128"]
     assert cli.main(["restore", *arguments, "--set", "dr2.tau=22", "enhancer.name=none"]) == 0
     assert "6 restored" in capsys.readouterr().out
     assert cli.main(["restore", "", str(tmp_path / "out2")]) == 2
@@ -77,13 +77,16 @@ def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_p
         (["restore", "x", "y", "--set", "dr2.enabled=false"], "no file or folder at x"),
         (["convert", "x", "y", "--kind", "sparnet"], "no checkpoint at x"),
         (["convert", "x", "y", "--kind", "gan"], "unknown kind 'gan'"),
-        (["convert", "x", "portrait64", "--kind", "sparnet"], "cannot name a converted model"),
+        (["convert", "x", "portrait128", "--kind", "sparnet"], "cannot name a converted model"),
         (["convert", "x", "y", "--kind", "sparnet", "--set", "a"], "not of the form key=value"),
         (["train", "none.yaml"], "no configuration file at none.yaml"),
         (["train", "none"], "no configuration file 'none'; there are ddpm_"),
-        (["train", "ddpm_portrait64", "data.path=x"], "no folder of pictures at x"),
-        (["make-coarse", "portrait64", "input=x", "output=y"], "sources selects inside an .npz"),
-        (["sweep", "portrait64", "clean.path=x", "output=y"], "no folder of pictures at x"),
+        (["train", "ddpm_portrait128", "data.path=x"], "no folder of pictures at x"),
+        (
+            ["make-coarse", "portrait128", "input=x", "output=y", "sources=[1]"],
+            "sources selects inside an .npz",
+        ),
+        (["sweep", "portrait128", "clean.path=x", "output=y"], "no folder of pictures at x"),
         (["evaluate", "none.yaml"], "no configuration file at none.yaml"),
         (["degrade", "x", "y"], "name a degradation"),
         (["degrade", "x", "y", "--sheet", "--size", "3"], "no --severity, no --size"),
@@ -130,7 +133,7 @@ def test_a_bug_shows_its_traceback(error):
 
 @pytest.mark.parametrize("make", ["mkdir", "touch"])
 def test_names_here_do_not_shadow_built_in_models(make, tmp_path, pictures, monkeypatch, capsys):
-    for name in ("portrait64", "enhancer_portrait128", "auto_portrait64", "portrait64.yaml"):
+    for name in ("portrait128", "enhancer256", "auto_portrait128", "portrait128.yaml"):
         getattr(tmp_path / name, make)()
     monkeypatch.chdir(tmp_path)
     settings = ["--set", "dr2.tau=2", "dr2.omega=3", "dr2.num_evaluations=2"]

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import toy_commands
+from conftest import make_pictures
 from hostile_files import time_limit
 
 from dr2pipe.cli import report_errors
@@ -171,8 +172,8 @@ BESIDE = {
 # Recipes whose losses have LPIPS.
 BY_LPIPS = ("exegan", "enhancer", "vqfr", "vqfr_codebook")
 CONFIGS = {
-    "ddpm": "ddpm_portrait64",
-    "enhancer": "enhancer_portrait128",
+    "ddpm": "ddpm_portrait128",
+    "enhancer": "enhancer256",
     "stylegan2": "stylegan2_128",
     "degradation_encoder": "degradation_encoder_64",
     "gfpgan": "gfpgan_128",
@@ -184,7 +185,6 @@ CONFIGS = {
 }
 # Small networks, and nothing else that is read.
 SMALL: dict[str, list[str]] = {
-    "distil": ["dr2.model=portrait64", "pairs.input_size=64"],
     "ddpm": ["unet.channels=[32,32]", "unet.attention_sizes=[]"],
     "enhancer": [
         "pairs.coarse_share=0",
@@ -272,6 +272,10 @@ def given(command, commands, out):
     faces = next(a for a in arguments if a.startswith("data.path="))
     small = ["total_steps=1", "precision=no", "batch_size=2", "loader_workers=0", "data.size=64"]
     config = resource("configs") / "train" / f"{CONFIGS[recipe]}.yaml"
-    if recipe in ("ddpm", "exegan", "degradation_encoder", "panini", "distil"):
+    if recipe in ("exegan", "degradation_encoder", "panini"):
         small.append("data.sources=null")
+    if recipe == "distil":  # of portrait128
+        small.append("data.size=128")
+        faces = f"data.path={out.parent / 'large'}"
+        make_pictures(out.parent / "large", 1, height=128, width=128)
     return ["train", str(config), f"output={out}", faces, *small, *SMALL.get(recipe, [])]

@@ -59,10 +59,10 @@ def test_the_user_folder(home, monkeypatch):
 
 
 def test_names_are_looked_up_in_order(home, hub):
-    built_in = resource("checkpoints") / "portrait64"
-    make_model(home / "models" / "portrait64")
-    make_model(Path("portrait64"))
-    assert find_model("portrait64") == built_in
+    built_in = resource("checkpoints") / "portrait128"
+    make_model(home / "models" / "portrait128")
+    make_model(Path("portrait128"))
+    assert find_model("portrait128") == built_in
     converted = make_model(home / "models" / "mine")
     make_model(Path("mine"))
     assert find_model("mine") == converted
@@ -82,7 +82,7 @@ def test_a_weights_file_is_taken_as_it_is():
 
 def test_messages_say_where_a_model_was_looked_for(home, hub):
     make_model(home / "models" / "mine")
-    with pytest.raises(ConfigError, match=r"'theirs'\. Built in: .*portrait64.*models: mine\."):
+    with pytest.raises(ConfigError, match=r"'theirs'\. Built in: .*portrait128.*models: mine\."):
         find_model("theirs")
     Path("theirs").mkdir()
     with pytest.raises(ConfigError, match=r"for the folder here write \./theirs"):
@@ -122,20 +122,20 @@ def test_where_converted_models_go(home):
     assert place_model("./gfpgan14") == Path("gfpgan14")
     assert place_model("runs/gfpgan14") == Path("runs/gfpgan14")
     with pytest.raises(ConfigError, match="cannot name"):
-        place_model("portrait64")
+        place_model("portrait128")
 
 
 def test_built_in_files_by_name_and_others_by_path():
     presets = resource("configs/restore")
-    Path("portrait64.yaml").touch()
+    Path("portrait128.yaml").touch()
 
     def find(name):
         return find_file("configs/restore", name, what="preset")
 
-    Path("portrait64").touch()
-    assert find("portrait64") == presets / "portrait64.yaml"
-    assert find("portrait64.yaml") == Path("portrait64.yaml")
-    with pytest.raises(ConfigError, match=r"no preset .mine.; there are .*portrait64"):
+    Path("portrait128").touch()
+    assert find("portrait128") == presets / "portrait128.yaml"
+    assert find("portrait128.yaml") == Path("portrait128.yaml")
+    with pytest.raises(ConfigError, match=r"no preset .mine.; there are .*portrait128"):
         find("mine")
     for path in ("mine.yaml", "./mine"):
         with pytest.raises(ConfigError, match="no such file"):
@@ -157,8 +157,8 @@ def test_what_is_here_is_known_without_the_network(home, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
     make_model(home / "models" / "mine")
-    here = ("portrait64", "mine", "owner/cached", str(home))
+    here = ("portrait128", "mine", "owner/cached", str(home))
     assert all(is_here(name) for name in here)
     assert not any(is_here(name) for name in ("gfpgan14", "owner/other"))
-    assert is_built_in("portrait64")
+    assert is_built_in("portrait128")
     assert not is_built_in("mine")

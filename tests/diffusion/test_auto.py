@@ -169,7 +169,7 @@ def test_unknown_mode(model_folder):
 
 def test_coarse_faces_are_not_made_automatically(pictures, tmp_path, model_folder):
     done = run_here(
-        "scripts/make_coarse.py", ROOT / "configs/coarse/portrait64.yaml", f"input={pictures}",
+        "scripts/make_coarse.py", ROOT / "configs/coarse/portrait128.yaml", f"input={pictures}",
         f"output={tmp_path / 'o'}", f"dr2.model={model_folder}", "dr2.mode=auto",
     )  # fmt: skip
     assert done.returncode == 2

@@ -302,13 +302,13 @@ def test_a_crop(protocol, tmp_path):
 
 
 def test_a_preset_as_a_method(protocol, tmp_path):
-    given = ["methods={preset: {preset: portrait64}, input: {}}", "baseline=input"]
+    given = ["methods={preset: {preset: portrait128}, input: {}}", "baseline=input"]
     run(protocol, tmp_path / "o", *given, "clean.limit=1", "degradations=[mild]")
     assert [r["method"] for r in rows_of(tmp_path / "o")] == ["preset", "input"]
-    with pytest.raises(ConfigError, match=r"no preset .nothing.; there are .*portrait64"):
+    with pytest.raises(ConfigError, match=r"no preset .nothing.; there are .*portrait128"):
         run(protocol, tmp_path / "p", "methods={a: {preset: nothing}}")
     with pytest.raises(ConfigError, match="leaves nothing else to set"):
-        run(protocol, tmp_path / "p", "methods={a: {preset: portrait64, folder: x}}")
+        run(protocol, tmp_path / "p", "methods={a: {preset: portrait128, folder: x}}")
 
 
 @pytest.mark.parametrize(

@@ -92,7 +92,7 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     assert done.returncode == 0, done.stderr
     assert "fixed, on faces left out: psnr" in done.stdout
     done = run_here(
-        "scripts/restore.py", ROOT / "configs/restore/portrait64.yaml", f"input={clean}",
+        "scripts/restore.py", ROOT / "configs/restore/portrait128.yaml", f"input={clean}",
         f"output={tmp_path / 'o'}", f"dr2.model={model_folder}", "enhancer.name=none",
         "dr2.mode=auto", f"dr2.auto={tmp_path / 'auto.json'}",
     )  # fmt: skip

@@ -29,7 +29,7 @@ from dr2pipe.runs.restore import RestoreConfig
 MINUTE = 60
 LIMIT_MS = 10_000
 MOST_GROWTH_MB = 1_000
-PRESET = corpus.ROOT / "configs" / "restore" / "portrait64.yaml"
+PRESET = corpus.ROOT / "configs" / "restore" / "portrait128.yaml"
 READERS = readers()
 SEEDS = st.integers(0, 2**32)
 

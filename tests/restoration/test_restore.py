@@ -197,7 +197,7 @@ def test_compiled_networks_give_the_same(model_folder):
     assert difference.abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("preset", ["dr2_ffhq_sparnethd", "celebahq256_bicubic", "portrait64"])
+@pytest.mark.parametrize("preset", ["dr2_ffhq_sparnethd", "celebahq256_bicubic", "portrait128"])
 @pytest.mark.parametrize("name", ["none", "bicubic"])
 def test_every_preset_can_switch_to_a_baseline(model_folder, preset, name):
     path = resource("configs") / "restore" / f"{preset}.yaml"

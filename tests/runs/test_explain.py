@@ -30,7 +30,7 @@ def test_a_worn_photo(worn, tmp_path, monkeypatch, capsys):
     assert "noise: some" in said or "noise: much" in said
     assert "auto would choose" in said
     assert said.splitlines()[-1].startswith("run: dr2pipe restore ")
-    assert said.endswith("--preset portrait64_auto\n")
+    assert said.endswith("worn.png OUTPUT\n")
     sheet = np.asarray(Image.open(tmp_path / "worn_explained.png"))
     assert sheet.shape[1] > 4 * 160
     assert sheet.std() > 20
@@ -45,9 +45,10 @@ def test_a_photo_without_a_face(tmp_path):
 
 
 def test_damage_that_auto_does_not_know_is_named():
-    setting, _ = load_auto("auto_portrait64")
-    noise = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
-    assert "noise" in unfamiliar_damage(setting, noise)
+    setting, _ = load_auto("auto_portrait128")
+    stripes = torch.ones(1, 3, 128, 128)
+    stripes[:, :, :, ::2] = -1
+    assert "direction" in unfamiliar_damage(setting, stripes)
 
 
 def test_usage(tmp_path, capsys):

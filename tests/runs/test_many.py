@@ -83,7 +83,7 @@ def places(request, tmp_path):
 
 def config_of(places, *overrides, **spread):
     paths = [f"input={places[0]}", f"output={places[1]}"]
-    preset = find_file("configs/restore", "portrait64", what="preset")
+    preset = find_file("configs/restore", "portrait128", what="preset")
     config = load_config(RestoreConfig, preset, [*paths, "faces.mode=aligned", *overrides])
     return ManyConfig(config, **{"block_pictures": 4, "beat_s": 1.0} | spread)
 

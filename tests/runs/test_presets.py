@@ -97,10 +97,10 @@ def test_a_preset_is_set_up_by_one_command(capsys):
 
 
 def test_the_list(home, capsys):
-    assert measure("portrait64") > 0
+    assert measure("portrait128") > 0
     assert cli.main(["presets"]) == 0
     said = capsys.readouterr().out
-    assert "portrait64: A smaller embedded portrait DDPM" in said
+    assert "portrait128: The embedded portrait DDPM at 128 px" in said
     assert "5 network calls a face, on this machine not measured" in said
     assert " s a face" in said
     assert "get all: dr2pipe setup gfpgan14_only" in said

@@ -39,7 +39,7 @@ from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.runs.steps import Steps
 
 SCRIPT = ROOT / "scripts" / "restore.py"
-PRESET = ROOT / "configs" / "restore" / "portrait64.yaml"
+PRESET = ROOT / "configs" / "restore" / "portrait128.yaml"
 
 
 def config_for(source, output, model, *overrides):

@@ -30,7 +30,7 @@ def test_commands_are_found():
         "make test WORKERS=8",
         "dr2pipe setup gfpgan14",
         "dr2pipe restore A B --preset celebahq256_gfpgan14",
-        "accelerate launch scripts/train.py configs/train/ddpm_portrait64.yaml data.path=FACES",
+        "accelerate launch scripts/train.py configs/train/ddpm_portrait128.yaml data.path=FACES",
         "pip install 'dr2pipe[web]'",
     ],
 )

@@ -44,10 +44,10 @@ def test_every_wish_is_a_setting():
     assert overrides_of(Wish("portrait128", damage="medium")) == []
     assert [usual_damage(name) for name in ("default", "portrait128")] == ["auto", "medium"]
     command = command_of(
-        Wish("portrait64", "medium", references=True), "p.png", listed=True, marked=True
+        Wish("portrait128", "medium", references=True), "p.png", listed=True, marked=True
     )
     assert command == (
-        "dr2pipe restore p.png OUTPUT --preset portrait64 --mask marks/p.png.png "
+        "dr2pipe restore p.png OUTPUT --preset portrait128 --mask marks/p.png.png "
         "--reference REFERENCES --set samples=4 faces.name=file faces.file=faces.json"
     )
 
