@@ -156,6 +156,11 @@ def test_a_sharp_variant_goes_on_from_the_faithful_one(settings, model_folder, t
     assert run_recipe(empty, sharp) == 0
     # The result is one model with both variants, which enhancer.sharpness mixes.
     both = tmp_path / "sharp/final"
+    kept = [(both / name / "config.json").read_text() for name in ("", "sharp")]
+    assert kept[0] == kept[1] == (start / "config.json").read_text()  # and no path of this machine
+    weights = "diffusion_pytorch_model.safetensors"
+    sizes = {(both / name / weights).stat().st_size for name in ("", "sharp")}
+    assert sizes == {(start / weights).stat().st_size}  # all in export_precision
     again, end = (build_enhancer("sparnet", both / name) for name in ("", "sharp"))
     assert all(torch.equal(again.state_dict()[name], w) for name, w in faithful.items())
     mix_with_sharp(again, both, 1.0)

@@ -197,17 +197,18 @@ class EnhancerRecipe:
         if self.config.enhancer.spectral_norm:
             for module in _convolutions(trained):
                 parametrize.remove_parametrizations(module, "weight")
-        network = build_enhancer(self.config.enhancer.name, **self.config.enhancer.options)
-        network.load_state_dict(trained.state_dict())
-        if self.config.export_precision == "fp16":
-            network.half()
-        files.write_folder(folder, lambda path: self._save(network, Path(path)))
-
-    def _save(self, network: Enhancer, folder: Path) -> None:
+        exported: dict[str, torch.nn.Module] = {".": trained}
         if self.config.sharp_of is not None:
-            self._load(self.config.sharp_of).save_pretrained(folder)
-            folder /= SHARP
-        network.save_pretrained(folder)
+            exported = {".": self._load(self.config.sharp_of), SHARP: trained}
+        files.write_folder(folder, lambda path: self._save(exported, Path(path)))
+
+    def _save(self, exported: dict[str, torch.nn.Module], folder: Path) -> None:
+        for name, network in exported.items():
+            fresh = build_enhancer(self.config.enhancer.name, **self.config.enhancer.options)
+            fresh.load_state_dict(network.state_dict())
+            if self.config.export_precision == "fp16":
+                fresh.half()
+            fresh.save_pretrained(folder / name)
 
     def _load(self, model: str) -> Enhancer:
         return build_enhancer(self.config.enhancer.name, find_model(model))
