@@ -222,7 +222,7 @@ def auto_by_brightness(model_folder, tmp_path):
         weights=weights.tolist(),
         deviation=[1.0, 1.0],
     )
-    save_auto(setting, tmp_path / "auto.json")
+    save_auto(setting, tmp_path / "auto.json", "psnr")
     return tmp_path / "auto.json"
 
 

@@ -24,7 +24,6 @@ from dr2pipe.core.foreign import read_object
 from dr2pipe.core.models import find_file
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 
-SCORE = "psnr + 20 ssim"  # 0.05 of SSIM counts as much as 1 dB
 # Features that tell damage from a subject: bright clothes or a colourful room are no damage.
 _DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
 
@@ -109,14 +108,14 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
     path = find_file("checkpoints", name, what="automatic setting", suffix=".json")
     try:
         content = read_object(path)
-        features, score = content.pop("features"), content.pop("score")
+        features, _ = content.pop("features"), content.pop("score")
         setting = AutoSetting(**content)
         shape = np.array(setting.weights, dtype=float).shape
         _check(setting)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} is no automatic setting: {error}") from None
     count = len(setting.candidates)
-    if (features, score) != (list(FEATURES), SCORE) or shape != (2 * len(FEATURES) + 1, count):
+    if features != list(FEATURES) or shape != (2 * len(FEATURES) + 1, count):
         raise ConfigError(f"{path} was fitted by another version; fit it again")
     return setting, path
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.diffusion.auto import SCORE, AutoSetting, FloatArray, regression_inputs
+from dr2pipe.diffusion.auto import AutoSetting, FloatArray, regression_inputs
 from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep
 
@@ -31,9 +31,9 @@ def fit_from_sweep(folder: str | Path, path: str | Path) -> str:
     """
     table = read_sweep(folder)
     setting, means = fit_auto(table)
-    save_auto(setting, path)
+    save_auto(setting, path, table.score_text)
     faces = len(set(table.faces))
-    lines = [f"{faces} faces, {len(table.candidates)} settings, score {SCORE}"]
+    lines = [f"{faces} faces, {len(table.candidates)} settings, score {table.score_text}"]
     for how, values in means.items():
         text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         lines.append(f"{how}, on faces left out: {text}")
@@ -91,9 +91,12 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
     return setting, means
 
 
-def save_auto(setting: AutoSetting, path: str | Path) -> None:
-    """Write a setting as JSON, for :func:`dr2pipe.diffusion.auto.load_auto`."""
-    content = {"score": SCORE, "features": list(FEATURES)} | dataclasses.asdict(setting)
+def save_auto(setting: AutoSetting, path: str | Path, score: str) -> None:
+    """Write a setting as JSON, for :func:`dr2pipe.diffusion.auto.load_auto`.
+
+    ``score`` tells readers by what it was fitted.
+    """
+    content = {"score": score, "features": list(FEATURES)} | dataclasses.asdict(setting)
     files.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
 
 

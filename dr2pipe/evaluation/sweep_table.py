@@ -14,6 +14,10 @@ from dr2pipe.core.foreign import read_csv, read_object
 from dr2pipe.diffusion.auto import FloatArray
 from dr2pipe.diffusion.degradation_features import FEATURES
 
+# What a setting is chosen by, in dB: 0.05 of SSIM or of LPIPS counts as much as 1 dB. Without LPIPS,
+# smooth faces that keep some noise would win over clean ones.
+SCORE_WEIGHTS = {"psnr": 1.0, "ssim": 20.0, "lpips_alex": -20.0}
+
 
 @dataclass(frozen=True)
 class SweepTable:
@@ -21,7 +25,8 @@ class SweepTable:
 
     Attributes:
         features: (R,F) of the degraded pictures.
-        values: ``psnr``, ``ssim`` and ``network_calls``, each (R,candidates).
+        values: ``psnr``, ``ssim``, ``network_calls``, and ``lpips_alex`` if the sweep measured it,
+            each (R,candidates).
         faces: (R,) names of the faces.
         candidates: the settings that were tried.
         model_sha256: of the DDPM.
@@ -39,8 +44,17 @@ class SweepTable:
 
     @property
     def scores(self) -> FloatArray:
-        """(R,candidates), what the automatic setting maximises, see ``SCORE``."""
-        return self.values["psnr"] + 20 * self.values["ssim"]
+        """(R,candidates), what the automatic setting maximises, in dB: see ``score_text``."""
+        return sum((w * self.values[m] for m, w in self._weights().items()), start=np.zeros(()))
+
+    @property
+    def score_text(self) -> str:
+        """The formula of the scores, such as ``psnr + 20 ssim - 20 lpips_alex``."""
+        terms = (f"{w:+g} {metric}" for metric, w in self._weights().items())
+        return " ".join(terms)
+
+    def _weights(self) -> dict[str, float]:
+        return {metric: w for metric, w in SCORE_WEIGHTS.items() if metric in self.values}
 
 
 def read_sweep(folder: str | Path) -> SweepTable:
@@ -65,9 +79,10 @@ def read_sweep(folder: str | Path) -> SweepTable:
         models = {dr2["weights_sha256"]["dr2"] for dr2 in first_stages}
         places = {(row["degradation"], row["picture"]): i for i, row in enumerate(features)}
         columns = {name: i for i, name in enumerate(points)}
+        measured = [name for name in SCORE_WEIGHTS if name in (results or [{}])[0]]
         values = {
             name: np.full((len(places), len(columns)), np.nan)
-            for name in ("psnr", "ssim", "network_calls")
+            for name in dict.fromkeys(["psnr", "ssim", "network_calls", *measured])
         }
         for row in results:
             place = places[row["degradation"], row["picture"]], columns[row["point"]]

@@ -85,7 +85,7 @@ def auto_file(model_folder, tmp_path):
         weights=weights.tolist(),
         deviation=[1.0] * 3,
     )
-    save_auto(setting, tmp_path / "auto.json")
+    save_auto(setting, tmp_path / "auto.json", "psnr")
     return tmp_path / "auto.json"
 
 

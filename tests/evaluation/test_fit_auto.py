@@ -45,6 +45,18 @@ def test_auto_beats_the_best_fixed_on_faces_left_out():
     assert means["auto"]["psnr"] < means["fixed"]["psnr"] + 0.1
 
 
+def test_lpips_counts_where_it_was_measured():
+    blind = table()
+    seeing = table()
+    seeing.values["lpips_alex"] = np.full(seeing.values["psnr"].shape, 0.5)
+    seeing.values["lpips_alex"][:, 2] = 0.0  # 10 dB better to the eye
+    assert fit_auto(blind)[0].fixed == 1
+    assert fit_auto(seeing)[0].fixed == 2
+    assert (blind.score_text, seeing.score_text) == (
+        "+1 psnr +20 ssim", "+1 psnr +20 ssim -20 lpips_alex",
+    )  # fmt: skip
+
+
 def test_confidence_is_how_often_the_choice_is_better(monkeypatch):
     setting, _ = fit_auto(table())
     fresh = table(seed=1)
@@ -118,7 +130,7 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
 
 def test_a_file_comes_back_as_it_was(tmp_path):
     setting, _ = fit_auto(table())
-    save_auto(setting, tmp_path / "a.json")
+    save_auto(setting, tmp_path / "a.json", "psnr")
     assert load_auto(str(tmp_path / "a.json"))[0] == setting
 
 
