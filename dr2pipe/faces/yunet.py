@@ -22,6 +22,10 @@ Rows = npt.NDArray[np.float64]  # (N,15), see YuNet.find
 _COPY_SIDES_PX, _LEAST_REDUCTION = (640, 1600), 1.2
 _SMALLEST_FACE_PX = 16  # of smaller ones it misses many, even in sharp pictures
 _LEAST_SIDE_PX = 320  # smaller photos are enlarged
+# Grain, and the dots of a newspaper, hide faces from it. Blur of these deviations hides both, in copies
+# with these longer sides: a large scan has large dots.
+_BLURRED_SIDES_PX, _BLURS_PX = (1600, 640, 320), (1.5, 3.0, 5.0)
+_BETTER = 0.05  # by which the scores must be higher where a copy shows less detail
 # The photo itself is searched in tiles. A face that is too small for the copies lies whole in
 # one of two neighbours.
 _TILE_PX, _OVERLAP_PX = 1920, 192
@@ -52,7 +56,8 @@ class YuNetDetector:
     """The default detector: good from 16-pixel faces to those that fill the photo.
 
     Both networks know upright faces, and find most that are turned by up to 60°. ONet tells how a
-    face is turned. A photo is searched again, turned, if most of its faces are, or if it has none.
+    face is turned. A photo is searched again, turned, if most of its faces are. If none is found, it is
+    searched blurred, and then turned.
 
     Args:
         yunet: finds faces.
@@ -75,6 +80,8 @@ class YuNetDetector:
             usual = directions.most_common(1)[0][0]
             again = self._search(image, usual, self.min_px) if usual else []
             return max(found, again, key=_total)
+        if blurred := self._search_blurred(image):
+            return blurred
         # In copies alone: the search above also finds most turned faces, small ones too.
         in_copies = math.ceil(_SMALLEST_FACE_PX * max(image.shape[:2]) / _COPY_SIDES_PX[-1])
         least_px = max(self.min_px, in_copies)
@@ -83,6 +90,20 @@ class YuNetDetector:
         if turned[best] and least_px > self.min_px:
             return max(turned[best], self._search(image, best, self.min_px), key=_total)
         return turned[best]
+
+    def _search_blurred(self, image: Pixels) -> list[Face]:
+        """Faces that show in a blurred copy of the photo: in the one that shows most of them best."""
+        import cv2
+
+        longer, best = max(image.shape[:2]), list[Face]()
+        for side in dict.fromkeys(min(side, longer) for side in _BLURRED_SIDES_PX):
+            copy = _resized(image, side / longer)
+            for sigma in _BLURS_PX:
+                blurred = np.asarray(cv2.GaussianBlur(copy, (0, 0), sigma), dtype=np.uint8)
+                found = self._search(blurred, 0, max(math.floor(self.min_px * side / longer), 1))
+                if _total(found) > _total(best) + _BETTER:
+                    best = [_enlarged(face, longer / side) for face in found]
+        return best
 
     def _search(self, image: Pixels, turns: int, min_px: int) -> list[Face]:
         """Faces of a photo as it is seen after ``turns`` quarter turns against the clock."""
@@ -122,6 +143,11 @@ class YuNetDetector:
         rows = _shifted(rows[~_is_cut(rows, view)], view.x, view.y)
         rows[:, :14] /= view.scale
         return rows
+
+
+def _enlarged(face: Face, factor: float) -> Face:
+    x, y, width, height = (value * factor for value in face.box)
+    return Face((x, y, width, height), face.landmarks * factor, face.score)
 
 
 def _views(image: Pixels, min_px: int) -> Iterator[_View]:

@@ -12,6 +12,7 @@ import skimage.data
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.degradations import degrade
 from dr2pipe.faces import yunet
 from dr2pipe.faces.detect import DetectorConfig, Face, build_detector, select_faces
 from dr2pipe.faces.listed import box_around
@@ -90,6 +91,16 @@ def test_a_face_that_leans(detector, degrees):
 def test_a_spoilt_portrait(detector, change):
     (face,) = detector.detect(change(PORTRAIT))
     assert error_of(face, LANDMARKS) < 8
+
+
+@pytest.mark.parametrize("enlarged", [1, 5])
+@pytest.mark.parametrize("family", ["halftone", "film_grain"])
+def test_dots_and_grain_hide_no_face(detector, family, enlarged):
+    """Also where the dots were scanned large."""
+    small = images.resize_pixels(PORTRAIT, (256, 256))
+    damaged, _ = degrade(small, family, np.random.default_rng(0), severity=2)
+    (face,) = detector.detect(np.kron(damaged, np.ones((enlarged, enlarged, 1), np.uint8)))
+    assert error_of(face, LANDMARKS * 256 * enlarged / SIDE) < 12
 
 
 @pytest.mark.parametrize("side", [80, 160, 1400])
