@@ -20,7 +20,7 @@ import psutil
 
 from dr2pipe.core import images
 from dr2pipe.core.foreign import read_csv
-from dr2pipe.degradations import codecs
+from dr2pipe.degradations import codecs, degrade
 from dr2pipe.faces.detect import DetectorConfig, Face, FaceDetector, build_detector, select_faces
 from dr2pipe.features.onet import similarity
 
@@ -28,6 +28,13 @@ POINTS = ("eyeL", "eyeR", "nose", "mouthL", "mouthR")
 # Between the eyes of an aligned face, as a share of its side; and YuNet's box in eye distances.
 _EYES_SHARE, _BOX_WIDTH = 0.246, 2.4
 _BACKGROUNDS = ("gravel", "brick", "grass")
+_HIDING = (
+    ("halftone", 4),
+    ("film_grain", 5),
+    ("salt_and_pepper", 4),
+    ("speckle", 5),
+    ("severe", None),
+)
 
 
 @dataclass
@@ -180,6 +187,19 @@ def measure_small(faces: Path, detector: FaceDetector) -> Iterator[str]:
         yield count.line()
 
 
+def measure_damaged(faces: Path, detector: FaceDetector) -> Iterator[str]:
+    """Faces of 256 px under damage that hides them from a detector."""
+    samples = read_samples(faces / "val", faces / "manifest.csv").values()
+    for chain, severity in _HIDING:
+        count = Count(f"60 faces of 256 px, {chain} {severity or ''}".rstrip())
+        for sample in samples:
+            small = scaled(sample, 256 / len(sample.pixels))
+            rng = np.random.default_rng(0)
+            damaged, _ = degrade(small.pixels, chain, rng, severity=severity)
+            count.add(_found(detector, damaged), small.faces)
+        yield count.line()
+
+
 def _found(detector: FaceDetector, pixels: np.ndarray) -> list[Face]:
     return select_faces(detector.detect(pixels), DetectorConfig(), pixels.shape[:2])
 
@@ -326,6 +346,7 @@ def _to_box(sample: Sample, width_px: float) -> Sample:
 PARTS = {
     "singles": measure_singles,
     "small": measure_small,
+    "damaged": measure_damaged,
     "montages": measure_montages,
     "faceless": measure_faceless,
     "scans": measure_scans,
