@@ -22,6 +22,10 @@ class PictureError(Dr2pipeError):
     """A picture cannot be read, or does not fit its use."""
 
 
+class TooManyPixelsError(PictureError):
+    """A picture says that it has more pixels than are decoded."""
+
+
 @contextmanager
 def picture_named(path: str | os.PathLike[str]) -> Iterator[None]:
     """Inside the block a PictureError says of which file it speaks."""

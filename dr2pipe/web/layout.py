@@ -7,9 +7,9 @@ from typing import Any
 
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.runs.presets import list_presets
-from dr2pipe.web.about import cards, installation, presets_table
+from dr2pipe.web.about import TERMS, cards, installation, presets_table
 from dr2pipe.web.page import Page, event, told
-from dr2pipe.web.wishes import MOST_VARIANTS, Wish, has_sharp_variant, usual_damage, usual_tau
+from dr2pipe.web.wishes import MOST_VARIANTS, Wish, usual_damage, usual_sharpness, usual_tau
 
 with needs_extra("web"):
     import gradio as gr
@@ -23,8 +23,14 @@ _DAMAGES = [
     ("severe: hardly a face", "severe"),
 ]
 STYLE = """
-.gradio-container { max-width: 1200px !important; margin: auto !important; }
+.gradio-container { max-width: min(1200px, 100%) !important; margin: auto !important; }
 #grid .caption-label { white-space: normal; max-width: 100%; font-size: 12px; }
+#grid .grid-wrap { max-height: none; }
+/* Words stay whole; a table that is too wide is moved inside its frame. */
+.gradio-container .prose table { display: block; overflow-x: auto; border: 0; margin-left: 0; }
+.gradio-container .prose :is(td, th) { overflow-wrap: normal; word-break: normal; }
+#presets-table :is(td, th) { overflow-wrap: anywhere !important; padding: 8px; }
+@media (max-width: 640px) { #grid .grid-container, #variants .grid-container { --grid-cols: 2 !important; } }
 /* Room for the progress bar, which lies over the status. */
 #status { min-height: 6em; }
 .gradio-container :focus-visible { outline: 3px solid #f59e0b !important; outline-offset: 2px; }
@@ -90,6 +96,12 @@ def _photos(on: SimpleNamespace, preset: str) -> None:
         elem_id="boxes",
     )
     on.faces = gr.CheckboxGroup(label="Faces to restore", visible=False, elem_id="faces")
+    on.skip_good = gr.Checkbox(
+        True,
+        label="Leave good faces alone",
+        info="Faces with more detail than the networks give stay as they are",
+        elem_id="skip-good",
+    )
     on.damage = gr.Radio(
         _DAMAGES, value=usual_damage(preset), label="How damaged is it? (N, τ, ω)", elem_id="damage"
     )
@@ -129,7 +141,6 @@ def _results(on: SimpleNamespace) -> None:
 
 
 def _settings(on: SimpleNamespace, preset: str) -> None:
-    has_sharp = has_sharp_variant(preset)
     with gr.Row():
         on.tau = gr.Slider(
             0,
@@ -139,29 +150,53 @@ def _settings(on: SimpleNamespace, preset: str) -> None:
             label="Likeness (low) against cleanness (high): τ",
             info="Not used where it is chosen for each face",
         )
-        on.sharpness = gr.Slider(
-            0,
-            1,
-            value=0,
-            step=0.1,
-            label="Sharpness" if has_sharp else "Sharpness (this preset has no sharp variant)",
-            interactive=has_sharp,
-        )
+        on.sharpness = sharpness_slider(preset)
     with gr.Row():
         on.scale = gr.Radio([1, 2, 4], value=1, label="Enlarge the photo")
         on.seed = gr.Number(0, label="Seed of the noise", precision=0, minimum=0, elem_id="seed")
         on.samples = gr.Slider(
             1, MOST_VARIANTS, value=1, step=1, label="Variants to choose from (samples)"
         )
-    with gr.Row():
-        on.skip_good = gr.Checkbox(True, label="Leave good faces alone", elem_id="skip-good")
-        here = [one.name for one in list_presets() if not one.missing]
-        on.preset = gr.Dropdown(here, value=preset, label="Preset", elem_id="preset")
+    here = [one.name for one in list_presets() if not one.missing]
+    here += [] if preset in here else [preset]  # a file of the one who serves the page
+    on.preset = gr.Dropdown(
+        here,
+        value=preset,
+        label="Preset",
+        info="Others need a download: see the page About",
+        elem_id="preset",
+    )
+
+
+def usual_controls(preset: str) -> list[Any]:
+    """The damage, τ and the sharpness that a preset has, for their controls."""
+    damage = usual_damage(preset)
+    return [damage, usual_tau(Wish(preset, damage)), sharpness_slider(preset)]
+
+
+def sharpness_slider(preset: str) -> gr.Slider:
+    """The sharpness of a preset; hidden where its enhancer has no sharp variant."""
+    usual = usual_sharpness(preset)
+    return gr.Slider(
+        0,
+        1,
+        value=usual or 0.0,
+        step=0.05,
+        label="Sharpness",
+        info="High: crisper and less faithful",
+        visible=usual is not None,
+        elem_id="sharpness",
+    )
 
 
 def _brush(on: SimpleNamespace) -> None:
+    gr.Markdown(
+        "Paint over scratches in faces with the brush (the first button beside the photo), then press "
+        "*Use these marks*."
+    )
     on.editor = gr.ImageEditor(
-        label="Paint over scratches in faces",
+        label="Photo to paint on",
+        show_label=False,  # the buttons above the photo would lie over it
         sources=[],
         transforms=[],
         brush=gr.Brush(colors=["#ff0000"], default_size=12, color_mode="fixed"),
@@ -174,12 +209,13 @@ def _brush(on: SimpleNamespace) -> None:
 
 
 def _about() -> None:
-    gr.Markdown(presets_table())
+    gr.Markdown(f"{TERMS}\n\n{presets_table()}", elem_id="presets-table")
+    gr.Markdown("### Models that come with dr2pipe")
     for name, card in cards().items():
         with gr.Accordion(name, open=False):
             gr.Markdown(card)
     with gr.Accordion("This installation", open=False):
-        gr.Code(installation(), language=None, label="dr2pipe doctor")
+        gr.Markdown(installation())
 
 
 # -- events ----------------------------------------------------------------------------------
@@ -239,7 +275,7 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
             preset=preset,
             damage=damage,
             tau=int(tau),
-            sharpness=float(sharpness) if has_sharp_variant(preset) else None,
+            sharpness=None if usual_sharpness(preset) is None else float(sharpness),
             skip_good=bool(skip_good),
             scale=int(scale),
             seed=int(seed or 0),
@@ -272,8 +308,11 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
     )
     on.variants.select(pick, on.photo, _result_controls(on), api_visibility="private")
     on.damage.change(set_tau, [on.preset, on.damage], on.tau, api_visibility="private")
-    on.preset.change(usual_damage, [on.preset], on.damage, api_visibility="private").then(
-        set_tau, [on.preset, on.damage], on.tau, api_visibility="private"
+    on.preset.change(
+        event(usual_controls),
+        on.preset,
+        [on.damage, on.tau, on.sharpness],
+        api_visibility="private",
     )
     on.tune.click(
         event(page.tune),

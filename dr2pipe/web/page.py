@@ -16,7 +16,7 @@ from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.web.visits import Photo, Visit, Visits, describe_disk, take_upload
 from dr2pipe.web.wishes import Wish
-from dr2pipe.web.workshop import Done, Outcome, Workshop
+from dr2pipe.web.workshop import NO_FACE_FOUND, Done, Outcome, Workshop
 
 with needs_extra("web"):
     import gradio as gr
@@ -45,12 +45,14 @@ class Page:
         refused = self.workshop.take(visit, uploads or [], preset, say)
         names = list(visit.photos)
         faces = sum(len(photo.faces) for photo in visit.photos.values())
-        lines = [f"Photos: {len(names)}, faces found: {faces}. Press Restore.", *refused]
+        without = [photo.name for photo in visit.photos.values() if not photo.faces]
+        lines = [f"Photos: {len(names)}, faces found: {faces}. Press Restore."] if faces else []
+        lines += [f"{name}: {NO_FACE_FOUND}" for name in without] + refused
         return [
             gr.Dropdown(choices=names, value=names[0], visible=len(names) > 1),
             *self.show(names[0], request),
             *_no_results("\n\n".join(lines)),
-            gr.Button(interactive=True),
+            gr.Button(interactive=bool(faces)),
         ]
 
     def show(self, name: str, request: gr.Request) -> list[Any]:
@@ -61,10 +63,9 @@ class Page:
             (f"{number}: {found.about}", number - 1) for number, found in enumerate(photo.faces, 1)
         ]
         chosen = visit.chosen.get(name, list(range(len(labels))))
-        none = "No face was found in this photo." if not labels else ""
         return [
             gr.Image(value=str(photo.boxes), visible=True),
-            gr.CheckboxGroup(choices=labels, value=chosen, visible=bool(labels), info=none),
+            gr.CheckboxGroup(choices=labels, value=chosen, visible=bool(labels)),
             gr.Dropdown(choices=labels, value=0 if labels else None),
             gr.Accordion(open=False),  # the photo to paint on comes when it is opened again
             "This photo is marked." if photo.marks else "Nothing is marked.",
@@ -77,14 +78,16 @@ class Page:
         visit.chosen[name] = sorted(int(number) for number in chosen)
         _check_chosen(visit)
 
-    def canvas(self, name: str, request: gr.Request) -> Any:
-        """The photo to paint on."""
+    def canvas(self, name: str | None, request: gr.Request) -> Any:
+        """The photo to paint on; nothing before there is one."""
+        if not name:
+            return gr.ImageEditor(value=None)
         photo = _photo(self._visit(request), name)
         return gr.ImageEditor(
             value={"background": str(photo.before), "layers": [], "composite": None}
         )
 
-    def mark(self, name: str, painted: dict[str, Any] | None, request: gr.Request) -> str:
+    def mark(self, name: str | None, painted: dict[str, Any] | None, request: gr.Request) -> str:
         """Keep what was painted as the mask of a photo."""
         photo = _photo(self._visit(request), name)
         layers = [] if painted is None else painted["layers"]
@@ -180,14 +183,17 @@ def told(function: Callable[..., Any], *values: Any) -> Any:
         logger.warning("%s", describe_error(error))
         raise gr.Error(
             f"the server's disk does not take the files: {describe_disk(error)}. Free some space there, "
-            "then try again."
+            "then try again.",
+            print_exception=False,
         ) from None
     except Dr2pipeError as error:
-        raise gr.Error(str(error)) from None
+        raise gr.Error(str(error), print_exception=False) from None
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        raise gr.Error("there is not enough memory: take a smaller photo or scale") from None
+        raise gr.Error(
+            "there is not enough memory: take a smaller photo or scale", print_exception=False
+        ) from None
 
 
 def event(method: Callable[..., Any]) -> Callable[..., Any]:
@@ -223,7 +229,9 @@ def _no_results(status: str) -> list[Any]:
     ]
 
 
-def _photo(visit: Visit, name: str) -> Photo:
+def _photo(visit: Visit, name: str | None) -> Photo:
+    if not name:
+        raise Dr2pipeError("there is no photo yet: add one first")
     if name not in visit.photos:
         raise Dr2pipeError("this photo is not here any more: add it again")
     return visit.photos[name]

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import PictureError
+from dr2pipe.core.errors import PictureError, TooManyPixelsError
 from dr2pipe.faces import Face
 
 
@@ -185,8 +185,15 @@ def take_upload(path: str | Path, folder: Path, limits: Limits) -> tuple[Path, i
         )
         target = folder / path.name
         files.write_bytes(target, data)
+    except TooManyPixelsError:
+        raise PictureError(
+            f"{path.name} has more than {limits.pixels / 1e6:g} million pixels: save a smaller copy "
+            "and add that"
+        ) from None
     except PictureError as error:
-        raise PictureError(f"{path.name}: {error}") from None
+        raise PictureError(
+            f"{path.name} cannot be used ({error}): add the photo as another file, such as JPEG or PNG"
+        ) from None
     except OSError as error:
         raise PictureError(f"{path.name} cannot be kept: {describe_disk(error)}") from None
     return target, picture

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.models import find_file, find_model
+from dr2pipe.core.models import find_file, find_model, is_here
 from dr2pipe.enhancers import sharp_folder
 from dr2pipe.restoration.settings import RestorationConfig
 from dr2pipe.restoration.tuning import settings_for, stage1_settings
@@ -24,7 +24,7 @@ class Wish:
         preset: name in ``configs/restore``.
         damage: one of ``DAMAGES``.
         tau: τ, likeness (low) against cleanness (high); None: as the damage says.
-        sharpness: 0..1, where the preset's enhancer has a sharp variant; None: as it is.
+        sharpness: 0..1, where the preset's enhancer has a sharp variant; None: as the preset says.
         skip_good: leave good faces alone.
         scale: 1, 2 or 4.
         seed: of the noise.
@@ -53,13 +53,16 @@ def preset_config(preset: str) -> RestorationConfig:
     return load_config(RestorationConfig, path)
 
 
-def has_sharp_variant(preset: str) -> bool:
-    """Whether ``enhancer.sharpness`` means something for a preset."""
-    weights = preset_config(preset).enhancer.weights
+def usual_sharpness(preset: str) -> float | None:
+    """The sharpness that a preset has; None where its enhancer has no sharp variant."""
+    enhancer = preset_config(preset).enhancer
+    if enhancer.weights is None or not is_here(enhancer.weights):
+        return None
     try:
-        return weights is not None and sharp_folder(find_model(weights)).is_dir()
+        sharp_folder(find_model(enhancer.weights))
     except ConfigError:
-        return False
+        return None
+    return enhancer.sharpness or 0.0
 
 
 def usual_damage(preset: str) -> str:
@@ -96,7 +99,7 @@ def overrides_of(wish: Wish) -> list[str]:
             if setting.startswith("dr2.factor="):
                 factor = int(setting.partition("=")[2])
         settings = stage1_settings(factor, wish.tau, config.dr2)
-    if wish.sharpness is not None:
+    if wish.sharpness is not None and wish.sharpness != (config.enhancer.sharpness or 0):
         settings.append(f"enhancer.sharpness={wish.sharpness:g}")
     if not wish.skip_good:
         settings.append("faces.skip_good=false")

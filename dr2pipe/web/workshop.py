@@ -34,6 +34,8 @@ from dr2pipe.web.wishes import Wish, command_of, overrides_of
 
 Say = Callable[[float, str], None]
 
+NO_FACE_FOUND = "No face was found: add a larger or sharper scan that shows the whole face."
+
 _MOST_ENGINES = 2  # in memory
 _SPREAD_BRIGHTNESS = 4  # as in the spread maps of a run
 _BOX_COLOUR, _LEFT_COLOUR = (255, 208, 0), (150, 150, 150)
@@ -143,7 +145,9 @@ class Workshop:
             say(number / len(uploads), f"finding faces: {Path(upload).name}")
             try:
                 if Path(upload).name in photos:
-                    raise PictureError(f"{Path(upload).name}: another photo has the same name")
+                    raise PictureError(
+                        f"{Path(upload).name}: another photo has the same name: rename it"
+                    )
                 target, picture = take_upload(upload, uploaded, self.limits)
                 photo = self._look(engine, target, picture, shown / str(number))
             except PictureError as error:
@@ -302,10 +306,7 @@ def _sentences(record: dict[str, Any]) -> list[str]:
     """What became of a photo, for people; faces are counted from 1."""
     faces = record.get("faces", [])
     if not faces:
-        return [
-            "No face was found, so the photo is as it was. A sharper or larger scan may help, or a "
-            "list of faces by hand: see the page on restoring, a list of faces."
-        ]
+        return [f"{NO_FACE_FOUND} The photo is as it was."]
     restored = [number for number, face in enumerate(faces, 1) if "skipped" not in face]
     lines = [f"Faces restored: {len(restored)} of {len(faces)}."]
     lines += [
@@ -313,11 +314,12 @@ def _sentences(record: dict[str, Any]) -> list[str]:
         for number, face in enumerate(faces, 1)
         if "skipped" in face
     ]
-    lines += [
-        f"Face {number}: its likeness to the photo is {face['identity']:.2f} (0 to 1)."
+    likeness = [
+        f"face {number} {face['identity']:.2f}"
         for number, face in enumerate(faces, 1)
         if "identity" in face and "skipped" not in face
     ]
+    lines += [f"Likeness to the photo (0 to 1): {', '.join(likeness)}."] if likeness else []
     return lines + [f"Note: {warning}." for warning in record.get("warnings", [])]
 
 

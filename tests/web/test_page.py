@@ -16,8 +16,12 @@ from PIL import Image
 from worn import request_of, say, worn_photo
 
 from dr2pipe import cli
+from dr2pipe.core.config import resource
 from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
+from dr2pipe.core.models import user_folder
+from dr2pipe.runs.presets import list_presets
 from dr2pipe.web import ServerConfig, serve
+from dr2pipe.web.about import cards, installation, presets_table
 from dr2pipe.web.page import Page, event, told
 from dr2pipe.web.server import check
 from dr2pipe.web.visits import Limits, Visits
@@ -37,6 +41,9 @@ def value_of(update):
 def test_a_visit(page, tmp_path):
     ada = request_of("ada")
     upload = str(worn_photo(tmp_path / "worn.png", faces=2))
+    assert value_of(page.canvas(None, ada)) is None
+    with pytest.raises(Dr2pipeError, match="add one first"):
+        page.mark(None, None, ada)
     photo, _, faces, *_ = page.find([upload], "default", ada, say)
     assert (photo.value, photo.visible) == ("worn.png", False)
     assert [number for _, number in faces.choices] == [0, 1]
@@ -96,13 +103,39 @@ def test_other_photos_take_the_place_of_those_before(page, tmp_path):
     assert not download.interactive
 
 
+def test_photos_without_a_face(page, tmp_path):
+    wall = Image.new("RGB", (60, 40))
+    for name in ("wall.png", "door.png"):
+        wall.save(tmp_path / name)
+    uploads = [str(tmp_path / name) for name in ("wall.png", "door.png")]
+    found = page.find(uploads, "default", request_of("ada"), say)
+    assert found[-3].splitlines()[0] == (
+        "wall.png: No face was found: add a larger or sharper scan that shows the whole face."
+    )
+    assert "door.png: No face" in found[-3]
+    assert not found[-1].interactive  # there is nothing to restore
+
+
+def test_about_shows_every_card_and_the_terms_of_every_preset():
+    shipped = [path.name for path in resource("checkpoints").iterdir() if path.is_dir()]
+    assert set(cards()) == set(shipped)
+    assert all(
+        "licence" in card and "](" not in card.replace("](http", "") for card in cards().values()
+    )
+    table = presets_table()
+    rows = [line for line in table.splitlines() if line.startswith("| **")]
+    assert len(rows) == len(list_presets())
+    assert all("commercial use: " in row for row in rows)
+    assert str(user_folder()) not in installation()
+
+
 def test_references(page, tmp_path):
     ada = request_of("ada")
     upload = str(worn_photo(tmp_path / "she.png"))
     assert page.refer([upload], ada).startswith("Reference photos: 1.")
     assert [p.name for p in page.visits.of("ada").references.iterdir()] == ["0.png"]
     (tmp_path / "notes.png").write_text("hello")
-    with pytest.raises(PictureError, match=r"notes\.png: not an image file"):
+    with pytest.raises(PictureError, match=r"notes\.png cannot be used \(not an image file"):
         page.refer([str(tmp_path / "notes.png")], ada)
     with pytest.raises(Dr2pipeError, match="up to 20 reference photos, not 21"):
         page.refer([upload] * 21, ada)
@@ -211,7 +244,7 @@ def test_over_http(served, tmp_path, capsys):
         assert got.status_code in (400, 403, 404)
     # Uploads that lie, and those that are too large.
     (tmp_path / "text.png").write_text("hello")
-    with pytest.raises(Exception, match=r"text.png: not an image file") as refused:
+    with pytest.raises(Exception, match=r"text.png cannot be used .not an image file") as refused:
         client.predict([handle_file(tmp_path / "text.png")], "default", api_name="/find")
     assert served.folder not in str(refused.value)
     (tmp_path / "large.png").write_bytes(bytes(1_200_000))

@@ -3,12 +3,13 @@
 import pytest
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.web.layout import sharpness_slider, usual_controls
 from dr2pipe.web.wishes import (
     Wish,
     command_of,
-    has_sharp_variant,
     overrides_of,
     usual_damage,
+    usual_sharpness,
     usual_tau,
 )
 
@@ -67,6 +68,42 @@ def test_wishes_that_cannot_be(wish, says):
         overrides_of(wish)
 
 
-def test_sharpness_is_offered_where_it_exists():
-    assert not has_sharp_variant("default")
-    assert not has_sharp_variant("gfpgan14_only")  # its weights are not here
+@pytest.fixture
+def preset(tmp_path):
+    """Writes a preset whose enhancer has a sharp variant, or none."""
+
+    def write(*, sharpness="null", has_sharp=True):
+        model = tmp_path / f"model_{has_sharp}"
+        (model / "sharp").mkdir(parents=True, exist_ok=True)
+        for folder in [model, model / "sharp"] if has_sharp else [model]:
+            (folder / "config.json").write_text("{}")
+        path = tmp_path / f"preset_{sharpness}_{has_sharp}.yaml"
+        path.write_text(
+            "dr2: {enabled: false}\nenhancer: {name: sparnet, weights: '"
+            f"{model}', sharpness: {sharpness}}}\n"
+        )
+        return str(path)
+
+    return write
+
+
+def test_sharpness_follows_the_preset(preset):
+    assert usual_sharpness("gfpgan14_only") is None  # its weights are not here
+    assert usual_sharpness(preset(has_sharp=False)) is None
+    assert usual_sharpness(preset()) == 0
+    assert usual_sharpness(preset(sharpness=0.5)) == 0.5
+    shown = [sharpness_slider(preset(sharpness=0.5)), sharpness_slider(preset())]
+    assert usual_controls("portrait128")[:2] == ["medium", 14]
+    hidden = sharpness_slider(preset(has_sharp=False))
+    assert [(one.value, one.visible) for one in (*shown, hidden)] == [
+        (0.5, True),
+        (0, True),
+        (0, False),
+    ]
+
+
+def test_sharpness_that_the_preset_has_is_no_setting(preset):
+    half = preset(sharpness=0.5)
+    assert overrides_of(Wish(half, "medium", sharpness=0.5)) == []
+    assert overrides_of(Wish(half, "medium", sharpness=0)) == ["enhancer.sharpness=0"]
+    assert overrides_of(Wish(preset(), "medium", sharpness=0)) == []

@@ -129,9 +129,12 @@ def test_several_photos_and_refusals(shop, visit, tmp_path):
     with pytest.raises(PictureError, match="choose a photo first"):
         shop.restore(visit, Wish(), say)
     refused = shop.take(visit, three[:2], "default", say)
-    assert refused == ["text.png: not an image file, whatever its name says"]
+    assert refused == [
+        "text.png cannot be used (not an image file, whatever its name says): add the photo as another "
+        "file, such as JPEG or PNG"
+    ]
     outcome = shop.restore(visit, Wish(), say)
-    assert outcome.done[0][0].lines[0].startswith("No face was found, so the photo is as it was.")
+    assert outcome.done[0][0].lines[0].startswith("No face was found: add a larger or")
     with pytest.raises(PictureError, match="choose a photo with a face"):
         shop.tune(visit, "wall.png", 0, Wish())
     with pytest.raises(PictureError, match="3 photos are too many at a time: choose up to 2"):

@@ -22,7 +22,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 
 from dr2pipe.core import files
-from dr2pipe.core.errors import PictureError, UnreadableFileError
+from dr2pipe.core.errors import PictureError, TooManyPixelsError, UnreadableFileError
 from dr2pipe.core.images import colour
 from dr2pipe.core.images.arrays import Pixels, resize_pixels, to_tensor
 from dr2pipe.core.images.jpeg import JpegTables, jpeg_tables
@@ -180,7 +180,7 @@ def decode_image(
             if height != width and not whole_photo:
                 picture.warnings.append(f"{width}x{height} squeezed to a square")
     except Image.DecompressionBombError:
-        raise PictureError("the header says more pixels than Pillow decodes safely") from None
+        raise TooManyPixelsError("the header says more pixels than Pillow decodes safely") from None
     except UnidentifiedImageError:
         if data.startswith(_TIFF_SIGNATURES):
             raise PictureError("damaged, or a kind of TIFF that is not supported") from None
@@ -228,7 +228,7 @@ def _turn_of_large(pixels: int) -> AbstractContextManager[Any]:
 def _check_pixels(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         allowed = f"more than the {max_pixels / 1e6:.0f} million pixels allowed (max_pixels)"
-        raise PictureError(f"the header says {width}x{height} pixels, {allowed}")
+        raise TooManyPixelsError(f"the header says {width}x{height} pixels, {allowed}")
 
 
 def _check_shape(width: int, height: int, max_pixels: int) -> None:
