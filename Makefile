@@ -4,7 +4,7 @@ WORKERS := 2
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-.PHONY: demo gallery docs-check test test-slow lint docs wheel clean
+.PHONY: demo gallery web-pictures docs-check test test-slow lint docs wheel clean
 
 demo: $(READY)
 	$(PYTHON) scripts/demo.py demo
@@ -25,6 +25,10 @@ lint: $(READY)
 # The pictures of docs/gallery.md and docs/questions.
 gallery: $(READY)
 	$(PYTHON) scripts/gallery.py
+
+# The pictures of the web page in docs: pip install selenium, with chromium and chromedriver.
+web-pictures: $(READY)
+	$(PYTHON) scripts/web_pictures.py
 
 # Every command of README.md and docs.
 docs-check: $(READY)
