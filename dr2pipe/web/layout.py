@@ -245,7 +245,9 @@ def _connect_photos(on: SimpleNamespace, page: Page) -> None:
         **_ONE_AT_A_TIME,
     )
     # Room for the next upload, whatever became of this one.
-    found.then(lambda: None, None, on.upload, api_visibility="private")
+    # The browser empties it by itself: for the server it is empty after a refused one already.
+    for done in (found.success, found.failure):
+        done(None, None, on.upload, js="() => null", api_visibility="private")
     on.photo.input(show, on.photo, [*shown, *_result_controls(on)], api_name="show")
     on.faces.input(event(page.choose), [on.photo, on.faces], None, api_name="choose")
     on.scratches.expand(event(page.canvas), on.photo, on.editor, api_visibility="private")

@@ -182,9 +182,7 @@ def told(function: Callable[..., Any], *values: Any) -> Any:
     except OSError as error:
         logger.warning("%s", describe_error(error))
         raise gr.Error(
-            f"the server's disk does not take the files: {describe_disk(error)}. Free some space there, "
-            "then try again.",
-            print_exception=False,
+            f"the files cannot be kept: {describe_disk(error)}", print_exception=False
         ) from None
     except Dr2pipeError as error:
         raise gr.Error(str(error), print_exception=False) from None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import ipaddress
+import logging
 import os
 import shutil
 import socket
@@ -12,10 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, describe_error
 from dr2pipe.core.extras import needs_extra
-from dr2pipe.web.visits import Limits, Visits
+from dr2pipe.web.visits import Limits, Visits, describe_disk
 from dr2pipe.web.workshop import Workshop
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass
@@ -73,6 +76,7 @@ def serve(config: ServerConfig) -> Any:
             share=False,
             max_file_size=config.limits.megabytes * 1_000_000,
             prevent_thread_lock=True,
+            app_kwargs={"exception_handlers": {OSError: _full_disk}},
             show_error=False,
             quiet=True,
             ssr_mode=False,
@@ -112,6 +116,15 @@ def check(config: ServerConfig) -> None:
             f"{config.host} port {config.port} cannot be used ({error.strerror or error}): another program "
             "may be there. Choose another one, for instance --port 7861"
         ) from None
+
+
+def _full_disk(request: Any, error: Exception) -> Any:
+    """The answer to an upload that gradio could not write."""
+    from starlette.responses import PlainTextResponse
+
+    assert isinstance(error, OSError)
+    logger.warning("%s", describe_error(error))
+    return PlainTextResponse(f"The upload cannot be kept: {describe_disk(error)}.", 507)
 
 
 def _is_loopback(host: str) -> bool:

@@ -200,8 +200,9 @@ def take_upload(path: str | Path, folder: Path, limits: Limits) -> tuple[Path, i
 
 
 def describe_disk(error: OSError) -> str:
-    """What an error of the disk says, without any path of the server."""
-    return (error.strerror or type(error).__name__).lower()
+    """What an error of the disk says and what to do, without any path of the server."""
+    reason = (error.strerror or type(error).__name__).lower()
+    return f"{reason}. Free some space on the computer that serves this page, then try again"
 
 
 def write_preview(pixels: images.Pixels, path: Path) -> Path:

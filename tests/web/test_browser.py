@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from conftest import start_command, wait_until
 from PIL import Image
+from test_visits import bomb
 from worn import worn_photo
 
 from dr2pipe import cli
@@ -143,6 +144,10 @@ def test_uploads_that_lie_and_large_photos(browser, tmp_path):
     (tmp_path / "notes.png").write_text("hello")
     browser.upload(tmp_path / "notes.png")
     browser.wait(lambda: "not an image file, whatever its name says" in browser.text())
+    bomb(tmp_path / "bomb.png")
+    browser.upload(tmp_path / "bomb.png")
+    browser.wait(lambda: "bomb.png has more than 64 million pixels" in browser.text())
+    assert not browser.all("#photos table")  # a refused upload does not come again with the next
     large = Image.fromarray(np.zeros((5000, 8000), np.uint8))  # 40 million pixels
     large.paste(
         Image.open(worn_photo(tmp_path / "w.png")).convert("L").resize((840, 760)), (900, 900)

@@ -154,7 +154,7 @@ def failing(error):
     ("error", "says"),
     [
         (Dr2pipeError("choose a photo"), "choose a photo"),
-        (OSError(28, "No space left on device", "/secret/x"), "Free some space there"),
+        (OSError(28, "No space left on device", "/secret/x"), "Free some space on the computer"),
         (MemoryError(), "not enough memory"),
         (RuntimeError("CUDA out of memory."), "not enough memory"),
     ],
@@ -250,6 +250,15 @@ def test_over_http(served, tmp_path, capsys):
     (tmp_path / "large.png").write_bytes(bytes(1_200_000))
     with pytest.raises(Exception, match=r"413|exceeds|size"):
         client.predict([handle_file(tmp_path / "large.png")], "default", api_name="/find")
+
+
+def test_an_upload_that_the_disk_does_not_take(served, monkeypatch):
+    full = failing(OSError(28, "No space left on device", "/secret/x"))
+    monkeypatch.setattr("gradio.routes.GradioMultiPartParser.parse", lambda self: full())
+    got = httpx.post(f"{served.url}gradio_api/upload", files={"files": ("a.png", b"1")})
+    assert got.status_code == 507
+    assert got.text.startswith("The upload cannot be kept: no space left on device. Free some")
+    assert "secret" not in got.text
 
 
 def test_a_page_with_a_password_asks_for_it(tmp_path):

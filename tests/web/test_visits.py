@@ -70,7 +70,9 @@ def test_a_full_disk(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device", str(path))
 
     monkeypatch.setattr("dr2pipe.core.files.write_bytes", full)
-    with pytest.raises(PictureError, match=r"a.png cannot be kept: no space left on device$"):
+    with pytest.raises(
+        PictureError, match=r"a.png cannot be kept: no space left on device. Free some space"
+    ):
         take_upload(tmp_path / "a.png", tmp_path / "mine", Limits())
 
 
