@@ -70,8 +70,9 @@ def video(options: argparse.Namespace) -> int:
         print(f"warning: {warning}")
     if summary.frames:
         left = summary.followed - summary.restored
-        counts = f"{summary.frames} frames, {summary.followed} faces followed"
-        counts += f", {left} of them left as they are" if left else ""
+        faces = f"{summary.followed} face{'' if summary.followed == 1 else 's'}"
+        counts = f"{summary.frames} frames, {faces} followed"
+        counts += f", {left} of them left as before" if left else ""
         print(f"{counts}{' (done already)' if summary.was_done else ''} -> {options.output}")
         print(f"what was done to each face: {options.output}.json")
     return summary.exit_code

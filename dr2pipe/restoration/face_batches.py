@@ -105,13 +105,23 @@ class FaceRestorer:
                 self._compare(found, degraded, list(seeds[part]), list(looks[part]))
                 results += found
             except Exception as error:
-                if self.batch_size == 1 or not is_out_of_memory(error):
+                if not is_out_of_memory(error):
                     raise
-                self.batch_size //= 2
-                logger.warning("out of memory: going on with batches of %d", self.batch_size)
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                self.halve_batches(error)
         return results
+
+    def halve_batches(self, error: Exception) -> None:
+        """Take smaller batches from now on, after an error that a lack of memory caused.
+
+        Raises:
+            Exception: ``error``, where batches of one face are too large.
+        """
+        if self.batch_size == 1:
+            raise error
+        self.batch_size //= 2
+        logger.warning("out of memory: going on with batches of %d", self.batch_size)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _compare(
         self,

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -220,11 +221,17 @@ class Restorer:
     def _run_in_fp32(
         self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
     ) -> tuple[torch.Tensor, torch.Tensor]:
+        with self.in_fp32():
+            return self._run(degraded, seeds, choices)
+
+    @contextmanager
+    def in_fp32(self) -> Iterator[None]:
+        """Let the networks compute in float32 for the length of a block."""
         usual, self.dtype = self.dtype, torch.float32
         try:
             for network in self._networks():
                 network.to(torch.float32)
-            return self._run(degraded, seeds, choices)
+            yield
         finally:
             self.dtype = usual
             for network in self._networks():

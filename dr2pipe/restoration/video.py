@@ -15,7 +15,7 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import ConfigError, NotFiniteError
+from dr2pipe.core.errors import ConfigError, NotFiniteError, is_out_of_memory
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.faces import Alignment, FaceTrack, cut, face_patches
@@ -232,13 +232,28 @@ class VideoEngine:
     @torch.no_grad()
     def _enhanced(self, coarse: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         results: list[torch.Tensor] = []
-        for start in range(0, len(coarse), self.batch_size):
-            batch = torch.cat(list(coarse[start : start + self.batch_size]))
-            restored = self.restorer.enhance(batch.to(self.restorer.device)).cpu()
-            if not restored.isfinite().all():
-                raise NotFiniteError("a result is not finite: use --set precision=fp32")
+        while len(results) < len(coarse):
+            batch = torch.cat(list(coarse[len(results) : len(results) + self.batch_size]))
+            try:
+                restored = self._enhanced_batch(batch.to(self.restorer.device)).cpu()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                self.stage1.halve_batches(error)
+                continue
             results += [restored[i : i + 1] for i in range(len(restored))]
         return results
+
+    def _enhanced_batch(self, batch: torch.Tensor) -> torch.Tensor:
+        """Stage 2 on (B,3,S,S); again in float32 where a result was not finite."""
+        restored = self.restorer.enhance(batch)
+        broken = ~restored.isfinite().flatten(1).all(dim=1)
+        if broken.any():
+            with self.restorer.in_fp32():
+                restored[broken] = self.restorer.enhance(batch[broken])
+        if not restored.isfinite().all():
+            raise NotFiniteError("the result is not finite, not even in float32")
+        return restored
 
     def _changes(self, frame: Frame, face: FrameFace, restored: torch.Tensor) -> list[Change]:
         if self.match_colours:

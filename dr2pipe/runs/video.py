@@ -9,23 +9,21 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
-import logging
-import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
+from zipfile import BadZipFile
 
 import numpy as np
 from tqdm import tqdm
 
 from dr2pipe.core import files
 from dr2pipe.core.config import stable_hash
-from dr2pipe.core.errors import ConfigError, UnreadableFileError
+from dr2pipe.core.errors import UnreadableFileError
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import EXIT_DONE, EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, finite, versions
+from dr2pipe.core.records import EXIT_DONE, EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, versions
 from dr2pipe.diffusion.stage1 import describe_dr2
 from dr2pipe.faces import SCORE_SLACK, FaceDetector, FaceTrack, FaceTracker, build_detector
 from dr2pipe.faces.tracker import Embed
@@ -36,22 +34,22 @@ from dr2pipe.restoration.precision import name_of
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
 from dr2pipe.restoration.settings import load_restorer
 from dr2pipe.restoration.video import Frame, VideoEngine
-from dr2pipe.runs import video_io
+from dr2pipe.runs import video_frames, video_io
 from dr2pipe.runs.video_config import VideoConfig, check_video
 from dr2pipe.runs.video_io import Damage, VideoInfo
+from dr2pipe.runs.video_output import VideoOutput
 from dr2pipe.runs.video_plan import Plan, read_before, read_plan, save_before, save_plan
 from dr2pipe.runs.video_writing import CODECS, Join, encode_segment, find_codec, supported
 
 if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 SEGMENT_FRAMES = 48  # what a killed run loses at most
-_KEY, _FORMAT = "dr2pipe_video", 1
-_MAX_RECORD_BYTES = 1 << 28
-# Frames wait for others that fill a batch with their faces; so many for each face of a batch.
-_WAITING_PER_FACE = 2
+# Frames wait for others that fill a batch with their faces; so many for each face of a batch, and
+# so many pixels.
+_WAITING_PER_FACE, _WAITING_PIXELS = 2, 100_000_000
 
 
 @dataclass
@@ -84,6 +82,7 @@ def restore_video(config: VideoConfig, *, segment_frames: int = SEGMENT_FRAMES) 
 
     Raises:
         Dr2pipeError: an invalid setting, a file that is no video, missing weights.
+        OSError: the disk is full or read-only.
     """
     check_video(config)
     find_codec(config.codec, config.quality)
@@ -119,9 +118,8 @@ class VideoRun:
         segment_frames: int = SEGMENT_FRAMES,
     ):
         self.config, self.info, self.segment_frames = config, info, segment_frames
-        self.source, self.output = Path(config.input), Path(config.output)
-        self.record = self.output.with_name(f"{self.output.name}.json")
-        self.work = self.output.with_name(f".{self.output.name}.work")
+        self.source, self.files = Path(config.input), VideoOutput(Path(config.output))
+        self.work = self.files.work
         self.codec = CODECS[config.codec]
         looked_for = dataclasses.replace(
             config.faces, min_score=config.faces.min_score * SCORE_SLACK
@@ -167,70 +165,66 @@ class VideoRun:
         """Do what is missing."""
         sha256 = files.sha256(self.source)
         key = stable_hash({"settings": self.settings, "source": sha256, "versions": versions()})
-        done = self._done(key)
-        if done is not None:
+        if not self.work.is_dir() and (done := self._done(key)) is not None:
             return done
-        self._check_output()
-        join = Join(self.source, self.output, self.info, self.config.preview_s)
-        join.check(self.codec)
         with files.locked(self.work):
-            self._keep_work_of(key)
-            plan = self._load_plan() or self._make_plan()
-            restored = [track for track in plan.tracks if track.skipped is None]
-            if self.config.strict and not plan.tracks:
-                shutil.rmtree(self.work)
-                return VideoSummary(0, 0, 0, False, [NO_FACE], EXIT_NONE_SUCCEEDED)
-            segments = self._restore(plan) if restored else []
-            left_out = self._join(join, segments, plan)
-            summary = VideoSummary(len(plan.pts), len(plan.tracks), len(restored))
-            summary.warnings = [*self._warnings(plan), *left_out]
-            summary.exit_code = EXIT_SOME_FAILED if plan.damage.sentences() else EXIT_DONE
-            self._write_record(key, sha256, plan, summary)
+            self.files.place()
+            summary = self._done(key) or self._make(key, sha256)
         shutil.rmtree(self.work, ignore_errors=True)
+        return summary
+
+    def _make(self, key: str, sha256: str) -> VideoSummary:
+        self.files.check()
+        self.files.keep_work_of(key)
+        join = Join(self.source, self.files.joined, self.info, self.config.preview_s)
+        plan = self._load_plan()
+        if plan is None:
+            try:
+                join.check(self.codec)
+            except BaseException:
+                shutil.rmtree(self.work, ignore_errors=True)  # nothing is in it
+                raise
+            plan = self._make_plan()
+        restored = [track for track in plan.tracks if track.skipped is None]
+        if self.config.strict and not plan.tracks:
+            return VideoSummary(0, 0, 0, False, [NO_FACE], EXIT_NONE_SUCCEEDED)
+        segments = self._restore(plan) if restored else []
+        left_out = join.write(segments, plan.pts).left_out
+        summary = VideoSummary(len(plan.pts), len(plan.tracks), len(restored))
+        summary.warnings = [*self._warnings(plan), *left_out]
+        summary.exit_code = EXIT_SOME_FAILED if plan.damage.sentences() else EXIT_DONE
+        content = {
+            "source": self.source.name,
+            "source_sha256": sha256,
+            "summary": dataclasses.asdict(summary),
+            "tracks": [self._describe_track(track, plan) for track in plan.tracks],
+            "settings": self.settings,
+            "versions": versions(),
+        }
+        self.files.finish(key, content)
         return summary
 
     # -- what is there already ---------------------------------------------------------------
 
     def _done(self, key: str) -> VideoSummary | None:
         """What the record says if the output is there, and was made with the same settings."""
-        record = self._read_record()
-        if record is None or record.get("key") != key or not self.output.is_file():
-            return None
-        if record.get("bytes") != self.output.stat().st_size:
-            return None
+        record = self.files.finished(key)
         try:
-            return VideoSummary(**record["summary"] | {"was_done": True})
+            summary = VideoSummary(**record["summary"] | {"was_done": True}) if record else None
         except (TypeError, KeyError):
             return None
+        if summary is not None and self.config.strict and not summary.followed:
+            summary.exit_code = EXIT_NONE_SUCCEEDED
+        return summary
 
-    def _read_record(self) -> dict[str, Any] | None:
+    def _known(self, path: Path, read: Callable[[Path], T]) -> T:
+        """What is in a file of the work folder."""
         try:
-            content = json.loads(files.read_regular(self.record, max_bytes=_MAX_RECORD_BYTES))
-        except (UnreadableFileError, ValueError, RecursionError):
-            return None
-        is_own = isinstance(content, dict) and content.get(_KEY) == _FORMAT
-        return content if is_own else None
-
-    def _check_output(self) -> None:
-        """Refuse to write over what no run of this command wrote."""
-        for path in (self.output, self.record):
-            if os.path.lexists(path):
-                files.check_regular(path)
-                if self._read_record() is None:
-                    raise ConfigError(
-                        f"{path} is there, and no run of this command wrote it; choose another "
-                        "output, or delete it"
-                    )
-        self.output.parent.mkdir(parents=True, exist_ok=True)
-
-    def _keep_work_of(self, key: str) -> None:
-        """Delete what a run with other settings left."""
-        mark = self.work / "key"
-        if not mark.is_file() or mark.read_text() != key:
-            for path in self.work.iterdir():
-                if path.name != files.LOCK_NAME:
-                    path.unlink()
-            files.write_bytes(mark, key.encode())
+            return read(path)
+        except (ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile):
+            raise UnreadableFileError(
+                path, f"damaged or gone; delete the folder {self.work} and begin anew"
+            ) from None
 
     # -- first pass --------------------------------------------------------------------------
 
@@ -249,7 +243,7 @@ class VideoRun:
             pts.append(frame.pts)
             is_interlaced |= frame.interlaced_frame
             time_s = float((frame.pts - pts[0]) * self.info.time_base)
-            tracker.add(video_io.upright(frame, self.info), time_s)
+            tracker.add(video_frames.upright(frame, self.info), time_s)
         plan = Plan(pts, tracker.finish(), damage, is_interlaced)
         if self.config.faces.skip_good:
             self.engine.leave_good_alone(plan.tracks)
@@ -262,7 +256,7 @@ class VideoRun:
 
     def _load_plan(self) -> Plan | None:
         path = self.work / "plan.npz"
-        return read_plan(path) if path.is_file() else None
+        return self._known(path, read_plan) if path.is_file() else None
 
     def _frames(self, damage: Damage) -> Iterator[VideoFrame]:
         return video_io.read_frames(self.source, self.info, damage, until_s=self.config.preview_s)
@@ -276,7 +270,8 @@ class VideoRun:
         done = next((n for n, path in enumerate(segments) if not path.is_file()), count)
         if done == count:
             return segments
-        self.engine.before = read_before(self.work / f"{done - 1:06}.npz") if done else {}
+        remembered = self.work / f"{done - 1:06}.npz"
+        self.engine.before = self._known(remembered, read_before) if done else {}
         first = done * self.segment_frames
         frames = itertools.islice(self._frames(Damage()), first, None)
         with tqdm(None, "restoring", len(plan.pts), unit="frame", initial=first) as progress:
@@ -304,16 +299,18 @@ class VideoRun:
     ) -> Iterator[VideoFrame]:
         """Frames with their faces restored; those of several frames share batches."""
         waiting: list[tuple[VideoFrame, Frame]] = []
+        pixels_of_frame = self.info.width * self.info.height
         for number, frame in enumerate(frames, start):
             seen = [track for track in plan.tracks if track.has(number)]
             prepared = Frame(np.empty((0, 0, 3), np.uint8))
             if any(track.skipped is None for track in seen):
-                pixels = video_io.upright(frame, self.info)
+                pixels = video_frames.upright(frame, self.info)
                 prepared = self.engine.prepare(pixels, number, seen, self.source.name)
             waiting.append((frame, prepared))
             faces = sum(len(one.faces) for _, one in waiting)
             batch_size = self.engine.batch_size
-            if faces >= batch_size or len(waiting) >= _WAITING_PER_FACE * batch_size:
+            most = min(_WAITING_PER_FACE * batch_size, max(1, _WAITING_PIXELS // pixels_of_frame))
+            if faces >= batch_size or len(waiting) >= most:
                 yield from self._restored(waiting, progress)
                 waiting = []
         yield from self._restored(waiting, progress)
@@ -323,25 +320,16 @@ class VideoRun:
     ) -> Iterator[VideoFrame]:
         changes = self.engine.restore([prepared for _, prepared in waiting])
         for (frame, _), of_frame in zip(waiting, changes, strict=True):
-            yield video_io.changed_frame(frame, of_frame, self.info)
+            yield video_frames.changed_frame(frame, of_frame, self.info)
             progress.update()
 
     # -- the end -----------------------------------------------------------------------------
 
-    def _join(self, join: Join, segments: list[Path], plan: Plan) -> list[str]:
-        partial = self.work / f"joined{self.output.suffix}"
-        join.output = partial
-        left_out = join.write(segments, plan.pts).left_out
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, self.output)
-        files.sync_folder(self.output.parent)
-        return left_out
-
     def _warnings(self, plan: Plan) -> list[str]:
         said = plan.damage.sentences()
-        if not plan.tracks:
-            said.append(f"{NO_FACE}; the pictures were copied as they are")
+        if all(track.skipped is not None for track in plan.tracks):
+            what = "every face was left as it is" if plan.tracks else NO_FACE
+            return [*said, f"{what}; the pictures were copied as they are"]
         encoded = supported(self.codec, self.info.kept_pix_fmt)
         bits = [
             10 if "10le" in n else 12 if "12le" in n else 8 for n in (self.info.pix_fmt, encoded)
@@ -350,26 +338,13 @@ class VideoRun:
             said.append(f"{self.config.codec} keeps {bits[1]} of the {bits[0]} bits")
         elif encoded != self.info.pix_fmt.replace("yuvj", "yuv"):
             said.append(f"the samples' layout is {encoded}, not {self.info.pix_fmt}")
+        if self.info.has_alpha:
+            said.append("what was transparent is opaque")
         if self.info.is_hdr:
             said.append("the video is HDR; the networks know SDR, so faces may come out wrong")
         if plan.is_interlaced:
             said.append("the video is interlaced; faces that move come out better deinterlaced")
         return said
-
-    def _write_record(self, key: str, sha256: str, plan: Plan, summary: VideoSummary) -> None:
-        content = {
-            _KEY: _FORMAT,
-            "key": key,
-            "source": self.source.name,
-            "source_sha256": sha256,
-            "bytes": self.output.stat().st_size,
-            "sha256": files.sha256(self.output),
-            "summary": dataclasses.asdict(summary),
-            "tracks": [self._describe_track(track, plan) for track in plan.tracks],
-            "settings": self.settings,
-            "versions": versions(),
-        }
-        files.write_bytes(self.record, json.dumps(finite(content), indent=1).encode())
 
     def _describe_track(self, track: FaceTrack, plan: Plan) -> dict[str, Any]:
         def time_s(frame: int) -> float:

@@ -1,13 +1,10 @@
-"""Video files are read here, by PyAV, and their frames changed.
-
-A frame stays in its own samples (8 to 16 bits, any subsampling of colour); only what changes of a
-face is converted and added.
-"""
+"""Video files are read here, by PyAV."""
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
@@ -15,13 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import numpy.typing as npt
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import PictureError
 from dr2pipe.core.extras import needs_extra
-from dr2pipe.core.images import Pixels
-from dr2pipe.restoration.video import Change
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -39,8 +33,17 @@ _SD_HEIGHT = 576  # up to here, colours that a file does not describe are those 
 _MATRICES = {1: (0.2126, 0.0722, "itu709"), 9: (0.2627, 0.0593, "bt2020")}
 _BT601 = (0.299, 0.114, "itu601")
 FULL_RANGE = 2
-_EXACT_BICUBIC = 4 | 0x40000 | 0x2000  # bicubic, accurate rounding, colours at full width
+BT709, LIMITED_RANGE = 1, 1
 _PQ_AND_HLG = (16, 18)
+# FFmpeg's formats that name other files, which would be read too.
+_LISTS = ("concat", "hls", "dash", "imf")
+_MOST_DAMAGED_IN_A_ROW = 1000
+_CUT_OFF_S = 0.5  # what a video may be shorter than its file says
+# What a disk answers; all else of FFmpeg's errors is about the content of files.
+_OF_THE_DISK = (
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO),
+    *(errno.EACCES, errno.EPERM, errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG, errno.EMFILE),
+)
 
 
 def load_av() -> Any:
@@ -56,7 +59,25 @@ def load_av() -> Any:
     return av
 
 
-# -- reading ---------------------------------------------------------------------------------
+def address(path: str | Path) -> str:
+    """What FFmpeg takes for a file, whatever its name is; ``12:30.mp4`` is none of its protocols."""
+    return f"file:{path}"
+
+
+@contextmanager
+def disk_errors_named(path: str | Path) -> Iterator[None]:
+    """Let the errors of a disk, which PyAV has its own kinds of, be those of Python.
+
+    Raises:
+        OSError: of a disk that is full, read-only or broken; ``filename`` is ``path``.
+    """
+    av = load_av()
+    try:
+        yield
+    except av.FFmpegError as error:
+        if error.errno not in _OF_THE_DISK:
+            raise
+        raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
 
 
 @dataclass(frozen=True)
@@ -70,7 +91,11 @@ class VideoInfo:
         rate: frames per second, on the average.
         duration_s: as the file says; None where it does not.
         quarter_turns: against the clock, by which a player turns them.
+        display_matrix: nine numbers of the file that say so, and whether it mirrors them; None
+            where it does neither.
         pix_fmt: FFmpeg's name of the samples' layout.
+        has_alpha: whether pixels may be transparent.
+        is_rgb: whether samples are red, green and blue, not luma and chroma.
         matrix: red and blue weights of luma, and swscale's name.
         is_full_range: whether samples use all levels.
         is_hdr: whether levels stand for light as in HDR10 or HLG.
@@ -82,7 +107,10 @@ class VideoInfo:
     rate: Fraction
     duration_s: float | None
     quarter_turns: int
+    display_matrix: tuple[int, ...] | None
     pix_fmt: str
+    has_alpha: bool
+    is_rgb: bool
     matrix: tuple[float, float, str]
     is_full_range: bool
     is_hdr: bool
@@ -102,17 +130,25 @@ def opened(path: str | Path) -> Iterator[tuple[InputContainer, VideoStream]]:
     """An open video and its first stream of pictures.
 
     Raises:
-        PictureError: no video.
+        PictureError: no video, a picture, or a list of other files.
         UnreadableFileError: no such file, a pipe or a device.
     """
     av = load_av()
     if files.check_regular(path) == 0:
         raise PictureError(f"{path}: the file is empty")
     try:
-        container = av.open(str(path), metadata_errors="replace")
+        container = av.open(address(path), metadata_errors="replace")
     except av.FFmpegError as error:
-        raise PictureError(f"{path} is not a video that can be read ({error.strerror})") from None
+        raise PictureError(
+            f"{path} is not a video that can be read ({error.strerror}); it may be of another "
+            "kind, or cut off: copy it again"
+        ) from None
     with container:
+        kind = container.format.name
+        if kind in _LISTS:
+            raise PictureError(f"{path} is a list of files, not a video; give one of them")
+        if kind.startswith("image2") or kind.endswith("_pipe"):
+            raise PictureError(f"{path} is a picture, not a video; dr2pipe restore takes it")
         streams = [s for s in container.streams.video if not _is_cover(s)]
         if not streams or streams[0].codec_context is None or not streams[0].codec_context.width:
             raise PictureError(f"{path} is not a video: it has no moving pictures")
@@ -157,8 +193,9 @@ def read_info(path: str | Path) -> VideoInfo:
         frame = next(_decoded(container, stream, Damage()), None)
         if frame is None:
             raise PictureError(f"{path}: no frame of the video can be read")
+        is_rgb = frame.format.is_rgb or frame.format.has_palette
         matrix = _MATRICES.get(frame.colorspace, _BT601)
-        if frame.colorspace == 2 and frame.height > _SD_HEIGHT:  # not said
+        if is_rgb or (frame.colorspace == 2 and frame.height > _SD_HEIGHT):  # not said
             matrix = _MATRICES[1]
         duration = None
         if stream.duration is not None and stream.time_base is not None:
@@ -167,18 +204,34 @@ def read_info(path: str | Path) -> VideoInfo:
             duration = container.duration / 1e6
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         is_full = frame.color_range == FULL_RANGE or "yuvj" in frame.format.name
+        display_matrix, quarter_turns = _display_of(frame)
         return VideoInfo(
             frame.width,
             frame.height,
             stream.time_base or Fraction(1, 90000),
             Fraction(rate),
             duration,
-            round(frame.rotation / 90) % 4,
+            quarter_turns,
+            display_matrix,
             frame.format.name,
+            len(frame.format.components) in (2, 4),
+            is_rgb,
             matrix,
-            is_full,
+            is_full and not is_rgb,
             frame.color_trc in _PQ_AND_HLG,
         )
+
+
+def _display_of(frame: Any) -> tuple[tuple[int, ...] | None, int]:
+    """The display matrix of a file, and the quarter turns after which faces are upright."""
+    known = frame.side_data.get(load_av().sidedata.sidedata.Type.DISPLAYMATRIX)
+    if known is None:
+        return None, 0
+    matrix = tuple(int(value) for value in np.frombuffer(bytes(known), np.int32))
+    a, b, _, c, d, *_ = matrix
+    if a * d - b * c < 0:  # a mirrored face is a face
+        a = -a
+    return matrix, round(-float(np.degrees(np.arctan2(b, a))) / 90) % 4
 
 
 def read_frames(
@@ -195,27 +248,57 @@ def read_frames(
     with opened(path) as (container, stream):
         damage.packets, damage.missing_s = 0, 0.0
         step = max(1, round(1 / (info.rate * info.time_base)))
-        first, last = None, None
+        first, last, end = None, None, 0
         for frame in _decoded(container, stream, damage):
             if frame.pts is None:
                 frame.pts = 0 if last is None else last + step
             if last is not None and frame.pts <= last:
                 continue  # shown already, as after a badly cut beginning
             first = frame.pts if first is None else first
-            last = frame.pts
+            last, end = frame.pts, frame.pts + max(step, frame.duration or 0)
             if until_s is not None and float((frame.pts - first) * info.time_base) >= until_s:
                 return
             yield frame
-        if info.duration_s is not None and first is not None and last is not None:
-            shown_s = float((last + step - first) * info.time_base)
-            missing_s = info.duration_s - shown_s
-            if missing_s > max(0.5, 2 * step * float(info.time_base)):
-                damage.missing_s = missing_s
+        if info.duration_s is None or first is None:
+            return
+        missing_s = info.duration_s - float((end - first) * info.time_base)
+        if missing_s > max(_CUT_OFF_S, 2 * step * float(info.time_base)) and not _is_whole(path):
+            damage.missing_s = missing_s
+
+
+def _is_whole(path: str | Path) -> bool:
+    """Whether the packets of a file reach the end that it names; its pictures may end earlier."""
+    with opened(path) as (container, stream):
+        ends = dict[int, float]()
+        for packet in _packets_of(container):
+            if packet.size and packet.pts is not None:
+                at = float((packet.pts + (packet.duration or 0)) * packet.time_base)
+                ends[packet.stream.index] = max(ends.get(packet.stream.index, at), at)
+        if stream.duration is not None and stream.time_base is not None:
+            wanted_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
+            return ends.get(stream.index, 0.0) > wanted_s - _CUT_OFF_S
+        if container.duration is None:
+            return True
+        wanted_s = ((container.start_time or 0) + container.duration) / 1e6
+        return max(ends.values(), default=0.0) > wanted_s - _CUT_OFF_S
+
+
+def _packets_of(container: Any) -> Iterator[Any]:
+    """All packets up to the place from which on nothing can be read."""
+    packets = container.demux()
+    while True:
+        try:
+            packet = next(packets, None)
+        except load_av().FFmpegError:
+            return
+        if packet is None:
+            return
+        yield packet
 
 
 def _decoded(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
     av = load_av()
-    packets = container.demux(stream)
+    packets, in_a_row = container.demux(stream), 0
     while True:
         try:
             packet = next(packets, None)
@@ -226,106 +309,10 @@ def _decoded(container: Any, stream: Any, damage: Damage) -> Iterator[Any]:
             if isinstance(error, av.EOFError):
                 return
             damage.packets += 1
-            if damage.packets > 1000:
+            in_a_row += 1
+            if in_a_row > _MOST_DAMAGED_IN_A_ROW:
                 return
             continue
+        in_a_row = 0
         damage.packets += packet.is_corrupt
         yield from frames
-
-
-def upright(frame: VideoFrame, info: VideoInfo) -> Pixels:
-    """(H,W,3) uint8 RGB of a frame, as it is shown."""
-    kinds = {True: "JPEG", False: "MPEG"}
-    rgb = frame.reformat(
-        format="rgb24",
-        src_colorspace=info.matrix[2],
-        src_color_range=kinds[info.is_full_range],
-        dst_color_range="JPEG",
-        interpolation=_EXACT_BICUBIC,
-    ).to_ndarray()
-    return np.ascontiguousarray(np.rot90(rgb, info.quarter_turns))
-
-
-# -- frames ----------------------------------------------------------------------------------
-
-
-def changed_frame(frame: VideoFrame, changes: Iterable[Change], info: VideoInfo) -> VideoFrame:
-    """A copy of a frame with changes added; all samples that no change reaches are as before."""
-    av = load_av()
-    source = frame
-    if (frame.format.name.replace("yuvj", "yuv"), frame.width, frame.height) != (
-        info.kept_pix_fmt,
-        info.width,
-        info.height,
-    ):
-        source = frame.reformat(info.width, info.height, info.kept_pix_fmt)
-    result: VideoFrame = av.VideoFrame(info.width, info.height, info.kept_pix_fmt)
-    bits = source.format.components[0].bits
-    planes = [_samples(plane, bits).copy() for plane in source.planes]
-    for change in changes:
-        _add(planes, _turned(change, info), info, bits)
-    for plane, samples in zip(result.planes, planes, strict=True):
-        _samples(plane, bits)[:] = samples
-    result.pts, result.time_base = frame.pts, info.time_base
-    for name in ("colorspace", "color_range", "color_trc", "color_primaries"):
-        setattr(result, name, getattr(frame, name))
-    if "yuvj" in frame.format.name:
-        result.color_range = FULL_RANGE
-    return result
-
-
-def _samples(plane: Any, bits: int) -> npt.NDArray[Any]:
-    """(h,w) view of a plane."""
-    kind = np.dtype(np.uint8 if bits == 8 else np.uint16)
-    rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)
-    return rows[: plane.height, : plane.width]
-
-
-def _turned(change: Change, info: VideoInfo) -> Change:
-    """A change of the upright frame as one of the frame as it is stored."""
-    turns, levels = info.quarter_turns, change.levels
-    height, width = levels.shape[:2]
-    top, left = change.top, change.left
-    is_sideways = turns % 2 == 1
-    shown_height, shown_width = (
-        (info.width, info.height) if is_sideways else (info.height, info.width)
-    )
-    bottom, right = shown_height - top - height, shown_width - left - width
-    corner = {0: (top, left), 1: (left, bottom), 2: (bottom, right), 3: (right, top)}[turns]
-    return Change(*corner, np.rot90(levels, -turns))
-
-
-def _add(planes: list[npt.NDArray[Any]], change: Change, info: VideoInfo, bits: int) -> None:
-    """Add a change (RGB levels of 255) to planes of luma and chroma."""
-    red, blue, _ = info.matrix
-    one = 2.0 ** (bits - 8)
-    luma_scale, chroma_scale = (
-        (one, one) if info.is_full_range else (one * 219 / 255, one * 224 / 255)
-    )
-    if info.is_full_range:
-        luma_scale = chroma_scale = (2**bits - 1) / 255
-    luma = change.levels @ np.array([red, 1 - red - blue, blue], np.float32)
-    _add_plane(planes[0], luma * luma_scale, change.top, change.left, bits)
-    if len(planes) < 3:
-        return
-    down = round(planes[0].shape[0] / planes[1].shape[0])
-    across = round(planes[0].shape[1] / planes[1].shape[1])
-    for plane, colour, weight in ((planes[1], 2, blue), (planes[2], 0, red)):
-        chroma = (change.levels[..., colour] - luma) / (2 * (1 - weight)) * chroma_scale
-        before = (change.top % down, change.left % across)
-        after = [
-            -(start + size) % step
-            for start, size, step in zip(before, chroma.shape, (down, across), strict=True)
-        ]
-        padded = np.pad(chroma, ((before[0], after[0]), (before[1], after[1])))
-        rows, columns = padded.shape[0] // down, padded.shape[1] // across
-        mean = padded.reshape(rows, down, columns, across).mean(axis=(1, 3))
-        _add_plane(plane, mean, change.top // down, change.left // across, bits)
-
-
-def _add_plane(
-    plane: npt.NDArray[Any], difference: npt.NDArray[Any], top: int, left: int, bits: int
-) -> None:
-    part = plane[top : top + difference.shape[0], left : left + difference.shape[1]]
-    difference = difference[: part.shape[0], : part.shape[1]]
-    part[:] = np.clip(np.round(part + difference), 0, 2**bits - 1).astype(part.dtype)

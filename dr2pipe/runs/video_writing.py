@@ -12,12 +12,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 import dr2pipe
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.runs.video_io import FULL_RANGE, VideoInfo, load_av, opened
+from dr2pipe.runs.video_io import (
+    BT709,
+    FULL_RANGE,
+    LIMITED_RANGE,
+    VideoInfo,
+    address,
+    disk_errors_named,
+    load_av,
+    opened,
+)
+from dr2pipe.runs.video_packets import packets_of, ranks_of, reordering_of, with_dts
 
 if TYPE_CHECKING:
     from av.container import OutputContainer
@@ -96,9 +104,20 @@ def encode_segment(
     It begins with a key frame and needs no other segment to be decoded. ``before_rename`` is
     called when all frames are encoded, before the file gets its name.
     """
-    av = load_av()
     unfinished = path.with_suffix(".partial")
-    container: OutputContainer = av.open(str(unfinished), "w", format=_SEGMENT_FORMAT)
+    with disk_errors_named(path):
+        _encode(unfinished, frames, info, codec, quality)
+    with open(unfinished, "rb") as file:
+        os.fsync(file.fileno())
+    before_rename()
+    os.replace(unfinished, path)
+    files.sync_folder(path.parent)
+
+
+def _encode(
+    path: Path, frames: Iterable[VideoFrame], info: VideoInfo, codec: Codec, quality: int | None
+) -> None:
+    container: OutputContainer = load_av().open(address(path), "w", format=_SEGMENT_FORMAT)
     with container:
         options = dict(codec.options)
         wanted = codec.quality if quality is None else quality
@@ -120,11 +139,6 @@ def encode_segment(
             frame.pict_type = 0
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
-    with open(unfinished, "rb") as file:
-        os.fsync(file.fileno())
-    before_rename()
-    os.replace(unfinished, path)
-    files.sync_folder(path.parent)
 
 
 def _converted(frame: Any, pix_fmt: str) -> Any:
@@ -177,17 +191,19 @@ class Join:
     def check(self, codec: Codec | None) -> Joined:
         """See that the output can hold the streams, before any work is done.
 
+        The output is written for this, and deleted.
+
         Raises:
             ConfigError: it cannot.
+            OSError: the disk is full or read-only.
         """
         av = load_av()
-        probe = self.output.with_name(f".{self.output.stem[:50]}.probe{self.output.suffix}")
         try:
             if codec is not None:
-                with av.open(str(probe), "w") as out:
+                with av.open(address(self.output), "w") as out:
                     self._held(lambda: out.add_stream(codec.encoder, rate=25), codec.encoder)
             with opened(self.source) as (container, stream):
-                out = av.open(str(probe), "w")
+                out = av.open(address(self.output), "w")
                 streams, joined = self._add_others(
                     out, container, stream, with_pictures=codec is None
                 )
@@ -198,7 +214,7 @@ class Join:
                     self._held(partial(out.mux_one, packet), ", ".join(joined.kept))
                 self._held(out.close, ", ".join(joined.kept))
         finally:
-            probe.unlink(missing_ok=True)
+            self.output.unlink(missing_ok=True)
         return joined
 
     def write(self, segments: list[Path], frame_pts: list[int]) -> Joined:
@@ -209,7 +225,11 @@ class Join:
             frame_pts: times of all frames, increasing, in units of the time base.
         """
         av = load_av()
-        with opened(self.source) as (container, stream), av.open(str(self.output), "w") as out:
+        with (
+            disk_errors_named(self.output),
+            opened(self.source) as (container, stream),
+            av.open(address(self.output), "w") as out,
+        ):
             pictures: Iterable[Any] = ()
             metadata = {k: v for k, v in container.metadata.items() if k not in _OF_THE_FILE}
             if segments:
@@ -224,16 +244,20 @@ class Join:
             copied = self._copied_packets(container, others, frame_pts[0] * self.info.time_base)
             for _, _, packet in heapq.merge(pictures, copied, key=lambda timed: timed[:2]):
                 out.mux_one(packet)
+        with open(self.output, "rb") as file:
+            os.fsync(file.fileno())
         return joined
 
     def _add_pictures(self, out: Any, source: Any, segment: Path) -> Any:
         av = load_av()
-        with av.open(str(segment)) as container:
+        with av.open(address(segment)) as container:
             (template,) = container.streams.video
             added = out.add_stream_from_template(template, opaque=True)
         added.time_base = self.info.time_base
-        if self.info.quarter_turns:
-            added.set_display_rotation(self.info.quarter_turns * 90)
+        if template.codec_context.name == "hevc" and self.output.suffix.lower() != ".mkv":
+            added.codec_context.codec_tag = "hvc1"  # players of Apple know no other
+        if self.info.display_matrix is not None:
+            added.set_display_matrix(self.info.display_matrix)
         aspect = source.sample_aspect_ratio
         if aspect:
             added.codec_context.sample_aspect_ratio = aspect
@@ -241,6 +265,9 @@ class Join:
             setattr(added.codec_context, name, getattr(source.codec_context, name))
         if self.info.is_full_range:
             added.codec_context.color_range = FULL_RANGE
+        if self.info.is_rgb:
+            added.codec_context.colorspace = BT709
+            added.codec_context.color_range = LIMITED_RANGE
         added.metadata.update(source.metadata)
         added.disposition = source.disposition
         return added
@@ -268,8 +295,8 @@ class Join:
             added.time_base = stream.time_base
             added.metadata.update(stream.metadata)
             added.disposition = stream.disposition
-            if stream.index == pictures.index and self.info.quarter_turns:
-                added.set_display_rotation(self.info.quarter_turns * 90)
+            if stream.index == pictures.index and self.info.display_matrix is not None:
+                added.set_display_matrix(self.info.display_matrix)
             streams[stream.index] = added
             joined.kept.append(name)
         return streams, joined
@@ -277,7 +304,8 @@ class Join:
     def _held(self, add: Any, name: str) -> Any:
         av = load_av()
         try:
-            return add()
+            with disk_errors_named(self.output):
+                return add()
         except (ValueError, av.FFmpegError):
             raise ConfigError(
                 f"{self.output.suffix} files cannot hold {name}: name the output .mkv"
@@ -286,15 +314,15 @@ class Join:
     def _restored_packets(
         self, segments: list[Path], frame_pts: list[int], stream: Any
     ) -> Iterator[tuple[float, int, Any]]:
-        delay, base = max(map(_reordering, segments)), self.info.time_base
+        delay, base = max(map(reordering_of, segments)), self.info.time_base
         step = max(1, round(1 / (self.info.rate * base)))
         ahead = [frame_pts[0] - step * (delay - i) for i in range(delay)]
         number = 0
         for segment in segments:
             first = number
-            packets = list(_packets(segment))
+            packets = list(packets_of(segment))
             # A segment's file may hold shifted times; the order in which frames are shown stays.
-            for packet, rank in zip(packets, _ranks(packets), strict=True):
+            for packet, rank in zip(packets, ranks_of(packets), strict=True):
                 at = first + rank
                 packet.pts = frame_pts[at]
                 packet.dts = ahead[number] if number < delay else frame_pts[number - delay]
@@ -310,7 +338,7 @@ class Join:
         if not streams:
             return
         latest = 0.0
-        for packet in _with_dts(container, [container.streams[index] for index in streams]):
+        for packet in with_dts(container, [container.streams[index] for index in streams]):
             time_s = float(packet.dts * packet.time_base)
             if self.until_s is not None and time_s >= float(first_s) + self.until_s:
                 continue
@@ -318,59 +346,3 @@ class Join:
             index = packet.stream.index
             packet.stream = streams[index]
             yield latest, 1 + index, packet
-
-
-def _with_dts(container: Any, streams: list[Any]) -> Iterator[Any]:
-    """The packets of streams. Some files do not say when the first ones are decoded: they do now."""
-    av = load_av()
-    waiting: dict[int, list[Any]] = {stream.index: [] for stream in streams}
-    known: dict[int, int] = {}
-    packets = container.demux(streams)
-    while True:
-        try:
-            packet = next(packets, None)
-        except av.FFmpegError:  # cut off: what was read is kept
-            packet = None
-        if packet is None:
-            break
-        if packet.size == 0:
-            continue
-        index = packet.stream.index
-        if packet.dts is None and index not in known:
-            waiting[index].append(packet)
-            continue
-        if packet.dts is None:
-            packet.dts = known[index] + 1
-        known[index] = packet.dts
-        yield from _dated(waiting[index], packet.dts)
-        waiting[index] = []
-        yield packet
-    for left in waiting.values():
-        yield from _dated(left, min((p.pts or 0 for p in left), default=0))
-
-
-def _dated(packets: list[Any], before: int) -> Iterator[Any]:
-    """Packets, decoded one after the other before a time."""
-    at = before - sum(max(packet.duration or 0, 1) for packet in packets)
-    for packet in packets:
-        packet.dts = at
-        at += max(packet.duration or 0, 1)
-        yield packet
-
-
-def _packets(segment: Path) -> Iterator[Any]:
-    av = load_av()
-    with av.open(str(segment)) as container:
-        yield from (p for p in container.demux(container.streams.video[0]) if p.size)
-
-
-def _ranks(packets: list[Any]) -> list[int]:
-    """The place of each packet's frame in the order in which frames are shown."""
-    shown = sorted(range(len(packets)), key=lambda i: packets[i].pts)
-    return [int(rank) for rank in np.argsort(shown)]
-
-
-def _reordering(segment: Path) -> int:
-    """By how many frames packets come earlier than they are shown, at most."""
-    ranks = _ranks(list(_packets(segment)))
-    return max(place - rank for place, rank in enumerate(ranks))
