@@ -1,5 +1,6 @@
 """Small videos with faces that are coloured discs, and a detector that knows them."""
 
+import json
 from fractions import Fraction
 
 import av
@@ -73,6 +74,7 @@ def write_video(
     codec="libx264",
     pix_fmt="yuv420p",
     rotation=0,
+    mirrored=False,
     sound=True,
     full_range=False,
     options=None,
@@ -85,16 +87,18 @@ def write_video(
         stream = out.add_stream(codec, rate=25, options=options if codec == "libx264" else {})
         stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
         stream.codec_context.time_base = Fraction(1, TICKS)
-        stream.codec_context.colorspace = 1
-        stream.codec_context.color_range = 2 if full_range else 1
-        if rotation:
-            stream.set_display_rotation(rotation)
+        if "yuv" in pix_fmt:
+            stream.codec_context.colorspace = 1
+            stream.codec_context.color_range = 2 if full_range else 1
+        if rotation or mirrored:
+            stream.set_display_rotation(rotation, hflip=mirrored)
         audio = out.add_stream("aac", rate=16000) if sound else None
         for tick, frame in zip(ticks, frames, strict=True):
             made = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")
-            made = made.reformat(
-                format=pix_fmt, dst_colorspace="itu709", dst_color_range=2 if full_range else 1
-            )
+            if "yuv" in pix_fmt:
+                made = made.reformat(
+                    format=pix_fmt, dst_colorspace="itu709", dst_color_range=2 if full_range else 1
+                )
             made.pts, made.time_base = tick, Fraction(1, TICKS)
             out.mux(stream.encode(made))
         out.mux(stream.encode(None))
@@ -131,3 +135,8 @@ def packets_of(path, kind="audio"):
             for p in container.demux(stream)
             if p.size
         ]
+
+
+def record_of(output):
+    """What a run of ``dr2pipe video`` left beside its result."""
+    return json.loads((output.parent / f"{output.name}.json").read_text())

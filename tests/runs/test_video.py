@@ -1,14 +1,23 @@
 """``dr2pipe video``: what is kept of a file, what a killed run leaves, and what is refused."""
 
 import dataclasses
-import json
 import shutil
 import sys
 from fractions import Fraction
 
 import numpy as np
 import pytest
-from videos import RED, TICKS, DiscDetector, frames_of, moving, packets_of, picture, write_video
+from videos import (
+    RED,
+    TICKS,
+    DiscDetector,
+    frames_of,
+    moving,
+    packets_of,
+    picture,
+    record_of,
+    write_video,
+)
 
 from dr2pipe.cli import main
 from dr2pipe.core.config import load_config
@@ -21,40 +30,6 @@ from dr2pipe.runs.video_io import read_info
 from dr2pipe.runs.video_writing import CODECS, find_codec
 
 av = pytest.importorskip("av")
-
-NETWORK = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
-COMMON = ["faces.skip_good=false", "identity.measure=false", "faces.min_px=8", "batch_size=3"]
-
-
-@pytest.fixture(autouse=True)
-def discs_are_faces(monkeypatch):
-    monkeypatch.setattr(video, "build_detector", lambda config: DiscDetector())
-
-
-@pytest.fixture
-def settings(model_folder):
-    return [f"dr2.model={model_folder}", *NETWORK, *COMMON]
-
-
-@pytest.fixture
-def restore(settings):
-    def run(source, output, *overrides, segment_frames=6):
-        given = [f"input={source}", f"output={output}", *settings, *overrides]
-        config = load_config(VideoConfig, None, given)
-        return video.restore_video(config, segment_frames=segment_frames)
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """16 frames with sound, the times between them uneven."""
-    ticks = np.cumsum([0] + [3600, 3600, 5400, 1800] * 4)[:16].tolist()
-    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", moving(16), ticks=ticks)
-
-
-def record_of(output):
-    return json.loads((output.parent / f"{output.name}.json").read_text())
 
 
 def outside(found, given, places, radius=40):
@@ -400,7 +375,7 @@ def test_other_codecs_are_joined_too(restore, clip, tmp_path, codec):
     assert frames_of(output)[1] == frames_of(clip)[1]
 
 
-def test_the_command(clip, tmp_path, settings, capsys, monkeypatch):
+def test_the_command(restore, clip, tmp_path, settings, capsys, monkeypatch):
     output = tmp_path / "out.mp4"
     given = ["video", str(clip), str(output), "--preview", "0.3s", "--set", *settings]
     preset = ["enhancer.name=none", "enhancer.weights=null"]
