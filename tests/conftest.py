@@ -32,6 +32,8 @@ from dr2pipe.enhancers import build_enhancer
 from dr2pipe.evaluation.evaluate import evaluate
 from dr2pipe.evaluation.fit_auto import save_auto
 from dr2pipe.evaluation.protocol import Protocol
+from dr2pipe.runs import video
+from dr2pipe.runs.video_config import VideoConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 # One thread: several tests run at once, and small networks gain nothing from more. The processes
@@ -293,3 +295,39 @@ def run_study(protocol, output, *overrides):
 
 def study_rows(folder):
     return list(csv.DictReader((folder / "results.csv").open()))
+
+
+# -- videos ------------------------------------------------------------------------------------
+
+VIDEO_NETWORK = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
+VIDEO_COMMON = ["faces.skip_good=false", "identity.measure=false", "faces.min_px=8", "batch_size=3"]
+
+
+@pytest.fixture
+def video_settings(model_folder):
+    """A tiny network and small batches."""
+    return [f"dr2.model={model_folder}", *VIDEO_NETWORK, *VIDEO_COMMON]
+
+
+@pytest.fixture
+def restore_video(video_settings, monkeypatch):
+    """Restores a video in which discs are faces."""
+    from videos import DiscDetector
+
+    monkeypatch.setattr(video, "build_detector", lambda config: DiscDetector())
+
+    def run(source, output, *overrides, segment_frames=6):
+        given = [f"input={source}", f"output={output}", *video_settings, *overrides]
+        config = load_config(VideoConfig, None, given)
+        return video.restore_video(config, segment_frames=segment_frames)
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def uneven_clip(tmp_path_factory):
+    """16 frames with sound, the times between them uneven."""
+    from videos import moving, write_video
+
+    ticks = np.cumsum([0] + [3600, 3600, 5400, 1800] * 4)[:16].tolist()
+    return write_video(tmp_path_factory.mktemp("clip") / "clip.mp4", moving(16), ticks=ticks)

@@ -264,6 +264,7 @@ def verify(result: str, original: str, overrides: Sequence[str]) -> int:
     """Make a result again from its original and compare the pixels; 3 where they differ."""
     from dr2pipe.runs.verify import verify as made_again
 
+    quiet_libraries()
     verdict = made_again(result, original, overrides)
     print(verdict)
     return EXIT_DONE if verdict.is_same else EXIT_SOME_FAILED

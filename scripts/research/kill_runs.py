@@ -22,7 +22,7 @@ from pathlib import Path
 
 from toy_commands import Command, compare, content, load_everything, make_commands, run_child
 
-COMMANDS = ("restore", "photos", "inpaint", "degrade", "evaluate", "train")
+COMMANDS = ("restore", "photos", "inpaint", "degrade", "evaluate", "train", "video")
 
 
 def kill_case(

@@ -18,6 +18,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -43,6 +44,7 @@ _LOADED_FIRST = (
     "dr2pipe.runs.cut_faces",
     "dr2pipe.runs.degrade",
     "dr2pipe.runs.embed",
+    "dr2pipe.runs.video",
     "dr2pipe.runs.coarse",
     "dr2pipe.convert.write",
     "dr2pipe.evaluation.evaluate",
@@ -69,6 +71,8 @@ def load_everything() -> None:
     torch.set_num_threads(1)  # children of a process with running threads may hang
     for name in _LOADED_FIRST:
         importlib.import_module(name)
+    with suppress(ImportError):
+        importlib.import_module("av")
 
 
 def make_commands(folder: Path) -> dict[str, Command]:
@@ -96,6 +100,12 @@ def make_commands(folder: Path) -> dict[str, Command]:
         "batch_size=2", "dr2.num_evaluations=2", "faces.skip_good=false", "save_faces=true",
         "format=keep", "faces.name=file", f"faces.file={listed}",
     ]  # fmt: skip
+    film = _write_film(folder / "film.mp4")
+    cheap = [
+        "dr2.enabled=false", "enhancer.name=bicubic", "enhancer.weights=null",
+        "enhancer.options={size: 64}", "faces.skip_good=false", "identity.measure=false",
+        "look_every=20", "faces.min_px=16",
+    ]  # fmt: skip
     few = ["variants=2", "precision=fp32", "dr2.num_evaluations=2", "batch_size=2"]
     made: dict[str, Arguments] = {
         "restore": lambda out: [
@@ -104,6 +114,9 @@ def make_commands(folder: Path) -> dict[str, Command]:
         "photos": lambda out: ["restore", str(photos), str(out), "--set", *few_steps],
         "inpaint": lambda out: [
             "inpaint", str(faces), str(masks), str(out), "--exemplar", exemplar
+        ],
+        "video": lambda out: [
+            "video", str(film), str(out / "film.mp4"), "--set", *cheap
         ],
         "cut-faces": lambda out: [
             "cut-faces", str(photos), str(out), "--size", "32", "--min-px", "16", "--faces", listed
@@ -151,6 +164,23 @@ def _write_photos(folder: Path) -> Path:
         listed[f"photo_{i}.png"] = [{"landmarks": face.round(2).tolist()} for face in landmarks]
     path = folder.parent / "faces.json"
     path.write_text(json.dumps(listed))
+    return path
+
+
+def _write_film(path: Path) -> Path:
+    """120 frames, three segments, of a portrait that moves; nothing where PyAV is not there."""
+    with suppress(ImportError):
+        import av
+
+        with Image.open(Path(__file__).parents[2] / "docs" / "demo_photo.jpg") as photo:
+            portrait = photo.convert("RGB").crop((300, 0, 620, 240)).resize((160, 120))
+        with av.open(str(path), "w") as out:
+            stream = out.add_stream("libx264", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 128, 96, "yuv420p"
+            for i in range(120):
+                frame = portrait.crop((i // 4, i // 6, i // 4 + 128, i // 6 + 96))
+                out.mux(stream.encode(av.VideoFrame.from_image(frame)))
+            out.mux(stream.encode(None))
     return path
 
 

@@ -10,7 +10,17 @@ import pytest
 import toy_commands
 
 QUICK = ("degrade", "evaluate", "embed", "fit-niqe", "convert", "fetch")
-SLOW = ("photos", "cut-faces", "restore", "inpaint", "train", "sweep", "make-coarse", "fit-auto")
+SLOW = (
+    "photos",
+    "video",
+    "cut-faces",
+    "restore",
+    "inpaint",
+    "train",
+    "sweep",
+    "make-coarse",
+    "fit-auto",
+)
 
 
 @pytest.fixture(scope="module")

@@ -77,7 +77,6 @@ def others(name, commands, out):
         "explain": ["explain", face],
         "setup": ["setup", "gfpgan14", "--mirror", "http://127.0.0.1:9"],
         "restore-many": ["restore-many", str(faces), str(out)],
-        "video": ["video", face, str(out / "out.mp4")],
     }.get(name, BENCHMARK)
 
 

@@ -5,6 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from conftest import TINY, make_pictures
 from photos import landmarks_at, smooth_photo
 from PIL import Image, PngImagePlugin
@@ -14,7 +15,7 @@ from dr2pipe.core import images
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
-from dr2pipe.runs.verify import verify
+from dr2pipe.runs.verify import is_same_with_other_threads, verify
 
 ALIGNED = [*TINY, "enhancer.name=none"]
 
@@ -106,7 +107,6 @@ def test_a_result_with_the_same_pixels_ends_with_0(aligned, moved, capsys):
 
 
 def test_other_weights_are_named(aligned, moved, tmp_path):
-    import torch
     from safetensors.torch import load_file, save_file
 
     model = shutil.copytree(moved[0].partition("=")[2], tmp_path / "model")
@@ -117,6 +117,45 @@ def test_other_weights_are_named(aligned, moved, tmp_path):
     )
     assert not verdict.is_same
     assert verdict.reasons == ["other weights: dr2"]
+
+
+def test_other_numbers_of_threads_are_tried(monkeypatch):
+    """torch adds up in another order with them."""
+    usual, seen = torch.get_num_threads(), []
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+
+    def compare():
+        seen.append(torch.get_num_threads())
+        return (0.0 if seen[-1] == wanted else 0.1), 1
+
+    wanted = 4 if usual != 4 else 2
+    assert is_same_with_other_threads(compare)
+    assert seen[-1] == wanted
+    wanted = 64
+    assert not is_same_with_other_threads(compare)
+    assert usual not in seen
+    assert torch.get_num_threads() == usual
+
+
+def test_a_difference_of_the_last_bits_is_none_of_the_picture(aligned, moved, tmp_path):
+    path = tmp_path / "face_000.png"
+    with Image.open(aligned / "out/restored/face_000.png") as picture:
+        pixels, text = np.array(picture), picture.text["dr2pipe"]
+    pixels[3, 4, 1] ^= 1
+    info = PngImagePlugin.PngInfo()
+    info.add_itxt("dr2pipe", text)
+    Image.fromarray(pixels).save(path, pnginfo=info)
+    verdict = verify(path, aligned / "in/face_000.png", moved)
+    assert (verdict.largest, verdict.is_same) == (1, False)
+    assert verdict.reasons == ["so little differs on processors of another kind"]
+
+
+def test_weights_that_are_gone(aligned, tmp_path):
+    result, original = aligned / "out/restored/face_000.png", aligned / "in/face_000.png"
+    with pytest.raises(ConfigError, match=r"no model .* --set dr2.model=FOLDER"):
+        verify(result, original)  # the tiny model is none of those that have a name
+    with pytest.raises(ConfigError, match=r"no such folder or file.* --set dr2.model=FOLDER"):
+        verify(result, original, [f"dr2.model={tmp_path / 'gone'}"])
 
 
 @pytest.mark.parametrize(

@@ -40,13 +40,13 @@ def outside(found, given, places, radius=40):
     return np.abs(found.astype(int) - given.astype(int))[away].max()
 
 
-def test_times_sound_and_the_rest_are_kept(restore, clip, tmp_path):
+def test_times_sound_and_the_rest_are_kept(restore_video, uneven_clip, tmp_path):
     output = tmp_path / "out.mkv"
-    summary = restore(clip, output, "codec=ffv1")
+    summary = restore_video(uneven_clip, output, "codec=ffv1")
     assert (summary.frames, summary.followed, summary.restored) == (16, 2, 2)
     assert (summary.warnings, summary.exit_code) == ([], 0)
-    assert packets_of(output) == packets_of(clip)
-    (before, times), (after, new_times) = frames_of(clip), frames_of(output)
+    assert packets_of(output) == packets_of(uneven_clip)
+    (before, times), (after, new_times) = frames_of(uneven_clip), frames_of(output)
     np.testing.assert_allclose(new_times, times, atol=0.0011)  # Matroska counts milliseconds
     assert len(set(np.round(np.diff(times), 3))) == 3  # they are uneven
     for i in (0, 7, 15):
@@ -60,26 +60,26 @@ def test_times_sound_and_the_rest_are_kept(restore, clip, tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
-def test_mp4_keeps_times_exactly(restore, clip, tmp_path):
+def test_mp4_keeps_times_exactly(restore_video, uneven_clip, tmp_path):
     output = tmp_path / "out.mp4"
-    restore(clip, output)
-    assert frames_of(output)[1] == frames_of(clip)[1]
-    assert packets_of(output) == packets_of(clip)
+    restore_video(uneven_clip, output)
+    assert frames_of(output)[1] == frames_of(uneven_clip)[1]
+    assert packets_of(output) == packets_of(uneven_clip)
     with av.open(str(output)) as container:
         assert "faces restored by dr2pipe" in container.metadata["comment"]
         assert container.streams.video[0].codec_context.name == "h264"
-    assert restore(clip, output).was_done  # nothing is made again
+    assert restore_video(uneven_clip, output).was_done  # nothing is made again
 
 
 @pytest.mark.parametrize("rotation", [90, 180, -90])
-def test_rotation_is_kept_and_faces_are_seen_upright(restore, tmp_path, rotation):
+def test_rotation_is_kept_and_faces_are_seen_upright(restore_video, tmp_path, rotation):
     shown = [picture([(RED, 40 + i, 30)], size=(128, 96)) for i in range(6)]
     if rotation == 180:
         shown = [picture([(RED, 40 + i, 30)]) for i in range(6)]
     stored = [np.rot90(frame, -rotation // 90) for frame in shown]
     source = write_video(tmp_path / "turned.mp4", stored, rotation=rotation, sound=False)
     output = tmp_path / "out.mp4"
-    restore(source, output)
+    restore_video(source, output)
     info, kept = read_info(source), read_info(output)
     assert kept.quarter_turns == info.quarter_turns != 0
     (track,) = record_of(output)["tracks"]
@@ -94,7 +94,7 @@ def test_rotation_is_kept_and_faces_are_seen_upright(restore, tmp_path, rotation
 @pytest.mark.parametrize(
     ("kind", "said"), [("full", []), ("10 bits", []), ("odd", ["layout is yuv444p"])]
 )
-def test_samples_are_kept(restore, tmp_path, kind, said):
+def test_samples_are_kept(restore_video, tmp_path, kind, said):
     frames = moving(6)
     if kind == "odd":
         frames = [frame[:95, :127] for frame in frames]
@@ -104,7 +104,7 @@ def test_samples_are_kept(restore, tmp_path, kind, said):
     codec = "ffv1" if kind == "odd" else "libx264"
     source = write_video(tmp_path / "in.mkv", frames, codec=codec, sound=False, **given)
     output = tmp_path / "out.mkv"
-    summary = restore(source, output, "codec=h264" if kind != "full" else "codec=ffv1")
+    summary = restore_video(source, output, "codec=h264" if kind != "full" else "codec=ffv1")
     assert all(part in " ".join(summary.warnings) for part in said)
     assert bool(summary.warnings) == bool(said)
     info, kept = read_info(source), read_info(output)
@@ -118,9 +118,9 @@ def test_samples_are_kept(restore, tmp_path, kind, said):
         assert np.abs(before[5:20, 60:70].astype(int) - after[5:20, 60:70]).max() < top / 20
 
 
-def test_a_killed_run_goes_on_to_the_same_video(restore, clip, tmp_path, monkeypatch):
+def test_a_killed_run_goes_on_to_the_same_video(restore_video, uneven_clip, tmp_path, monkeypatch):
     whole, killed = tmp_path / "a" / "out.mp4", tmp_path / "b" / "out.mp4"
-    restore(clip, whole)
+    restore_video(uneven_clip, whole)
     encode = video.encode_segment
 
     def killed_in_the_third(path, frames, *arguments, **named):
@@ -131,7 +131,7 @@ def test_a_killed_run_goes_on_to_the_same_video(restore, clip, tmp_path, monkeyp
 
     monkeypatch.setattr(video, "encode_segment", killed_in_the_third)
     with pytest.raises(KeyboardInterrupt):
-        restore(clip, killed)
+        restore_video(uneven_clip, killed)
     left = sorted(path.name for path in (tmp_path / "b" / ".out.mp4.work").iterdir())
     assert left == [".lock", "000000.nut", "000001.npz", "000001.nut", "key", "plan.npz"]
     made = []
@@ -141,7 +141,7 @@ def test_a_killed_run_goes_on_to_the_same_video(restore, clip, tmp_path, monkeyp
         encode(path, *arguments, **named)
 
     monkeypatch.setattr(video, "encode_segment", counted)
-    restore(clip, killed)
+    restore_video(uneven_clip, killed)
     assert made == ["000002"]
     for found, expected in zip(frames_of(killed), frames_of(whole), strict=True):
         np.testing.assert_array_equal(found, expected)
@@ -149,7 +149,7 @@ def test_a_killed_run_goes_on_to_the_same_video(restore, clip, tmp_path, monkeyp
     assert not (tmp_path / "b" / ".out.mp4.work").exists()
 
 
-def test_other_settings_begin_anew(restore, clip, tmp_path, monkeypatch):
+def test_other_settings_begin_anew(restore_video, uneven_clip, tmp_path, monkeypatch):
     output = tmp_path / "out.mp4"
 
     def stops(*arguments, **named):
@@ -157,24 +157,24 @@ def test_other_settings_begin_anew(restore, clip, tmp_path, monkeypatch):
 
     monkeypatch.setattr(video, "encode_segment", stops)
     with pytest.raises(KeyboardInterrupt):
-        restore(clip, output)
+        restore_video(uneven_clip, output)
     plan = tmp_path / ".out.mp4.work" / "plan.npz"
     before = plan.read_bytes()
     with pytest.raises(KeyboardInterrupt):
-        restore(clip, output, "look_every=3")
+        restore_video(uneven_clip, output, "look_every=3")
     assert plan.read_bytes() != before
 
 
-def test_any_batch_size_gives_the_same_frames(restore, clip, tmp_path):
+def test_any_batch_size_gives_the_same_frames(restore_video, uneven_clip, tmp_path):
     outputs = [tmp_path / f"{size}.mkv" for size in (1, 7)]
     for output, size in zip(outputs, (1, 7), strict=True):
-        restore(clip, output, f"batch_size={size}", "codec=ffv1", "preview_s=0.24")
+        restore_video(uneven_clip, output, f"batch_size={size}", "codec=ffv1", "preview_s=0.24")
     one, many = (np.stack(frames_of(output)[0]).astype(int) for output in outputs)
     assert np.abs(one - many).max() <= 1  # a rounding of the networks' last bits
     assert (one != many).mean() < 0.001
 
 
-def test_few_frames_are_in_memory(restore, tmp_path, monkeypatch):
+def test_few_frames_are_in_memory(restore_video, tmp_path, monkeypatch):
     """Frames wait for a batch of faces, and no longer, however long the video is."""
     source = write_video(tmp_path / "in.mp4", [picture([])] * 40 + moving(6), sound=False)
     waiting = []
@@ -185,52 +185,52 @@ def test_few_frames_are_in_memory(restore, tmp_path, monkeypatch):
         return restored(self, part, progress)
 
     monkeypatch.setattr(video.VideoRun, "_restored", watched)
-    restore(source, tmp_path / "out.mp4", segment_frames=46)
+    restore_video(source, tmp_path / "out.mp4", segment_frames=46)
     assert sum(waiting) == 46
     assert max(waiting) <= 6  # two for each face of a batch
 
 
-def test_preview(restore, clip, tmp_path):
+def test_preview(restore_video, uneven_clip, tmp_path):
     output = tmp_path / "out.mp4"
-    summary = restore(clip, output, "preview_s=0.2")
-    times = frames_of(clip)[1]
+    summary = restore_video(uneven_clip, output, "preview_s=0.2")
+    times = frames_of(uneven_clip)[1]
     assert summary.frames == sum(time < 0.2 for time in times) == len(frames_of(output)[0])
     sound = packets_of(output)
-    assert sound == packets_of(clip)[: len(sound)]
+    assert sound == packets_of(uneven_clip)[: len(sound)]
     assert 2 <= len(sound) <= 5
 
 
-def test_no_face(restore, tmp_path):
+def test_no_face(restore_video, tmp_path):
     source = write_video(tmp_path / "in.mp4", [picture([]) for _ in range(6)])
     output = tmp_path / "out.mp4"
-    summary = restore(source, output)
+    summary = restore_video(source, output)
     assert summary.exit_code == 0
     assert summary.warnings == ["no face was found; the pictures were copied as they are"]
     assert packets_of(output, "video") == packets_of(source, "video")
-    strict = restore(source, tmp_path / "strict.mp4", "strict=true")
+    strict = restore_video(source, tmp_path / "strict.mp4", "strict=true")
     assert (strict.exit_code, strict.warnings) == (4, ["no face was found"])
     assert not (tmp_path / "strict.mp4").exists()
 
 
-def test_a_truncated_video(restore, clip, tmp_path):
+def test_a_truncated_video(restore_video, uneven_clip, tmp_path):
     frames = [picture([(RED, 40, 40)])] + [picture([])] * 29
     whole = write_video(tmp_path / "whole.mkv", frames, options={"crf": "5", "g": "4"})
     cut = tmp_path / "cut.mkv"
     cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
     output = tmp_path / "out.mp4"
-    summary = restore(cut, output)
+    summary = restore_video(cut, output)
     assert summary.exit_code == 3
     assert 5 < summary.frames < 28
     assert "cut off" in summary.warnings[0]
     assert len(frames_of(output)[0]) == summary.frames
-    assert restore(cut, output).exit_code == 3  # said again
+    assert restore_video(cut, output).exit_code == 3  # said again
     headless = tmp_path / "headless.mp4"
-    headless.write_bytes(clip.read_bytes()[:2000])
+    headless.write_bytes(uneven_clip.read_bytes()[:2000])
     with pytest.raises(PictureError, match=r"headless\.mp4 is not a video"):
-        restore(headless, tmp_path / "none.mp4")
+        restore_video(headless, tmp_path / "none.mp4")
 
 
-def test_damage_in_the_middle(restore, tmp_path):
+def test_damage_in_the_middle(restore_video, tmp_path):
     source = write_video(tmp_path / "whole.mp4", moving(20), options={"crf": "1", "g": "4"})
     with av.open(str(source)) as container:
         places = [(p.pos, p.size) for p in container.demux(video=0) if p.size][9:12]
@@ -238,40 +238,40 @@ def test_damage_in_the_middle(restore, tmp_path):
     for start, size in places:
         content[start : start + size] = b"\xff" * size
     source.write_bytes(content)
-    summary = restore(source, tmp_path / "out.mp4")
+    summary = restore_video(source, tmp_path / "out.mp4")
     assert summary.exit_code == 3
     assert "damaged" in summary.warnings[0]
     assert summary.frames == len(frames_of(tmp_path / "out.mp4")[0]) < 20
 
 
-def test_what_else_is_told(restore, clip, tmp_path, monkeypatch):
+def test_what_else_is_told(restore_video, uneven_clip, tmp_path, monkeypatch):
     read = video.video_io.read_info
     monkeypatch.setattr(
         video.video_io, "read_info", lambda path: dataclasses.replace(read(path), is_hdr=True)
     )
     monkeypatch.setattr(video, "supported", lambda codec, pix_fmt: "yuv444p")
-    summary = restore(clip, tmp_path / "out.mp4", "preview_s=0.1")
+    summary = restore_video(uneven_clip, tmp_path / "out.mp4", "preview_s=0.1")
     told = " ".join(summary.warnings)
     assert "layout is yuv444p" in told
     assert "HDR" in told
 
 
-def test_what_is_no_video(restore, tmp_path):
+def test_what_is_no_video(restore_video, tmp_path):
     (tmp_path / "text.mp4").write_text("a film about nothing")
     with pytest.raises(PictureError, match="not a video"):
-        restore(tmp_path / "text.mp4", tmp_path / "out.mp4")
+        restore_video(tmp_path / "text.mp4", tmp_path / "out.mp4")
     (tmp_path / "empty.mp4").write_bytes(b"")
     with pytest.raises(PictureError, match="empty"):
-        restore(tmp_path / "empty.mp4", tmp_path / "out.mp4")
+        restore_video(tmp_path / "empty.mp4", tmp_path / "out.mp4")
     with pytest.raises(UnreadableFileError, match="no such file"):
-        restore(tmp_path / "gone.mp4", tmp_path / "out.mp4")
+        restore_video(tmp_path / "gone.mp4", tmp_path / "out.mp4")
 
 
-def test_subtitles_chapters_and_titles_are_kept(restore, clip, tmp_path):
+def test_subtitles_chapters_and_titles_are_kept(restore_video, uneven_clip, tmp_path):
     source, text = tmp_path / "in.mkv", tmp_path / "words.srt"
     text.write_text("1\n00:00:00,100 --> 00:00:00,300\nSo it begins.\n")
     with (
-        av.open(str(clip)) as container,
+        av.open(str(uneven_clip)) as container,
         av.open(str(text)) as spoken,
         av.open(str(source), "w") as out,
     ):
@@ -287,7 +287,7 @@ def test_subtitles_chapters_and_titles_are_kept(restore, clip, tmp_path):
                     packet.stream = copied
                     out.mux_one(packet)
     output = tmp_path / "out.mkv"
-    restore(source, output, "look_every=8")
+    restore_video(source, output, "look_every=8")
     assert packets_of(output, "subtitle") == packets_of(source, "subtitle") != []
     with av.open(str(output)) as container:
         assert container.metadata["title"] == "A film"
@@ -295,20 +295,20 @@ def test_subtitles_chapters_and_titles_are_kept(restore, clip, tmp_path):
         (kept,) = container.chapters()
         assert kept["metadata"] == {"title": "One"}
     with pytest.raises(ConfigError, match=r"\.mp4 files cannot hold subtitle"):
-        restore(source, tmp_path / "out.mp4")
+        restore_video(source, tmp_path / "out.mp4")
 
 
-def test_what_others_wrote_stays(restore, clip, tmp_path):
+def test_what_others_wrote_stays(restore_video, uneven_clip, tmp_path):
     output = tmp_path / "mine.mp4"
     output.write_bytes(b"precious")
     with pytest.raises(ConfigError, match="no run of this command wrote it"):
-        restore(clip, output)
+        restore_video(uneven_clip, output)
     assert output.read_bytes() == b"precious"
 
 
-def test_a_stream_that_the_output_cannot_hold(restore, clip, tmp_path):
+def test_a_stream_that_the_output_cannot_hold(restore_video, uneven_clip, tmp_path):
     source = tmp_path / "in.mkv"
-    with av.open(str(clip)) as container, av.open(str(source), "w") as out:
+    with av.open(str(uneven_clip)) as container, av.open(str(source), "w") as out:
         pictures = out.add_stream_from_template(container.streams.video[0], opaque=True)
         sound = out.add_stream("pcm_s16le", rate=16000)
         for packet in container.demux(video=0):
@@ -320,8 +320,8 @@ def test_a_stream_that_the_output_cannot_hold(restore, clip, tmp_path):
         frame.sample_rate, frame.pts = 16000, 0
         out.mux(sound.encode(frame))
     with pytest.raises(ConfigError, match=r"cannot hold audio \(pcm_s16le\): name the output"):
-        restore(source, tmp_path / "out.mp4")
-    restore(source, tmp_path / "out.mkv")
+        restore_video(source, tmp_path / "out.mp4")
+    restore_video(source, tmp_path / "out.mkv")
     assert packets_of(tmp_path / "out.mkv") == packets_of(source)
 
 
@@ -369,15 +369,15 @@ def test_codecs(monkeypatch):
 
 
 @pytest.mark.parametrize("codec", ["h265", "av1"])
-def test_other_codecs_are_joined_too(restore, clip, tmp_path, codec):
+def test_other_codecs_are_joined_too(restore_video, uneven_clip, tmp_path, codec):
     output = tmp_path / "out.mp4"
-    restore(clip, output, f"codec={codec}", "quality=10")
-    assert frames_of(output)[1] == frames_of(clip)[1]
+    restore_video(uneven_clip, output, f"codec={codec}", "quality=10")
+    assert frames_of(output)[1] == frames_of(uneven_clip)[1]
 
 
-def test_the_command(restore, clip, tmp_path, settings, capsys, monkeypatch):
+def test_the_command(restore_video, uneven_clip, tmp_path, video_settings, capsys, monkeypatch):
     output = tmp_path / "out.mp4"
-    given = ["video", str(clip), str(output), "--preview", "0.3s", "--set", *settings]
+    given = ["video", str(uneven_clip), str(output), "--preview", "0.3s", "--set", *video_settings]
     preset = ["enhancer.name=none", "enhancer.weights=null"]
     assert main([*given, *preset]) == 0
     said = capsys.readouterr().out
@@ -389,16 +389,16 @@ def test_the_command(restore, clip, tmp_path, settings, capsys, monkeypatch):
         main(["video", "a.mp4", "b.mp4", "--preview", "soon"])
     monkeypatch.setitem(sys.modules, "av", None)
     shutil.rmtree(tmp_path / "gone", ignore_errors=True)
-    assert main(["video", str(clip), str(tmp_path / "other.mp4")]) == 2
+    assert main(["video", str(uneven_clip), str(tmp_path / "other.mp4")]) == 2
     assert "pip install 'dr2pipe[video]'" in capsys.readouterr().err
 
 
-def test_restorers_of_presets_fit(settings, clip, tmp_path):
+def test_restorers_of_presets_fit(video_settings, uneven_clip, tmp_path):
     """The parts of a run can be given, for programs that have them already."""
-    given = [f"input={clip}", f"output={tmp_path / 'out.mp4'}", *settings]
+    given = [f"input={uneven_clip}", f"output={tmp_path / 'out.mp4'}", *video_settings]
     config = load_config(VideoConfig, None, given)
     restorer, hashes = load_restorer(config, "cpu")
-    run = video.VideoRun(config, read_info(clip), restorer, hashes, detector=DiscDetector())
+    run = video.VideoRun(config, read_info(uneven_clip), restorer, hashes, detector=DiscDetector())
     plan = run.find_faces()
     assert len(plan.pts) == 16
-    assert plan.pts[1] * read_info(clip).time_base == Fraction(3600, TICKS)
+    assert plan.pts[1] * read_info(uneven_clip).time_base == Fraction(3600, TICKS)
