@@ -165,8 +165,10 @@ class VideoRun:
         """Do what is missing."""
         sha256 = files.sha256(self.source)
         key = stable_hash({"settings": self.settings, "source": sha256, "versions": versions()})
-        if not self.work.is_dir() and (done := self._done(key)) is not None:
-            return done
+        if not self.work.is_dir():
+            if (done := self._done(key)) is not None:
+                return done
+            self.files.check()  # before a folder is made
         with files.locked(self.work):
             self.files.place()
             summary = self._done(key) or self._make(key, sha256)

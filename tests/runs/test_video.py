@@ -304,6 +304,7 @@ def test_what_others_wrote_stays(restore_video, uneven_clip, tmp_path):
     with pytest.raises(ConfigError, match="no run of this command wrote it"):
         restore_video(uneven_clip, output)
     assert output.read_bytes() == b"precious"
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.mp4"]
 
 
 def test_a_stream_that_the_output_cannot_hold(restore_video, uneven_clip, tmp_path):
