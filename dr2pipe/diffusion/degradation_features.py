@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from dr2pipe.diffusion.exposure import normalise_exposure
+
 FEATURES = (
     "detail_1",  # log energy of bands of detail, each half as fine as the one before
     "detail_2",
@@ -32,8 +34,12 @@ _BANDS = 4
 
 
 def degradation_features(pictures: torch.Tensor) -> torch.Tensor:
-    """(B,3,S,S) RGB in [-1,1], S ≥ 32, to (B,F) float64 in the order of ``FEATURES``."""
-    x = pictures.detach().cpu().double()
+    """(B,3,S,S) RGB in [-1,1], S ≥ 32, to (B,F) float64 in the order of ``FEATURES``.
+
+    Dark and pale pictures are brought to usual brightness and contrast first: there, haze looks
+    like a loss of detail, and noise in the dark looks small.
+    """
+    x, _ = normalise_exposure(pictures.detach().cpu().double())
     luma = (x * torch.tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1)).sum(1, keepdim=True)
     bands = _bands(luma)
     finest = bands[0].square()

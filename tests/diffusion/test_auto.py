@@ -31,7 +31,9 @@ def test_features_tell_degradations():
     clean = smooth()
     noise = 0.2 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
     assert (feature("noise", clean + noise) > feature("noise", clean) + 1).all()
-    sigma = feature("noise", noise.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)).exp()
+    halves = torch.full(clean.shape, 0.35)  # dark and bright, of usual contrast
+    halves[..., :32] = -0.35
+    sigma = feature("noise", halves + noise.mean(dim=1, keepdim=True)).exp()
     assert sigma.mean() == pytest.approx(0.2 / 3**0.5, rel=0.05)
     grey = noise.mean(dim=1, keepdim=True)
     assert (feature("colour_noise", clean + noise) > feature("colour_noise", clean + grey)).all()
@@ -43,6 +45,16 @@ def test_features_tell_degradations():
     salted = torch.where(noise.abs().amax(1, keepdim=True) > 0.5, torch.ones(()), clean)
     assert (feature("impulses", salted) > feature("impulses", clean)).all()
     assert feature("impulses", clean).max() == 0
+
+
+@pytest.mark.parametrize(("contrast", "brightness"), [(0.3, 0.5), (0.2, -0.7)])
+def test_haze_and_darkness_are_neither_noise_nor_blur(contrast, brightness):
+    """Features of damage are those of the same face in usual light."""
+    clean = smooth()
+    clean += 0.05 * torch.randn(clean.shape, generator=torch.Generator().manual_seed(1))
+    dim = clean * contrast + brightness  # a logarithm falls by more than 1 where noise does so too
+    for name in ("noise", "colour_noise", "detail_1", "detail_3", "blockiness", "direction"):
+        assert feature(name, dim).numpy() == pytest.approx(feature(name, clean).numpy(), abs=0.15)
 
 
 def test_features_are_of_a_picture_alone():
