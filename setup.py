@@ -11,12 +11,9 @@ from setuptools.command.build_py import build_py
 DATA = (
     "configs",
     "checkpoints/auto_portrait128.json",
-    "checkpoints/auto_portrait128.json",
     "checkpoints/degradation_encoder_64",
     "checkpoints/enhancer256",
-    "checkpoints/enhancer256",
     "checkpoints/exegan_64",
-    "checkpoints/portrait128",
     "checkpoints/portrait128",
 )
 NOT_DATA = shutil.ignore_patterns("*.png")

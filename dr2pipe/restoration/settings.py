@@ -56,16 +56,23 @@ class RestorationConfig:
 
     @staticmethod
     def complete_overrides(overrides: Sequence[str]) -> list[str]:
-        """Whoever sets N, τ, ω or the like by hand wants them to hold: the mode is fixed then.
+        """What follows from settings that are given by hand.
+
+        * Whoever sets N, τ, ω or the like wants them to hold: the mode is fixed, unless a mode or
+          a file for the mode ``auto`` is given too.
+        * Another enhancer need not have a sharp variant: it is taken as it is, unless a sharpness is
+          given too.
 
         Args:
-            overrides: ``"key=value"`` strings. With a mode, or a file for the mode ``auto``,
-                nothing follows.
+            overrides: ``"key=value"`` strings.
         """
         keys = {override.partition("=")[0].strip() for override in overrides}
+        follows = []
         if keys & _CHOSEN_BY_AUTO and not keys & {"dr2.mode", "dr2.auto"}:
-            return ["dr2.mode=fixed", *overrides]
-        return list(overrides)
+            follows.append("dr2.mode=fixed")
+        if keys & {"enhancer.name", "enhancer.weights"}:
+            follows.append("enhancer.sharpness=null")
+        return [*follows, *overrides]
 
 
 def check_restoration(config: RestorationConfig) -> None:

@@ -31,7 +31,8 @@ class VideoConfig(RestorationConfig):
     def complete_overrides(overrides: Sequence[str]) -> list[str]:
         """A preset that chooses N, τ and ω for each picture gives a video its fixed numbers."""
         is_given = any(override.partition("=")[0].strip() == "dr2.mode" for override in overrides)
-        return [*([] if is_given else ["dr2.mode=fixed"]), *overrides]
+        follows = RestorationConfig.complete_overrides(overrides)
+        return [*([] if is_given else ["dr2.mode=fixed"]), *follows]
 
 
 def check_video(config: VideoConfig) -> None:

@@ -5,6 +5,7 @@ import pytest
 from dr2pipe.core.config import load_config
 from dr2pipe.core.models import find_file
 from dr2pipe.restoration.settings import RestorationConfig
+from dr2pipe.runs.video_config import VideoConfig
 
 
 def mode(*overrides):
@@ -27,3 +28,18 @@ def test_the_mode_is_what_is_said():
     assert mode("dr2.mode=fixed") == ("fixed", 4, 14, 26)
     assert mode("dr2.model=my_model")[0] == "fixed"  # nothing is fitted for it
     assert mode("dr2.model=my_model", "dr2.auto=my_auto.json")[0] == "auto"
+
+
+@pytest.mark.parametrize("schema", [RestorationConfig, VideoConfig])
+def test_another_enhancer_needs_no_sharp_variant(schema):
+    path = find_file("configs/restore", "default", what="preset")
+
+    needed = ["input=a.mp4", "output=b.mp4"] if schema is VideoConfig else []
+
+    def sharpness(*overrides):
+        return load_config(schema, path, [*needed, *overrides]).enhancer.sharpness
+
+    assert sharpness("seed=3") > 0
+    assert sharpness("enhancer.weights=mine") is None
+    assert sharpness("enhancer.name=bicubic") is None
+    assert sharpness("enhancer.weights=mine", "enhancer.sharpness=0.4") == 0.4
