@@ -15,6 +15,8 @@ from dr2pipe.runs import video, video_output
 from dr2pipe.runs.video_frames import upright
 from dr2pipe.runs.video_io import read_info
 
+pytestmark = pytest.mark.slow  # many encodings
+
 av = pytest.importorskip("av")
 
 
