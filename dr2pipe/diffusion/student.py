@@ -100,10 +100,12 @@ def student_of(
     num_steps: int,
     prediction_type: str,
     teacher_sha256: str,
+    channels: Sequence[int] | None = None,
 ) -> DR2Student:
     """A student that begins as its teacher: it ignores the low frequencies and the setting.
 
-    Its first answer is the teacher's estimate of x0 at ω.
+    Its first answer is the teacher's estimate of x0 at ω. One of other widths begins with weights
+    that torch's global generator gives, see :func:`dr2pipe.core.seeding.random_stream`.
 
     Args:
         teacher: a face DDPM; its weights are copied.
@@ -111,11 +113,24 @@ def student_of(
         num_steps: length of the respaced chain.
         prediction_type: what the teacher predicts.
         teacher_sha256: hash of the teacher's folder.
+        channels: widths, as many as the teacher's; None for the teacher's own.
+
+    Raises:
+        ConfigError: another number of widths than the teacher's.
     """
     config = {key: value for key, value in teacher.config.items() if key[0] != "_"}
+    if channels is not None:
+        name = "channels" if isinstance(teacher, PatchedUNet) else "block_out_channels"
+        if len(channels) != len(config[name]):
+            raise ConfigError(
+                f"channels={list(channels)} must be {len(config[name])} widths, as the teacher has"
+            )
+        config[name] = tuple(channels)
     student = DR2Student(
         config, [list(setting) for setting in taught], num_steps, prediction_type, teacher_sha256
     )
+    if channels is not None:
+        return student
     weights = dict(teacher.state_dict())
     inner = "unet." if isinstance(teacher, PatchedUNet) else ""
     first = weights[inner + "conv_in.weight"]

@@ -103,6 +103,23 @@ def test_resuming_repeats_an_undisturbed_run(tmp_path, given):
     assert [p.name for p in (tmp_path / "calm" / "previews").iterdir()] == ["step_00000004.png"]
 
 
+def test_a_narrower_student_learns_and_restores(tmp_path, given):
+    settings = ["total_steps=3", "channels=[8,8]"]
+    assert train(tmp_path, given, "run", *settings) == 0
+    assert train(tmp_path, given, "again", *settings) == 0
+    name = "final/diffusion_pytorch_model.safetensors"
+    assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "again" / name).read_bytes()
+    overrides = [*given, f"output={tmp_path / 'x'}"]
+    config = load_config(DistilConfig, tmp_path / "tiny.yaml", overrides)
+    taught = {"factor": 2, "tau": 6, "student": str(tmp_path / "run/final")}
+    remover, _ = load_remover(type(config.dr2)(**vars(config.dr2) | taught))
+    wide = DistilRecipe(config).build(torch.Generator())["student"].network
+    assert remover.student.num_parameters() < 0.7 * wide.num_parameters()
+    coarse = remover(face_pairs(config)[0, 0]["input"][None], Philox([5]))
+    assert coarse.shape == (1, 3, 16, 16)
+    assert coarse.isfinite().all()
+
+
 def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):
     """With τ = ω the teacher makes one call, which a fresh student repeats."""
     overrides = [*given, f"output={tmp_path / 'x'}", "taught=[[2,6,6]]", "dr2.num_evaluations=null"]

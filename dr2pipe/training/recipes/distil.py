@@ -18,6 +18,7 @@ import torch
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.stage1 import DR2Config, Remover, load_remover
@@ -42,6 +43,8 @@ class DistilConfig(TrainConfig):
     dr2: DR2Config = field(default_factory=DR2Config)  # the teacher; factor, tau, omega: by taught
     # The settings to learn, [N, tau, omega] each; all batches of a step have one of them.
     taught: list[list[int]] = field(default_factory=list)
+    # Widths of the student; null: those of its teacher, whose weights it then begins with.
+    channels: list[int] | None = None
     pairs: PairsConfig = field(default_factory=PairsConfig)  # degraded faces, at the teacher's size
     learning_rate: float = 2e-4
     beta2: float = 0.99  # of AdamW
@@ -76,16 +79,18 @@ class DistilRecipe:
         return unet
 
     def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
-        """Build ``student``, which begins as the teacher; nothing is drawn."""
+        """Build ``student``, which begins as the teacher where it is as wide."""
         first = self.teachers[0]
         assert isinstance(first.unet, UNet2DModel | PatchedUNet)  # load_ddpm knows no other
-        student = student_of(
-            first.unet,
-            self.config.taught,
-            num_steps=first.num_steps,
-            prediction_type=first.scheduler.config.prediction_type,
-            teacher_sha256=self.teacher_sha256,
-        ).train()
+        with random_stream(generator):
+            student = student_of(
+                first.unet,
+                self.config.taught,
+                num_steps=first.num_steps,
+                prediction_type=first.scheduler.config.prediction_type,
+                teacher_sha256=self.teacher_sha256,
+                channels=self.config.channels,
+            ).train()
         optimizer = torch.optim.AdamW(
             student.parameters(),
             lr=self.config.learning_rate,
