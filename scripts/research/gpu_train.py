@@ -27,8 +27,7 @@ from dr2pipe.core.config import resource
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 # When parts end, in shares of the whole time.
-_STAGE1, _COARSE, _FAITHFUL, _SHARP = 0.32, 0.41, 0.68, 0.96
-_STUDENT = _SHARP
+_STAGE1, _FAITHFUL, _SHARP = 0.32, 0.66, 0.96
 _REPEATS = (
     "{us_pif: 2, us_18f: 2, us_digitalcorps: 2, us_usds: 2, judge_pics: 2, bssw: 2, ropensci: 2}"
 )
@@ -79,8 +78,16 @@ class Training:
                 [*self.command, *settings], stdout=output, stderr=output, cwd=ROOT
             )
 
-    def stop(self) -> int:
-        """Save a checkpoint and write ``final``; returns the number of steps."""
+    def stop(self) -> bool:
+        """Save a checkpoint and write ``final``; False, and said, where that failed."""
+        try:
+            self._stop()
+        except (RuntimeError, OSError) as error:  # the other parts go on
+            self.session.say(f"FAILED {error}")
+            return False
+        return True
+
+    def _stop(self) -> None:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait()
@@ -93,7 +100,6 @@ class Training:
             raise RuntimeError(f"{self.name}: no export:\n{self._end_of_output()}")
         lines = (self.folder / "log.jsonl").read_text().splitlines() or ["{}"]
         self.session.say(f"{self.name}: {steps} steps; {_short(json.loads(lines[-1]))}")
-        return steps
 
     def steps_done(self) -> int:
         """As the log says."""
@@ -120,41 +126,57 @@ def train(session: Session) -> None:
         session, "baseline", "enhancer256_degradations.yaml", *faithful, f"init={o.baseline}"
     )
     time.sleep(session.left(_STAGE1))
-    stage1.stop()
-    model = session.part("stage1") / "final"
+    model = session.part("stage1") / "final" if stage1.stop() else "portrait128"
     student = Training(
         session, "student", "distil_portrait128.yaml", f"data.path={o.faces128}",
         f"dr2.model={model}", "channels=[48,64,96,128]", "learning_rate=5.0e-4",
         "taught=[[2,6,16],[2,6,26],[2,14,16],[2,14,26],[4,6,16],[4,6,26],[4,14,16],[4,14,26]]",
         "batch_size=64", "schedule=constant", "loader_workers=6", "ema_decay=0.998", *toy,
     )  # fmt: skip
-    coarse = _make_coarse(session, model)
-    most = baseline.stop()
-    coarse_settings = [f"pairs.coarse={coarse}"]
-    enhancer = Training(session, "faithful", "enhancer256.yaml", *faithful, *coarse_settings)
-    while enhancer.steps_done() < most and time.monotonic() < session.began + _FAITHFUL * o.seconds:
-        time.sleep(0.5)
-    enhancer.stop()
-    sharp = Training(
-        session, "sharp", "enhancer256_sharp.yaml", *pair_settings, *coarse_settings,
-        f"sharp_of={session.part('faithful') / 'final'}", "batch_size=16",
-        *([f"loss.vgg16={o.vgg16}", f"loss.lpips={o.lpips}"] if o.vgg16 else []), *toy,
-    )  # fmt: skip
+    _train_enhancers(session, model, baseline, pair_settings, faithful, toy)
     time.sleep(session.left(_SHARP))
-    sharp.stop()
     student.stop()
 
 
-def _make_coarse(session: Session, model: Path) -> Path:
-    """Coarse faces of the new stage 1: every face twice."""
-    output = session.part("coarse")
+def _train_enhancers(
+    session: Session,
+    model: Path | str,
+    baseline: Training,
+    pair_settings: list[str],
+    faithful: list[str],
+    toy: list[str],
+) -> None:
+    """Coarse faces of ``model``, then the faithful enhancer, then the sharp one."""
+    o, coarse = session.options, session.part("coarse")
+    making = _make_coarse(session, model, coarse)
+    baseline.stop()
+    if making.wait() != 0:
+        session.say("FAILED no coarse faces")
+        return
+    session.say("coarse: done")
+    more = [f"pairs.coarse={coarse}"]
+    enhancer = Training(session, "faithful", "enhancer256.yaml", *faithful, *more)
+    while session.left(_FAITHFUL) > 1 and enhancer.steps_done() < baseline.steps_done():
+        time.sleep(0.5)
+    if not enhancer.stop():
+        return
+    if o.vgg16:
+        more += [f"loss.vgg16={o.vgg16}", f"loss.lpips={o.lpips}"]
+    sharp = Training(
+        session, "sharp", "enhancer256_sharp.yaml", *pair_settings, "batch_size=16", *more, *toy,
+        f"sharp_of={session.part('faithful') / 'final'}",
+    )  # fmt: skip
+    time.sleep(session.left(_SHARP))
+    sharp.stop()
+
+
+def _make_coarse(session: Session, model: Path | str, output: Path) -> subprocess.Popen[bytes]:
+    """Every face twice, in the background."""
     path = resource("configs") / "coarse" / "portrait128.yaml"
     command = [sys.executable, str(ROOT / "scripts" / "make_coarse.py"), str(path)]
     command += [f"input={session.options.faces256}", f"output={output}", f"dr2.model={model}"]
     command += ["variants=2", "batch_size=64"]
-    subprocess.run(command, cwd=ROOT, check=True, timeout=session.left(_FAITHFUL))
-    session.say("coarse: done")
-    return output
+    return subprocess.Popen(command, cwd=ROOT)
 
 
 def _short(line: dict[str, float]) -> str:

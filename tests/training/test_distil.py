@@ -103,6 +103,13 @@ def test_resuming_repeats_an_undisturbed_run(tmp_path, given):
     assert [p.name for p in (tmp_path / "calm" / "previews").iterdir()] == ["step_00000004.png"]
 
 
+def test_a_short_way_takes_fewer_calls(tmp_path, given):
+    overrides = [*given, f"output={tmp_path / 'x'}", "dr2.num_evaluations=5"]
+    overrides.append("taught=[[2,6,16],[2,14,16]]")
+    recipe = DistilRecipe(load_config(DistilConfig, tmp_path / "tiny.yaml", overrides))
+    assert [teacher.calls for teacher in recipe.teachers] == [5, 3]
+
+
 def test_a_narrower_student_learns_and_restores(tmp_path, given):
     settings = ["total_steps=3", "channels=[8,8]"]
     assert train(tmp_path, given, "run", *settings) == 0

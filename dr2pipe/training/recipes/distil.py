@@ -60,7 +60,15 @@ class DistilRecipe:
         self.teachers: list[Remover] = []  # one per setting, with one network between them
         hashes: dict[str, str] = {}
         for factor, tau, omega in config.taught:
-            settings = dataclasses.replace(config.dr2, factor=factor, tau=tau, omega=omega)
+            calls = config.dr2.num_evaluations
+            settings = dataclasses.replace(
+                config.dr2,
+                factor=factor,
+                tau=tau,
+                omega=omega,
+                # A short way from omega to tau has fewer steps than calls are asked for.
+                num_evaluations=None if calls is None else min(calls, max(omega - tau + 1, 1)),
+            )
             remover, hashes = load_remover(settings, wrap_unet=self._shared)
             assert isinstance(remover, Remover)  # the mode is fixed
             self.teachers.append(remover)
