@@ -119,7 +119,7 @@ def train(session: Session) -> None:
     faithful = ["init=enhancer256", "learning_rate=3.0e-4", "batch_size=32", *pair_settings, *toy]
     stage1 = Training(
         session, "stage1", "ddpm_portrait128.yaml", f"data.path={o.faces128}", "init=portrait128",
-        "batch_size=64", "learning_rate=3.0e-4", "slow_ema_decay=0.9985", "loader_workers=4",
+        "batch_size=64", "learning_rate=3.0e-4", "ema_decay=0.9985", "slow_ema_decay=0.9995", "loader_workers=4",
         f"repeats={_REPEATS}", "tones.monochrome_groups=[historic]", *toy,
     )  # fmt: skip
     baseline = Training(
