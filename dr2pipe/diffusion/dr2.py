@@ -58,7 +58,7 @@ def remove_degradation(
     )
     check_network(unet, scheduler)
     channels = 6 if has_learned_variance(scheduler) else 3
-    alpha_bar = scheduler.alphas_cumprod.to(degraded.device)
+    alpha_bar = scheduler.alphas_cumprod  # on the host: numbers of it are not waited for
     x = diffuse(degraded, alpha_bar[timesteps[0]], generator)
     for step, (t, t_next) in enumerate(zip(timesteps, [*timesteps[1:], None], strict=True), 1):
         timestep = torch.full(

@@ -126,7 +126,7 @@ class Remover:
         scheduler, timesteps = start_chain(
             self.scheduler, omega=self.omega, tau=self.tau, num_steps=self.num_steps
         )
-        alpha_bar = scheduler.alphas_cumprod[timesteps[0]].to(degraded.device)
+        alpha_bar = scheduler.alphas_cumprod[timesteps[0]]
         noisy = diffuse(degraded, alpha_bar, generator)
         return noisy, self.low_pass(degraded), timesteps[0], alpha_bar
 

@@ -131,7 +131,7 @@ def compare_attention(check: Check) -> Any:
 def time_published_sizes(check: Check) -> Any:
     """Networks of the published sizes: 21 calls, five calls, and a student's one."""
     models = _published_sizes(check)
-    sizes, pictures = ((1, 2), 4) if check.toy else ((1, 8, 32, 64), 256)
+    sizes, pictures = ((1, 2), 4) if check.toy else ((1, 8, 32), 192)
     found = {}
     for calls, settings in {
         21: ["dr2.scheduler=ddpm", "dr2.variance=learned_range"],

@@ -41,12 +41,12 @@ class Limited(Restorer):
     def __init__(self, most, faces_at_once):
         super().__init__(None, build_enhancer("bicubic", size=16))
         self.most, self.faces_at_once, self.seen = most, faces_at_once, []
-        self.now = 0.0
+        self.now, self.says = 0.0, "CUDA out of memory. Tried to allocate 2 GiB"
 
     def __call__(self, degraded, seeds):
         self.seen.append(len(seeds))
         if len(seeds) > self.most:
-            raise RuntimeError("CUDA out of memory. Tried to allocate 2 GiB")
+            raise RuntimeError(self.says)
         self.now += -(-len(seeds) // self.faces_at_once)
         return super().__call__(degraded, seeds)
 
@@ -66,6 +66,12 @@ def test_auto_is_the_largest_batch_that_fits(limited):
     restorer = limited(most=5, faces_at_once=100)
     assert resolve_batch_size("auto", restorer) == 4
     assert restorer.seen == [1, 1, 2, 2, 4, 4, 8]
+
+
+def test_a_kernel_that_takes_no_more_numbers_is_no_memory_either(limited):
+    restorer = limited(most=5, faces_at_once=100)
+    restorer.says = "input tensor must fit into 32-bit index math"
+    assert resolve_batch_size("auto", restorer) == 4
 
 
 def test_auto_ends_where_a_face_becomes_no_faster(limited):
