@@ -15,6 +15,7 @@ DATA = (
     "checkpoints/enhancer256",
     "checkpoints/exegan_64",
     "checkpoints/portrait128",
+    "checkpoints/portrait128_student",
 )
 NOT_DATA = shutil.ignore_patterns("*.png")
 

@@ -310,6 +310,20 @@ def video_settings(model_folder):
 
 
 @pytest.fixture
+def waiting(monkeypatch):
+    """How many frames of a video waited for their faces each time that faces were restored."""
+    counts = []
+    restored = video.VideoRun._restored
+
+    def watched(self, part, progress):
+        counts.append(len(part))
+        return restored(self, part, progress)
+
+    monkeypatch.setattr(video.VideoRun, "_restored", watched)
+    return counts
+
+
+@pytest.fixture
 def restore_video(video_settings, monkeypatch):
     """Restores a video in which discs are faces."""
     from videos import DiscDetector

@@ -15,7 +15,14 @@ from conftest import PATIENCE_SECONDS, ROOT, make_pictures
 MAX_BYTES = 60_000_000
 SOURCES = ("setup.py", "setup.cfg", "pyproject.toml", "MANIFEST.in", "README.md", "LICENSE")
 STRAY = ("build/lib/dr2pipe/stale.py", "checkpoints/stale/config.json")
-SHIPPED = ("auto_portrait128", "degradation_encoder_64", "enhancer256", "exegan_64", "portrait128")
+SHIPPED = (
+    "auto_portrait128",
+    "degradation_encoder_64",
+    "enhancer256",
+    "exegan_64",
+    "portrait128",
+    "portrait128_student",
+)
 OPTIONAL = ("tensorboard", "jinja2", "matplotlib", "torchmetrics", "spandrel", "xformers")
 # torch and the like are taken from the running environment, but no optional package.
 SITE = f"""

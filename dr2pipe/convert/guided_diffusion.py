@@ -63,18 +63,7 @@ def convert_guided_diffusion_unet(
     multipliers = _numbers(channel_mult, "channel_mult")
     factors = _numbers(attention_resolutions, "attention_resolutions")
     attends = [2**level in factors for level in range(len(multipliers))]
-    if dims != 2:
-        raise ConfigError(f"dims={dims} cannot be expressed by UNet2DModel; only 2 can")
-    if multipliers[0] != 1:
-        raise ConfigError(
-            f"channel_mult[0]={multipliers[0]} cannot be expressed by UNet2DModel, whose "
-            f"timestep embedding is as wide as its first block; only 1 can"
-        )
-    if not conv_resample and not resblock_updown:
-        raise ConfigError(
-            "conv_resample=False cannot be expressed by UNet2DModel, which always resamples by "
-            "a convolution or a residual block"
-        )
+    _check_expressible(multipliers, dims, conv_resample, resblock_updown)
     widths = [int(m * model_channels) for m in multipliers]
     head_channels = _head_channels(
         [w for w, a in zip(widths, attends, strict=True) if a] + [widths[-1]],
@@ -106,6 +95,24 @@ def convert_guided_diffusion_unet(
         freq_shift=0,
     )
     return _load(unet, state_dict, head_channels, use_new_attention_order)
+
+
+def _check_expressible(
+    multipliers: list[float], dims: int, conv_resample: bool, resblock_updown: bool
+) -> None:
+    """Raise ConfigError for an option that ``UNet2DModel`` does not have."""
+    if dims != 2:
+        raise ConfigError(f"dims={dims} cannot be expressed by UNet2DModel; only 2 can")
+    if multipliers[0] != 1:
+        raise ConfigError(
+            f"channel_mult[0]={multipliers[0]} cannot be expressed by UNet2DModel, whose "
+            f"timestep embedding is as wide as its first block; only 1 can"
+        )
+    if not conv_resample and not resblock_updown:
+        raise ConfigError(
+            "conv_resample=False cannot be expressed by UNet2DModel, which always resamples by "
+            "a convolution or a residual block"
+        )
 
 
 def _load(

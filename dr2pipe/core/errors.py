@@ -79,7 +79,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     # torch's own kinds are RuntimeErrors with these words.
-    messages = ("out of memory", "not enough memory", "can't allocate memory")
-    # Some kernels, such as mirrored borders on CUDA, take no more than 2**31 numbers at once.
-    messages += ("must fit into 32-bit index math",)
+    messages = (
+        "out of memory",
+        "not enough memory",
+        "can't allocate memory",
+        # Some kernels, such as mirrored borders on CUDA, take no more than 2**31 numbers at once.
+        "must fit into 32-bit index math",
+    )
     return isinstance(error, RuntimeError) and any(m in str(error) for m in messages)

@@ -129,9 +129,7 @@ def train(session: Session) -> None:
     model = session.part("stage1") / "final" if stage1.stop() else "portrait128"
     student = Training(
         session, "student", "distil_portrait128.yaml", f"data.path={o.faces128}",
-        f"dr2.model={model}", "channels=[48,64,96,128]", "learning_rate=5.0e-4",
-        "taught=[[2,6,16],[2,6,26],[2,14,16],[2,14,26],[4,6,16],[4,6,26],[4,14,16],[4,14,26]]",
-        "batch_size=64", "schedule=constant", "loader_workers=6", "ema_decay=0.998", *toy,
+        f"dr2.model={model}", "batch_size=64", "schedule=constant", "loader_workers=6", *toy,
     )  # fmt: skip
     _train_enhancers(session, model, baseline, pair_settings, faithful, toy)
     time.sleep(session.left(_SHARP))

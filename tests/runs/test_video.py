@@ -174,17 +174,9 @@ def test_any_batch_size_gives_the_same_frames(restore_video, uneven_clip, tmp_pa
     assert (one != many).mean() < 0.001
 
 
-def test_few_frames_are_in_memory(restore_video, tmp_path, monkeypatch):
+def test_few_frames_are_in_memory(restore_video, tmp_path, waiting):
     """Frames wait for a batch of faces, and no longer, however long the video is."""
     source = write_video(tmp_path / "in.mp4", [picture([])] * 40 + moving(6), sound=False)
-    waiting = []
-    restored = video.VideoRun._restored
-
-    def watched(self, part, progress):
-        waiting.append(len(part))
-        return restored(self, part, progress)
-
-    monkeypatch.setattr(video.VideoRun, "_restored", watched)
     restore_video(source, tmp_path / "out.mp4", segment_frames=46)
     assert sum(waiting) == 46
     assert max(waiting) <= 6  # two for each face of a batch

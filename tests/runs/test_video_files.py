@@ -183,15 +183,9 @@ def test_faces_that_are_all_left_alone(restore_video, uneven_clip, tmp_path, mon
     assert packets_of(output, "video") == packets_of(uneven_clip, "video")
 
 
-def test_large_frames_wait_for_few_others(restore_video, uneven_clip, tmp_path, monkeypatch):
-    waiting = []
-    restored = video.VideoRun._restored
-
-    def watched(self, part, progress):
-        waiting.append(len(part))
-        return restored(self, part, progress)
-
-    monkeypatch.setattr(video.VideoRun, "_restored", watched)
+def test_large_frames_wait_for_few_others(
+    restore_video, uneven_clip, tmp_path, monkeypatch, waiting
+):
     monkeypatch.setattr(video, "_WAITING_PIXELS", 2 * 96 * 128)
     restore_video(uneven_clip, tmp_path / "out.mp4", "batch_size=50")
     assert max(waiting) == 2
