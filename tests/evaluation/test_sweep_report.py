@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pages import Page, browse
 
-from dr2pipe.evaluation.report import plots
+from dr2pipe.evaluation.report import sweep_plots
 from dr2pipe.evaluation.report.pages import write_sweep_report
 
 
@@ -71,11 +71,11 @@ def test_less_is_better_turns_the_table_of_points(tmp_path, sweep):
 
 def test_a_cell_of_a_heat_map_shows_its_best_point(sweep):
     points = sweep["points"][:4]
-    grid = plots._best_values(sweep, points, "mean", plots.TAU, plots.OMEGA)
+    grid = sweep_plots._best_values(sweep, points, "mean", sweep_plots.TAU, sweep_plots.OMEGA)
     # Rows: ω = 8 and the default; columns: τ = 2 and 4. Two points share the first cell.
     np.testing.assert_array_equal(grid, [[21, 22], [np.nan, 23]])
     sweep["metrics"]["psnr"]["better"] = "lower"
-    grid = plots._best_values(sweep, points, "mean", plots.TAU, plots.OMEGA)
+    grid = sweep_plots._best_values(sweep, points, "mean", sweep_plots.TAU, sweep_plots.OMEGA)
     assert grid[0, 0] == 20
 
 
@@ -84,7 +84,7 @@ def test_filters_are_told_apart(tmp_path, sweep):
         sweep["points"], ("gaussian", "fft", "none", "bicubic"), strict=False
     ):
         point["settings"] |= {"low_pass": low_pass, "sigma_px": 1.5, "cutoff": 0.1}
-    assert [plots.filter_label(p["settings"]) for p in sweep["points"][:4]] == [
+    assert [sweep_plots.filter_label(p["settings"]) for p in sweep["points"][:4]] == [
         "σ = 1.5 px",
         "cutoff 0.1",
         "none",

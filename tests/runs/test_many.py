@@ -386,7 +386,7 @@ def test_an_s3_store_that_refuses_and_stalls(tmp_path, pool, monkeypatch):
     pytest.importorskip(
         "moto", reason="a server for tests: pip install 'moto[s3]' flask flask-cors"
     )
-    from scale_simulation import store_here
+    from troubled_store import store_here
 
     for name in ("AWS_ENDPOINT_URL", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "")  # is put back at the end

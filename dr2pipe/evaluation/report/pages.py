@@ -20,7 +20,7 @@ from PIL import Image
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
 from dr2pipe.core.extras import needs_extra
-from dr2pipe.evaluation.report import plots, tables
+from dr2pipe.evaluation.report import plots, sweep_plots, tables
 
 with needs_extra("evaluate"):
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -98,9 +98,13 @@ def write_sweep_report(folder: str | Path, summary: dict[str, Any]) -> Path:
     """
     _check_sweep(summary)
     drawings = {
-        "heatmap_tau_omega": plots.plot_heat_maps(summary, plots.TAU, plots.OMEGA),
-        "heatmap_filter_tau": plots.plot_heat_maps(summary, plots.TAU, plots.FILTER),
-        "pareto": plots.plot_pareto(summary),
+        "heatmap_tau_omega": sweep_plots.plot_heat_maps(
+            summary, sweep_plots.TAU, sweep_plots.OMEGA
+        ),
+        "heatmap_filter_tau": sweep_plots.plot_heat_maps(
+            summary, sweep_plots.TAU, sweep_plots.FILTER
+        ),
+        "pareto": sweep_plots.plot_pareto(summary),
     }
     naive, computed = summary["calls"]["naive"], summary["calls"]["made"]
     lines = {point["id"]: _point_line(summary, point) for point in summary["points"]}
@@ -220,7 +224,7 @@ def _describe_stages(stages: dict[str, Any]) -> str:
 def _describe_dr2(dr2: dict[str, Any]) -> str:
     if dr2["mode"] == "auto":
         return "settings chosen for each picture"
-    texts = [plots.filter_label(dr2), f"τ = {dr2['tau']}", f"ω = {dr2['omega']}"]
+    texts = [sweep_plots.filter_label(dr2), f"τ = {dr2['tau']}", f"ω = {dr2['omega']}"]
     if dr2["num_evaluations"] is not None:
         texts.append(f"{dr2['num_evaluations']} evaluations")
     return ", ".join(texts)
@@ -309,7 +313,7 @@ def _point_line(summary: dict[str, Any], point: dict[str, Any]) -> dict[str, Any
     if settings.get("enabled", True):
         omega, evaluations = settings["omega"], settings["num_evaluations"]
         line["settings"] = [
-            plots.filter_label(settings),
+            sweep_plots.filter_label(settings),
             settings["tau"],
             "default" if omega is None else omega,
             settings["scheduler"] or "of the model",
