@@ -18,8 +18,8 @@ FEATURES = (
     "impulses",  # share of pixels far from the median around them
     "blockiness",  # log ratio of jumps across the 8-pixel grid of JPEG to other jumps
     "direction",  # how much more detail there is along one axis than along the other
-    "brightness",
-    "contrast",
+    "normalised_brightness",
+    "normalised_contrast",
     "saturation",
     "dark",  # share of clipped pixels
     "bright",

@@ -116,20 +116,24 @@ def student_of(
         channels: widths, as many as the teacher's; None for the teacher's own.
 
     Raises:
-        ConfigError: another number of widths than the teacher's.
+        ConfigError: another number of widths than the teacher's, or one that its norms do not divide.
     """
     config = {key: value for key, value in teacher.config.items() if key[0] != "_"}
+    patched = isinstance(teacher, PatchedUNet)
+    name = "channels" if patched else "block_out_channels"
+    is_copy = channels is None or list(channels) == list(config[name])
     if channels is not None:
-        name = "channels" if isinstance(teacher, PatchedUNet) else "block_out_channels"
-        if len(channels) != len(config[name]):
+        groups = config["norm_groups" if patched else "norm_num_groups"]
+        if len(channels) != len(config[name]) or any(w < 1 or w % groups for w in channels):
             raise ConfigError(
-                f"channels={list(channels)} must be {len(config[name])} widths, as the teacher has"
+                f"channels={list(channels)} must be {len(config[name])} widths, as the teacher has, "
+                f"each a multiple of its {groups} norm groups"
             )
         config[name] = tuple(channels)
     student = DR2Student(
         config, [list(setting) for setting in taught], num_steps, prediction_type, teacher_sha256
     )
-    if channels is not None:
+    if not is_copy:
         return student
     weights = dict(teacher.state_dict())
     inner = "unet." if isinstance(teacher, PatchedUNet) else ""

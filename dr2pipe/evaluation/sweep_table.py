@@ -49,7 +49,7 @@ class SweepTable:
 
     @property
     def score_text(self) -> str:
-        """The formula of the scores, such as ``psnr + 20 ssim - 20 lpips_alex``."""
+        """The formula of the scores, such as ``+1 psnr +20 ssim -20 lpips_alex``."""
         terms = (f"{w:+g} {metric}" for metric, w in self._weights().items())
         return " ".join(terms)
 

@@ -20,11 +20,12 @@ from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restore
 from dr2pipe.restoration.same_person import IdentityConfig, load_same_person
 from dr2pipe.restoration.samples import COMBINE
 
-# What a candidate of the automatic setting says, and the network that it was fitted for.
+# What a candidate of the automatic setting says, and the network that it was fitted for. A student
+# takes the place of that network's calls, and changes no choice.
 _CHOSEN_BY_AUTO = {
     f"dr2.{name}"
     for name in (
-        *("model", "student", "scheduler", "variance", "low_pass", "factor", "sigma_px", "cutoff"),
+        *("model", "scheduler", "variance", "low_pass", "factor", "sigma_px", "cutoff"),
         *("tau", "omega", "num_steps", "num_evaluations"),
     )
 }
@@ -60,8 +61,8 @@ class RestorationConfig:
 
         * Whoever sets N, τ, ω or the like wants them to hold: the mode is fixed, unless a mode or
           a file for the mode ``auto`` is given too.
-        * Another enhancer need not have a sharp variant: it is taken as it is, unless a sharpness is
-          given too.
+        * An enhancer given by hand need not have a sharp variant: it is taken as it is, unless a
+          sharpness is given too.
 
         Args:
             overrides: ``"key=value"`` strings.

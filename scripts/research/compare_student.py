@@ -1,10 +1,11 @@
 """How near the coarse faces of a student come to those of its teacher, by degradation.
 
     python scripts/research/compare_student.py val128.npz runs/distil_portrait128/final
-    python scripts/research/compare_student.py val128.npz STUDENT --preset default --every 4
+    python scripts/research/compare_student.py val128.npz STUDENT --settings 2,6,16 4,14,26 --every 4
 
 Prints PSNR and SSIM against the clean faces for each chain and unseen family, of teacher and
-student from the same first noise, and a line that says whether the student is as good as it should be.
+student from the same first noise, with the preset's settings or those that are given (N,tau,omega),
+and a line that says whether the student is as good as it should be.
 """
 
 from __future__ import annotations
@@ -18,8 +19,10 @@ import numpy as np
 import torch
 
 from dr2pipe.core import images
-from dr2pipe.core.config import load_config, resource, stable_seed
+from dr2pipe.core.config import load_config, stable_seed
+from dr2pipe.core.models import find_file
 from dr2pipe.degradations import UNSEEN, degrade
+from dr2pipe.diffusion.low_pass import BicubicLowPass
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.stage1 import Remover, load_remover
 from dr2pipe.metrics.reference import psnr, ssim
@@ -54,11 +57,17 @@ def coarse_faces(remover: Remover, degraded: torch.Tensor) -> tuple[torch.Tensor
     return torch.cat(found), (time.process_time() - start) / len(degraded)
 
 
-def load_both(preset: str, student: str) -> tuple[Remover, Remover]:
-    """Teacher and student with the settings of a preset."""
-    config = load_config(
-        RestoreConfig, resource("configs") / "restore" / f"{preset}.yaml", ["input=x", "output=x"]
-    ).dr2
+def load_both(preset: str, student: str, setting: str | None) -> tuple[Remover, Remover]:
+    """Teacher and student with the settings of a preset, or with its other settings and N,tau,omega."""
+    preset_path = find_file("configs/restore", preset, what="preset")
+    config = load_config(RestoreConfig, preset_path, ["input=x", "output=x"]).dr2
+    config = dataclasses.replace(config, mode="fixed")
+    if setting is not None:
+        factor, tau, omega = (int(part) for part in setting.split(","))
+        calls = min(config.num_evaluations or omega, omega - tau + 1)
+        config = dataclasses.replace(
+            config, factor=factor, tau=tau, omega=omega, num_evaluations=calls
+        )
     teacher = load_remover(dataclasses.replace(config, student=None))[0]
     taught = load_remover(dataclasses.replace(config, student=student))[0]
     assert isinstance(teacher, Remover)
@@ -71,19 +80,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("npz", type=Path)
     parser.add_argument("student")
-    parser.add_argument("--preset", default="default")
+    parser.add_argument("--preset", default="default", help="a name, or a file")
+    parser.add_argument("--settings", nargs="+", metavar="N,TAU,OMEGA")
     parser.add_argument("--every", type=int, default=1, help="take every n-th face")
     parser.add_argument("--families", nargs="+", default=FAMILIES)
     options = parser.parse_args()
-    teacher, student = load_both(options.preset, options.student)
     with np.load(options.npz, allow_pickle=False) as archive:
         pixels = archive["images"][:: options.every]
+    for setting in options.settings or [None]:
+        teacher, student = load_both(options.preset, options.student, setting)
+        compare(teacher, student, pixels, options.families)
+
+
+def compare(teacher: Remover, student: Remover, pixels: np.ndarray, families: list[str]) -> None:
+    """Print a table of both for (B,S,S,3) uint8, and what follows from it."""
     clean = images.to_tensor(pixels)
-    print(f"{len(pixels)} faces; {teacher.calls} calls, and {student.calls}")
+    assert isinstance(teacher.low_pass, BicubicLowPass)
+    print(
+        f"N {teacher.low_pass.factor}, tau {teacher.tau}, omega {teacher.omega}, "
+        f"{len(pixels)} faces; {teacher.calls} calls, and {student.calls}"
+    )
     print("| degradation | input | teacher | student | difference | SSIM | SSIM | difference |")
     print("|---|---|---|---|---|---|---|---|")
     seconds, losses = np.zeros(2), []
-    for name in [*CHAINS, *options.families]:
+    for name in [*CHAINS, *families]:
         degraded, cells = degraded_faces(pixels, name), []
         for place, remover in enumerate((teacher, student)):
             coarse, took = coarse_faces(remover, degraded)

@@ -15,27 +15,36 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
+from dr2pipe.core import files
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.enhancers import SHARP
 
 _WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def move_sharp(old: Path, new: Path, output: Path) -> None:
-    """Write ``output``, which must not exist.
+    """Write ``output``, whole or not at all.
 
     Raises:
-        KeyError: the networks are not of one kind.
+        ConfigError: the networks are not of one kind.
     """
-    faithful, sharp = load_file(old / _WEIGHTS), load_file(old / SHARP / _WEIGHTS)
-    moved = {}
-    for name, weight in load_file(new / _WEIGHTS).items():
-        difference = sharp[name].float() - faithful[name].float()
-        moved[name] = (weight.float() + difference).to(weight.dtype)
-    for folder in (output, output / SHARP):
-        folder.mkdir(parents=True)
-        shutil.copy(new / "config.json", folder)
-    shutil.copy(new / _WEIGHTS, output)
-    save_file(moved, output / SHARP / _WEIGHTS, metadata={"format": "pt"})
+    faithful, sharp, trained = (load_file(folder / _WEIGHTS) for folder in (old, old / SHARP, new))
+    shapes = [{name: w.shape for name, w in found.items()} for found in (faithful, sharp, trained)]
+    if shapes[0] != shapes[1] or shapes[0] != shapes[2]:
+        raise ConfigError(f"{old} and {new} are networks of other sizes")
+    moved = {
+        name: (weight.float() + sharp[name].float() - faithful[name].float()).to(weight.dtype)
+        for name, weight in trained.items()
+    }
+
+    def write(path: str) -> None:
+        for folder in (Path(path), Path(path) / SHARP):
+            folder.mkdir(exist_ok=True)
+            shutil.copy(new / "config.json", folder)
+        shutil.copy(new / _WEIGHTS, path)
+        save_file(moved, Path(path) / SHARP / _WEIGHTS, metadata={"format": "pt"})
+
+    files.write_folder(output, write)
 
 
 def main() -> None:

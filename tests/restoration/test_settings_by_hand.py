@@ -26,6 +26,7 @@ def test_the_mode_is_what_is_said():
     assert mode("dr2.exposure=normalise", "seed=3")[0] == "auto"
     assert mode("dr2.tau=6", "dr2.mode=auto")[0] == "auto"
     assert mode("dr2.mode=fixed") == ("fixed", 4, 14, 26)
+    assert mode("dr2.student=portrait128_student")[0] == "auto"  # it knows what auto chooses from
     assert mode("dr2.model=my_model")[0] == "fixed"  # nothing is fitted for it
     assert mode("dr2.model=my_model", "dr2.auto=my_auto.json")[0] == "auto"
 

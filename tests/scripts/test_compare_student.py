@@ -23,18 +23,16 @@ def test_a_table_of_teacher_and_student(tmp_path, monkeypatch, capsys):
     faces = np.stack([make_pixels(i, 16, 16) for i in range(3)])
     np.savez(tmp_path / "faces.npz", images=faces)
 
-    def load_both(preset, student):
-        assert preset == "default"
-        config = {"model": str(tmp_path / "teacher"), "factor": 2, "tau": 6, "num_evaluations": 5}
-        given = (None, student)
-        return tuple(load_remover(DR2Config(**config, student=name))[0] for name in given)
-
-    monkeypatch.setattr(compare_student, "load_both", load_both)
+    preset = tmp_path / "preset.yaml"
+    preset.write_text(
+        f"dr2: {{model: {tmp_path / 'teacher'}, mode: auto, factor: 2, tau: 6, num_evaluations: 5}}"
+    )
     arguments = [tmp_path / "faces.npz", tmp_path / "student", "--families", "halftone"]
+    arguments += ["--preset", preset, "--settings", "2,6,16"]
     monkeypatch.setattr(sys, "argv", ["compare_student", *map(str, arguments)])
     compare_student.main()
     first, _, _, *rows, means, speed, verdict = capsys.readouterr().out.splitlines()
-    assert first == "3 faces; 5 calls, and 1"
+    assert first == "N 2, tau 6, omega 16, 3 faces; 5 calls, and 1"
     assert [row.split(" | ")[0] for row in rows] == ["| mild", "| medium", "| severe", "| halftone"]
     assert means.startswith("mean ")
     assert "times as fast" in speed
@@ -46,6 +44,6 @@ def test_a_table_of_teacher_and_student(tmp_path, monkeypatch, capsys):
     degraded = compare_student.degraded_faces(faces, "mild")
     first, _ = compare_student.coarse_faces(load_remover(config)[0], degraded)
     untaught, _ = compare_student.coarse_faces(
-        load_both("default", tmp_path / "student")[1], degraded
+        compare_student.load_both(str(preset), tmp_path / "student", None)[1], degraded
     )
     assert torch.allclose(first, untaught, atol=1e-4)

@@ -154,6 +154,9 @@ def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):
         (["dr2.student=x"], "dr2.student of a teacher must be None"),
         (["pairs.input_size=32"], "must be the side of the teacher's faces, 16"),
         (["export_precision=int8"], "choose fp32 or fp16"),
+        (["channels=[8]"], "must be 2 widths"),
+        (["channels=[8,12]"], "a multiple of its 8 norm groups"),
+        (["channels=[-8,8]"], "a multiple of its 8 norm groups"),
     ],
 )
 def test_settings_that_cannot_be(tmp_path, given, overrides, says):
@@ -161,5 +164,5 @@ def test_settings_that_cannot_be(tmp_path, given, overrides, says):
         DistilConfig, tmp_path / "tiny.yaml", [*given, f"output={tmp_path / 'x'}", *overrides]
     )
     with pytest.raises(ConfigError, match=says):
-        DistilRecipe(config)
+        DistilRecipe(config).build(torch.Generator())
     assert len(FaceDataset(config.data.path, size=16)) == 6
