@@ -3,10 +3,11 @@
     python scripts/research/gpu_check.py --json gpu.json          # on a machine with a GPU
     python scripts/research/gpu_check.py --toy                    # small networks, on any machine
 
-Runs the tests marked `gpu`; compares the default preset in fp32 on CPU and device, compiled and not, and
-with both kinds of attention; then times networks of the published sizes (DR2 at 256 px, SPARNetHD at 512 px, on random weights) with 21
-calls, with five, and with a student's one, by `dr2pipe benchmark`; the files without networks; and a
-training. What fails is said, and the rest goes on; the exit code is 1 then.
+Runs the tests marked `gpu`; compares the default preset in fp32 on CPU and device, compiled and not,
+and with both kinds of attention; then times networks of the published sizes (DR2 at 256 px, SPARNetHD
+at 512 px, on random weights) with 21 calls, with five, and with a student's one, and in other layouts
+of memory; the files without networks; and a training. What fails is said, and the rest goes on; the
+exit code is 1 then.
 """
 
 from __future__ import annotations
@@ -130,26 +131,30 @@ def compare_attention(check: Check) -> Any:
 
 def time_published_sizes(check: Check) -> Any:
     """Networks of the published sizes: 21 calls, five calls, and a student's one."""
-    models = _published_sizes(check)
     sizes, pictures = ((1, 2), 4) if check.toy else ((1, 8, 32), 192)
     found = {}
-    for calls, settings in {
-        21: ["dr2.scheduler=ddpm", "dr2.variance=learned_range"],
-        5: ["dr2.scheduler=dpmsolver++", "dr2.num_evaluations=5"],
-        1: [f"dr2.student={models['student']}"],
-    }.items():
-        overrides = [*_UNUSED, "precision=bf16", f"dr2.model={models['dr2']}", *settings]
-        overrides += [f"batch_size={sizes[-1]}", "enhancer.name=sparnet", "dr2.factor=4"]
-        overrides += ["dr2.tau=22", f"enhancer.weights={models['sparnet']}"]
-        config = load_config(RestoreConfig, None, overrides)
+    for calls in (21, 5, 1):
+        config = _published_config(check, calls, sizes[-1])
         parts = ["restorer", "run"] + (["networks"] if calls == 21 else [])
         report = Benchmark(config, batch_sizes=sizes, parts=parts, pictures=pictures).run()
         print(f"\n{calls} calls\n{table(report)}\n", flush=True)
         found[f"{calls} calls"] = report["rows"]
-        if calls == 1:
-            found["batch_size=auto"] = resolve_batch_size(
-                "auto", load_restorer(config, check.device)[0]
-            )
+    found["batch_size=auto"] = resolve_batch_size("auto", load_restorer(config, check.device)[0])
+    return found
+
+
+def time_layouts(check: Check) -> Any:
+    """The same networks with channels last and first, and compiled: what norms and borders cost.
+
+    In some versions of torch, norms on a GPU take and give contiguous tensors, so that channels_last
+    is converted around each of them.
+    """
+    batch, found = (2 if check.toy else 32), {}
+    for setting in ("channels_last=true", "channels_last=false", "compile=true"):
+        config = _published_config(check, 1, batch, setting)
+        report = Benchmark(config, batch_sizes=[batch], parts=["networks", "restorer"]).run()
+        print(f"\n{setting}\n{table(report)}\n", flush=True)
+        found[setting] = report["rows"]
     return found
 
 
@@ -182,6 +187,7 @@ CHECKS: dict[str, Callable[[Check], Any]] = {
     "compile": compare_compiled,
     "attention": compare_attention,
     "published": time_published_sizes,
+    "layouts": time_layouts,
     "files": time_files,
     "training": time_training,
 }
@@ -201,6 +207,20 @@ def _mean_difference(results: list[torch.Tensor]) -> float:
     return difference
 
 
+def _published_config(check: Check, calls: int, batch: int, *more: str) -> RestoreConfig:
+    """DR2 with 21 calls, five, or a student's one, and SPARNetHD."""
+    models = _published_sizes(check)
+    settings = {
+        21: ["dr2.scheduler=ddpm", "dr2.variance=learned_range"],
+        5: ["dr2.scheduler=dpmsolver++", "dr2.num_evaluations=5"],
+        1: [f"dr2.student={models['student']}"],
+    }[calls]
+    settings += [f"dr2.model={models['dr2']}", "dr2.factor=4", "dr2.tau=22", "precision=bf16"]
+    settings += ["enhancer.name=sparnet", f"enhancer.weights={models['sparnet']}"]
+    settings += [f"batch_size={batch}", *more]
+    return load_config(RestoreConfig, None, [*_UNUSED, *settings])
+
+
 def _pictures(restorer: Restorer, count: int) -> torch.Tensor:
     return torch.cat([_noise(i, restorer.input_size) for i in range(count)])
 
@@ -212,7 +232,10 @@ def _noise(seed: int, side: int) -> torch.Tensor:
 
 
 def _published_sizes(check: Check) -> dict[str, Path]:
-    """Folders of random weights: DR2, its student, SPARNetHD."""
+    """Folders of random weights, made once: DR2, its student, SPARNetHD."""
+    folders = {name: check.folder / name for name in ("dr2", "student", "sparnet")}
+    if all(folder.is_dir() for folder in folders.values()):
+        return folders
     configs = resource("configs") / "train"
     side, unet_config = (16, _TOY_UNET) if check.toy else (256, None)
     options: dict[str, Any] = _TOY_SPARNET
@@ -223,7 +246,6 @@ def _published_sizes(check: Check) -> dict[str, Path]:
     with random_stream(torch.Generator().manual_seed(0)):
         unet = build_unet(unet_config, side, out_channels=6)
         sparnet = build_enhancer("sparnet", **options)
-    folders = {name: check.folder / name for name in ("dr2", "student", "sparnet")}
     DR2Pipeline(unet, build_scheduler("ddpm")).save_pretrained(folders["dr2"])
     student = student_of(
         unet, [[4, 22, 42]], num_steps=100, prediction_type="epsilon",
