@@ -3,7 +3,7 @@ VENV := .venv
 WORKERS := 2
 PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
-# What the demo needs, which is a third of it: a first look takes less than two minutes.
+# Only what the demo needs: a first look takes about a minute.
 DEMO_READY := $(VENV)/.demo_ready
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check -c constraints.txt
 

@@ -152,7 +152,7 @@ def time_layouts(check: Check) -> Any:
     batch, found = (2 if check.toy else 32), {}
     for setting in ("channels_last=true", "channels_last=false", "compile=true"):
         config = _published_config(check, 1, batch, setting)
-        report = Benchmark(config, batch_sizes=[batch], parts=["networks", "restorer"]).run()
+        report = Benchmark(config, batch_sizes=[batch], parts=["networks"]).run()
         print(f"\n{setting}\n{table(report)}\n", flush=True)
         found[setting] = report["rows"]
     return found
@@ -187,9 +187,9 @@ CHECKS: dict[str, Callable[[Check], Any]] = {
     "compile": compare_compiled,
     "attention": compare_attention,
     "published": time_published_sizes,
-    "layouts": time_layouts,
     "files": time_files,
     "training": time_training,
+    "layouts": time_layouts,
 }
 
 

@@ -42,12 +42,14 @@ class TimedTraining:
         options: the arguments of the command.
         began: when it began, by the monotonic clock.
         parts: those that were started.
+        others: processes beside them.
         failed: whether one failed.
     """
 
     options: argparse.Namespace
     began: float = field(default_factory=time.monotonic)
     parts: list[Part] = field(default_factory=list)
+    others: list[subprocess.Popen[bytes]] = field(default_factory=list)
     failed: bool = False
 
     def is_over(self, share: float) -> bool:
@@ -97,24 +99,24 @@ class Part:
         with (self.folder / "output.txt").open("ab") as output:
             return subprocess.Popen([*self.command, *settings], stdout=output, stderr=output)
 
-    def stop(self) -> bool:
-        """Save a checkpoint and write ``final``; False, and said, where that failed."""
+    def stop(self) -> int:
+        """Save a checkpoint and write ``final``; the steps done, or 0, and said, where that failed."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait()
         checkpoints = sorted((self.folder / "checkpoints").glob("step_*"))
         if code != 130 or not checkpoints:
             self.whole.fail(f"{self.name} ended with {code}:\n{self._end_of_output()}")
-            return False
+            return 0
         steps = int(checkpoints[-1].name.split("_")[1])
         # The same training with nothing left to do only exports.
         if self._start(f"total_steps={steps}").wait() != 0:
             self.whole.fail(f"{self.name}: no export:\n{self._end_of_output()}")
-            return False
+            return 0
         lines = self._log() or [{}]
         losses = ", ".join(f"{n} {value:.4g}" for n, value in lines[-1].items() if n != "step")
         self.whole.say(f"{self.name}: {steps} steps; {losses}")
-        return True
+        return steps
 
     def steps_done(self) -> int:
         """As the log says."""
@@ -143,7 +145,7 @@ def train(whole: TimedTraining) -> None:
     baseline = whole.start(
         "baseline", "enhancer256_degradations.yaml", *faithful, f"init={o.baseline}"
     )
-    whole.wait(_STAGE1, stage1)
+    whole.wait(_STAGE1, stage1, baseline)
     model = whole.folder("stage1") / "final" if stage1.stop() else "portrait128"
     student = whole.start(
         "student", "distil_portrait128.yaml", f"data.path={o.faces128}", f"dr2.model={model}",
@@ -160,7 +162,8 @@ def _train_enhancers(
     """Coarse faces of ``model``, then the faithful enhancer, then the sharp one."""
     o, coarse = whole.options, whole.folder("coarse")
     making = _make_coarse(o, model, coarse)
-    most = baseline.steps_done() if baseline.stop() else _NEVER
+    whole.others.append(making)
+    most = baseline.stop() or _NEVER
     if making.wait() != 0:
         whole.fail("no coarse faces")
         return
@@ -214,13 +217,14 @@ def main() -> int:
     for name in ("runs", "faces128", "faces256"):
         setattr(options, name, getattr(options, name).resolve())
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no part is left running
     whole = TimedTraining(options)
     try:
         train(whole)
     finally:
-        for part in whole.parts:
-            if part.process.poll() is None:
-                part.process.kill()
+        for process in [part.process for part in whole.parts] + whole.others:
+            if process.poll() is None:
+                process.kill()
     return int(whole.failed)
 
 
