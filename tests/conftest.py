@@ -209,7 +209,7 @@ def auto_by_brightness(model_folder, tmp_path):
     """File of an automatic setting: the tiny network for bright pictures, nothing for dark ones."""
     count = len(FEATURES)
     weights = np.zeros((2 * count + 1, 2))
-    weights[FEATURES.index("brightness")] = 1, -1
+    weights[FEATURES.index("normalised_brightness")] = 1, -1
     dr2 = {"enabled": True, "factor": 2, "tau": 2, "omega": 8, "num_evaluations": 2}
     setting = AutoSetting(
         model_sha256=files.sha256(model_folder),
