@@ -136,7 +136,7 @@ def student_of(
     if not is_copy:
         return student
     weights = dict(teacher.state_dict())
-    inner = "unet." if isinstance(teacher, PatchedUNet) else ""
+    inner = "unet." if patched else ""
     first = weights[inner + "conv_in.weight"]
     weights[inner + "conv_in.weight"] = torch.cat([first, torch.zeros_like(first)], dim=1)
     if isinstance(teacher, UNet2DModel):  # it may also predict a variance

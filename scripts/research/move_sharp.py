@@ -4,7 +4,7 @@
 
 OLD has both variants. The difference between them is added to the weights of NEW, which was
 trained from OLD's faithful variant (task arithmetic, Ilharco et al., ICLR 2023). OUT is a model
-folder with both; ``enhancer256_sharp.yaml`` can train it further.
+folder with both.
 """
 
 from __future__ import annotations
