@@ -46,6 +46,12 @@ class Enhancer(ModelMixin, ConfigMixin):
         """Side in pixels of its results; None for that of its input."""
         return None
 
+    def align_channels(self) -> None:
+        """Widen layers to what the matrix units of a GPU like, in place; by default, nothing.
+
+        It stays the same function. Called before a network computes in low precision on a GPU.
+        """
+
     def notes(self, x: torch.Tensor) -> list[dict[str, Any]]:
         """What the manifest should say about each picture of a batch; here, nothing.
 

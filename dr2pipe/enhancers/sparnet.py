@@ -113,6 +113,22 @@ class SPARNet(Enhancer):
         made = F.pixel_shuffle(self.last(features), self.config.patch)  # (B,3,H,W)
         return x + made if self.config.add_input else made
 
+    def align_channels(self) -> None:
+        """Widen layers to multiples of 8 channels with zeros, in place: the same function.
+
+        The widths of SPARNetHD (102, 204) make a GPU copy most feature maps before a convolution.
+        """
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d):
+                _widen_conv(
+                    module,
+                    keep_in=module is self.first.conv,
+                    # An attention map of one channel is broadcast to all.
+                    keep_out=module is self.last.conv or module.out_channels == 1,
+                )
+            elif isinstance(module, nn.InstanceNorm2d | nn.BatchNorm2d):
+                _widen_norm(module)
+
 
 class SameConv(nn.Module):
     """Convolution 3x3 with reflected borders; ``stride`` 2 halves the size."""
@@ -208,3 +224,34 @@ class Hourglass(nn.Module):
             low = F.interpolate(low, size=x.shape[-2:], mode="nearest")
         out: torch.Tensor = self.same(x) + low
         return out
+
+
+_ALIGNED = 8  # channels: 16 bytes of a low precision, which matrix units load at once
+
+
+def _missing(channels: int) -> int:
+    return -channels % _ALIGNED
+
+
+def _widen_conv(conv: nn.Conv2d, *, keep_in: bool, keep_out: bool) -> None:
+    more_in = 0 if keep_in else _missing(conv.in_channels)
+    more_out = 0 if keep_out else _missing(conv.out_channels)
+    conv.in_channels += more_in
+    conv.out_channels += more_out
+    conv.weight = nn.Parameter(
+        F.pad(conv.weight.detach(), (0, 0, 0, 0, 0, more_in, 0, more_out)), requires_grad=False
+    )
+    if conv.bias is not None:
+        conv.bias = nn.Parameter(F.pad(conv.bias.detach(), (0, more_out)), requires_grad=False)
+
+
+def _widen_norm(norm: nn.InstanceNorm2d | nn.BatchNorm2d) -> None:
+    """Zeros stay zeros: weight and bias of the new channels are 0."""
+    more = _missing(norm.num_features)
+    norm.num_features += more
+    for name, tensor in (*norm.named_parameters(), *norm.named_buffers()):
+        if tensor.ndim == 0:  # the number of batches seen
+            continue
+        wider = F.pad(tensor.detach(), (0, more), value=float(name == "running_var"))
+        is_weight = isinstance(tensor, nn.Parameter)
+        setattr(norm, name, nn.Parameter(wider, requires_grad=False) if is_weight else wider)

@@ -266,8 +266,8 @@ def build_restorer(
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
 
-    ``channels_last`` None means in low precision alone, where it is faster. ``wrap_unet`` may
-    put another network in the place of stage 1's, see ``load_remover``.
+    ``channels_last`` None means in low precision, where it is faster: on a GPU only of compiled
+    networks, because norms and mirrored borders convert it there and back. ``wrap_unet`` may put another network in the place of stage 1's, see ``load_remover``.
 
     Raises:
         ConfigError: a setting or name that is not valid, or missing weights.
@@ -304,12 +304,17 @@ def build_restorer(
     if remover is not None:
         for network in remover.networks:
             use_attention(network, attention, torch.device(device))
+    low_precision, is_gpu = precision != "fp32", torch.device(device).type == "cuda"
+    if low_precision and is_gpu:
+        stage2.align_channels()
+    if channels_last is None:
+        channels_last = low_precision and (compile or not is_gpu)
     restorer = Restorer(
         remover,
         stage2,
         device=device,
         dtype=PRECISIONS[precision],
-        channels_last=precision != "fp32" if channels_last is None else channels_last,
+        channels_last=channels_last,
         compile=compile,
         noise=resolve_noise(noise, device),
     )

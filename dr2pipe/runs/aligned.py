@@ -156,7 +156,8 @@ def restore_batch(
     for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
         note.update(by_enhancer)
     for name, tensor in ((COARSE, coarse), (RESTORED, restored), (REPAIRED, pictures)):
-        results[name] = _levels(tensor, decoded)
+        if name in outputs or COMPARE in outputs:
+            results[name] = _levels(tensor, decoded)
     if COMPARE in outputs:
         columns = [_levels(pictures if inputs is None else inputs, decoded)]
         columns += [results[REPAIRED]] if REPAIRED in outputs else []
@@ -174,13 +175,12 @@ def restore_batch(
 
 def _levels(tensor: torch.Tensor, decoded: list[images.Picture] | None) -> list[npt.NDArray[Any]]:
     """(B,3,H,W) in [-1,1] as (H,W,3) of every picture, with its bits and its tint."""
-    if decoded is None:
-        return list(images.to_uint8(tensor))
-    levels: list[npt.NDArray[Any]] = []
-    for one, picture in zip(tensor, decoded, strict=True):
-        deep = picture.bits == 16
-        pixels = images.to_uint16(one[None])[0] if deep else images.to_uint8(one[None])[0]
-        levels.append(pixels if picture.tint is None else picture.tint.apply(pixels))
+    levels: list[npt.NDArray[Any]] = list(images.to_uint8(tensor))
+    for i, picture in enumerate(decoded or []):
+        if picture.bits == 16:
+            levels[i] = images.to_uint16(tensor[i : i + 1])[0]
+        if picture.tint is not None:
+            levels[i] = picture.tint.apply(levels[i])
     return levels
 
 

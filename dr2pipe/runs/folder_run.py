@@ -9,8 +9,9 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -22,16 +23,24 @@ from tqdm import tqdm
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.processes import process_state, stop_signals_caught
+from dr2pipe.core.processes import count_cores, process_state, stop_signals_caught
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.jobs import Job, LoadedPicture, find_jobs, read_paired
 from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import Results
-from dr2pipe.runs.steps import FailedPicture, Processed, Steps, takes_nothing
+from dr2pipe.runs.steps import (
+    FailedPicture,
+    Processed,
+    Ready,
+    Steps,
+    takes_nothing,
+    together,
+)
 from dr2pipe.runs.writers import MOST_WAITING_BYTES, Writers, pixel_bytes
 
 logger = logging.getLogger(__name__)
+_MOST_LOADERS = 16
 
 
 class FolderRun:
@@ -41,7 +50,7 @@ class FolderRun:
         source: picture, or folder that is searched recursively.
         output: folder for the results and the records.
         steps: what is done with every picture.
-        loader_threads: threads that read and decode.
+        loader_threads: threads that read and decode; None for one for each core.
         writer_threads: threads that encode and write; None for two for each core.
         run_description: the content of ``run.yaml``.
 
@@ -55,12 +64,12 @@ class FolderRun:
         output: str | Path,
         steps: Steps,
         *,
-        loader_threads: int = 2,
+        loader_threads: int | None = None,
         writer_threads: int | None = None,
         run_description: dict[str, Any] | None = None,
     ):
-        least = min(steps.batch_size, loader_threads, steps.max_pixels)
-        if least < 1 or (writer_threads is not None and writer_threads < 1):
+        threads = [count for count in (loader_threads, writer_threads) if count is not None]
+        if min(steps.batch_size, steps.max_pixels, *threads) < 1:
             raise ConfigError(
                 "batch_size, loader_threads, writer_threads and max_pixels must be at least 1"
             )
@@ -72,7 +81,8 @@ class FolderRun:
         options.check_format()
         self.jobs = find_jobs(source, output, steps.outputs, steps.paired.values(), options=options)
         self.source, self.output = Path(source), Path(output)
-        self.loader_threads, self.writer_threads = loader_threads, writer_threads
+        self.loader_threads = loader_threads or min(_MOST_LOADERS, count_cores())
+        self.writer_threads = writer_threads
         self.run_description = run_description or {}
         self.records = RunRecords(output)
         self.results = Results(self.records, steps)
@@ -125,9 +135,10 @@ class FolderRun:
             self.progress,
             ThreadPoolExecutor(self.loader_threads) as loaders,
             writers,
+            closing(self._batches(self._load_ahead(jobs, loaders))) as batches,
         ):
-            for batch in self.steps.in_batches(self._load_ahead(jobs, loaders)):
-                for done in self.steps.process_batch(batch):
+            for batch, ready in batches:
+                for done in self.steps.process_batch(batch, ready):
                     if isinstance(done, FailedPicture):
                         self._fail(done.job, done.error)
                     else:
@@ -137,7 +148,22 @@ class FolderRun:
                     self.summary.interrupted = True
                     break
 
-    def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Iterator[LoadedPicture]:
+    def _batches(
+        self, pictures: Generator[LoadedPicture]
+    ) -> Generator[tuple[list[LoadedPicture], Ready]]:
+        """Batches, each put together while the networks are busy with the one before."""
+        with closing(pictures):
+            batches = self.steps.in_batches(pictures)
+            if self.steps.size is None:  # photos are large: no further ones wait in memory
+                yield from ((batch, together(batch)) for batch in batches)
+                return
+            with ThreadPoolExecutor(1) as assembler:
+                following = assembler.submit(_next_batch, batches)
+                while (found := following.result()) is not None:
+                    following = assembler.submit(_next_batch, batches)
+                    yield found
+
+    def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Generator[LoadedPicture]:
         waiting: deque[Future[LoadedPicture | None]] = deque()
         remaining = iter(jobs)
         # Pictures that keep their size may be large: few are read ahead.
@@ -207,6 +233,14 @@ class FolderRun:
         with self._summary_lock:
             setattr(self.summary, what, getattr(self.summary, what) + 1)
             self.progress.update()
+
+
+def _next_batch(
+    batches: Iterator[list[LoadedPicture]],
+) -> tuple[list[LoadedPicture], Ready] | None:
+    """The next batch, and its pictures put together; None after the last one."""
+    batch = next(batches, None)
+    return None if batch is None else (batch, together(batch))
 
 
 def _shard(job: Job, state: PartialState) -> int:

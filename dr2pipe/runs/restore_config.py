@@ -40,7 +40,7 @@ class RestoreConfig(RestorationConfig):
     pages: str = "first"  # first | all: pages or frames of a file
     merge: bool = False  # let the results of another input join those in the output
     verify: bool = False  # compare the hashes of finished results, not only their sizes
-    loader_threads: int = 2  # read and decode
+    loader_threads: int | None = None  # read and decode; null: one for each core
     writer_threads: int | None = None  # encode and write; null: two for each core
     max_pixels: int = images.MAX_PIXELS
 

@@ -30,6 +30,9 @@ from dr2pipe.runs.options import RunOptions
 logger = logging.getLogger(__name__)
 
 
+Ready = torch.Tensor | list[torch.Tensor | PreparedPhoto]  # a batch, as ``process`` takes it
+
+
 @dataclass
 class Processed:
     """A picture's results, not yet encoded.
@@ -179,15 +182,22 @@ class Steps:
         if batch:
             yield batch
 
-    def process_batch(self, batch: list[LoadedPicture]) -> Iterator[Processed | FailedPicture]:
-        """Results of a batch; where it fails, smaller parts are tried, down to one picture."""
+    def process_batch(
+        self, batch: list[LoadedPicture], ready: Ready | None = None
+    ) -> Iterator[Processed | FailedPicture]:
+        """Results of a batch; where it fails, smaller parts are tried, down to one picture.
+
+        ``ready`` is what :func:`together` gives for the batch, if that is done already.
+        """
         size = len(batch)
+        if ready is None:
+            ready = together(batch)
         while batch:
             part = batch[:size]
             start = time.perf_counter()
             try:
                 result = self.process(
-                    _together([loaded.ready for loaded in part]),
+                    ready[:size],
                     [self.seed_of(loaded.job) for loaded in part],
                     [loaded.picture for loaded in part],
                     **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
@@ -196,7 +206,7 @@ class Steps:
             except Exception as error:
                 if len(part) == 1:
                     yield FailedPicture(part[0].job, error)
-                    batch = batch[1:]
+                    batch, ready = batch[1:], ready[1:]
                     continue
                 size = len(part) // 2
                 if is_out_of_memory(error):
@@ -214,7 +224,7 @@ class Steps:
                 if result.records is not None:
                     record |= result.records[i]
                 yield Processed(loaded, result.pixels[i], record, result.in_own_space)
-            batch = batch[len(part) :]
+            batch, ready = batch[len(part) :], ready[len(part) :]
 
     # -- encode ------------------------------------------------------------------------------
 
@@ -263,9 +273,14 @@ def takes_nothing(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def _together(
-    ready: list[torch.Tensor | PreparedPhoto],
-) -> torch.Tensor | list[torch.Tensor | PreparedPhoto]:
+def together(batch: list[LoadedPicture]) -> Ready:
     """A batch as a process takes it: pictures of one size stacked, photos in a list."""
+    ready = [loaded.ready for loaded in batch]
     tensors = [one for one in ready if isinstance(one, torch.Tensor)]
-    return torch.cat(tensors) if tensors else ready
+    if not tensors:
+        return ready
+    if not torch.cuda.is_available():
+        return torch.cat(tensors)
+    shape = (len(tensors), *tensors[0].shape[1:])
+    pinned = torch.empty(shape, pin_memory=True)  # copied to a GPU without a wait
+    return torch.cat(tensors, out=pinned)
