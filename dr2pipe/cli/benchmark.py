@@ -120,7 +120,9 @@ class Benchmark:
             pictures = self._tensors(restorer.input_size, batch).to(restorer.device)
             calls = {"stage 2": partial(restorer.enhance, pictures)}
             if unet is not None:
-                calls["stage 1, a call"] = partial(unet, pictures.to(restorer.dtype), 500)
+                # As DR2 calls it; a compiled network takes a number for a constant.
+                timestep = torch.full((), 500, device=restorer.device)
+                calls["stage 1, a call"] = partial(unet, pictures.to(restorer.dtype), timestep)
             for what, call in calls.items():
                 seconds = self._median_seconds(call)
                 # The operations of compiled kernels are not counted.
