@@ -147,8 +147,8 @@ def time_published_sizes(check: Check) -> Any:
 def time_layouts(check: Check) -> Any:
     """The same networks with channels last and first, and compiled: what norms and borders cost.
 
-    In some versions of torch, norms on a GPU take and give contiguous tensors, so that channels_last
-    is converted around each of them.
+    In torch 2.11, norms on a GPU take and give contiguous tensors, so that channels_last is converted
+    around each of them.
     """
     batch, found = (2 if check.toy else 32), {}
     for setting in ("channels_last=true", "channels_last=false", "compile=true"):

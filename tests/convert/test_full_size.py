@@ -113,7 +113,7 @@ def test_published_settings_run_in_little_memory(settings, tmp_path, preset):
     [
         ("dr2_ffhq_sparnethd", ["--parts", "networks"], (1, 4)),
         ("gfpgan14_only", ["--parts", "networks", "restorer"], (1, 4)),
-        ("vqfr_only", ["--parts", "networks", "restorer"], (1, 4)),
+        ("vqfr_only", ["--parts", "networks", "restorer"], (1,)),
         ("panini_mfr_only", ["--parts", "networks", "restorer"], (1,)),
         ("panini_sr_only", ["--parts", "networks", "restorer"], (1,)),
     ],
