@@ -2,7 +2,8 @@
 
     python scripts/research/measure_prior_share.py MODEL FACES.npz --size 128
 
-Every face is damaged in eight families at five severities. For each family and each level of the
+Every face is damaged by the chains mild, medium and severe, which training knows, and in eight
+families at five severities, which it does not. For each family and each level of the
 network it prints Spearman's rank correlation of the prior's share with the severity, and an interval
 of 95 % from 1,000 draws of faces with replacement.
 """
@@ -40,6 +41,7 @@ FAMILIES = (
     "scratches",
     "halftone",
 )
+CHAINS = ("mild", "medium", "severe")
 _BATCH, _DRAWS = 20, 1000
 
 
@@ -69,19 +71,17 @@ def _spearman(shares: npt.NDArray[np.float64], severities: Sequence[int]) -> flo
 
 
 def measure_shares(
-    network: PaniniNet, faces: npt.NDArray[np.uint8], family: str
+    network: PaniniNet, faces: npt.NDArray[np.uint8], damages: Sequence[tuple[str, int | None]]
 ) -> npt.NDArray[np.float64]:
-    """(N,K,L): the share of the prior for N faces, K severities, L levels."""
+    """(N,K,L): the share of the prior for N faces, K damages (name and severity), L levels."""
     damaged = [
-        degrade(face, family, np.random.default_rng(stable_seed(family, level, i)), severity=level)[
-            0
-        ]
+        degrade(face, name, np.random.default_rng(stable_seed(name, level, i)), severity=level)[0]
         for i, face in enumerate(faces)
-        for level in SEVERITIES
+        for name, level in damages
     ]
     pictures = images.to_tensor(np.stack(damaged))
     shares = torch.cat([network.prior_shares(part) for part in pictures.split(_BATCH)])
-    return shares.double().numpy().reshape(len(faces), len(SEVERITIES), -1)
+    return shares.double().numpy().reshape(len(faces), len(damages), -1)
 
 
 def main() -> int:
@@ -101,12 +101,17 @@ def main() -> int:
     print(f"share of the prior against severity, {len(faces)} faces")
     print(f"| family | {' | '.join(sides)} | all levels |")
     print(f"|{'---|' * (len(sides) + 2)}")
-    by_family = {family: measure_shares(network, faces, family) for family in FAMILIES}
+    chains = measure_shares(network, faces, [(chain, None) for chain in CHAINS])
+    _print_row(", ".join(CHAINS), chains, range(len(CHAINS)))
+    by_family = {
+        family: measure_shares(network, faces, [(family, level) for level in SEVERITIES])
+        for family in FAMILIES
+    }
     for family, shares in by_family.items():
         _print_row(family, shares, SEVERITIES)
     # A face's mean over its severities is taken off, so that only its changes count.
     changes = [shares - shares.mean(axis=1, keepdims=True) for shares in by_family.values()]
-    _print_row("all", np.concatenate(changes, axis=1), [*SEVERITIES] * len(FAMILIES))
+    _print_row("all families", np.concatenate(changes, axis=1), [*SEVERITIES] * len(FAMILIES))
     means = np.mean([shares.mean(axis=(0, 2)) for shares in by_family.values()], axis=0)
     print(f"mean share by severity: {', '.join(f'{mean:.4f}' for mean in means)}")
     return 0
