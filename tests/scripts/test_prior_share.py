@@ -21,7 +21,8 @@ def test_correlation_is_that_of_ranks():
     falling = correlate(-rising, severities)
     assert abs(falling.value + found.value) < 1e-6
     nothing = correlate(rng.uniform(size=(30, 5)), severities)
-    assert nothing.low < 0 < nothing.high
+    assert abs(nothing.value) < 0.3
+    assert nothing.high - nothing.low > 0.1
 
 
 def test_the_command_prints_a_row_for_each_family(tmp_path, monkeypatch, capsys):
