@@ -45,6 +45,7 @@ class BlindRanges:
         shrink: factor of the bilinear reduction of a 512-pixel face; a smaller picture is
             reduced to the same side, or not at all.
         noise: standard deviation of the Gaussian noise, in 8-bit levels.
+        grey_noise: whether all channels have the same noise, as the grain of a film has.
         jpeg_quality: 1..100.
         colour_shift: largest shift per channel in 8-bit levels, with its probability.
         grey_probability: of losing the colours.
@@ -54,6 +55,7 @@ class BlindRanges:
     sigma_px: list[float] = MISSING
     shrink: list[float] = MISSING
     noise: list[float] = MISSING
+    grey_noise: bool = False
     jpeg_quality: list[int] = MISSING
     colour_shift: float = 20.0
     colour_shift_probability: float = 0.0
@@ -90,7 +92,8 @@ def degrade_blind(
     small = (max(1, round(width / reduction)), max(1, round(height / reduction)))
     image: Image = blur(pixels.astype(np.float32), kernel)
     image = cv2.resize(image, small, interpolation=cv2.INTER_LINEAR)
-    image = image + (noise_rng or rng).normal(0, noise, image.shape).astype(np.float32)
+    drawn = (noise_rng or rng).normal(0, noise, image.shape).astype(np.float32)
+    image = image + (drawn[..., :1] if ranges.grey_noise else drawn)
     image = codecs.jpeg_roundtrip(images.round_to_uint8(image), quality).astype(np.float32)
     image = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
     parameters: dict[str, Any] = {

@@ -27,6 +27,9 @@ from dr2pipe.diffusion.degradation_features import FEATURES, degradation_feature
 # Features that tell damage from a subject: bright clothes or a colourful room are no damage.
 _DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
 
+_TONES = ("normalised_brightness", "normalised_contrast", "saturation", "dark", "bright")
+_NOT_OF_TONES = [i for i, name in enumerate(FEATURES) if name not in _TONES]
+
 FloatArray = npt.NDArray[np.float64]
 
 
@@ -46,7 +49,7 @@ class AutoSetting:
         scale: (F,) deviation of the features.
         low: (F,) lowest familiar value of each feature. Only features of damage are checked.
         high: (F,) highest familiar value of each feature.
-        weights: (2F+1, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
+        weights: (I, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
         deviation: (candidates,) cross-validated deviation of the predicted lead over ``fixed``.
     """
 
@@ -91,12 +94,16 @@ class AutoSetting:
 
 
 def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
-    """Return (R,2F+1): standardised features, their squares, and 1.
+    """Return (R,I): standardised features, their squares, products of those of damage, and 1.
 
-    Standardised features are limited to ±4, so that the regression does not extrapolate.
+    Much detail means sharpness where noise is low, and grain where it is coarse: products tell them
+    apart. Standardised features are limited to ±4, so that the regression does not extrapolate.
     """
     x = np.clip((features - mean) / scale, -4, 4)
-    return np.concatenate([x, x**2, np.ones((len(x), 1))], axis=1)
+    first, second = np.triu_indices(len(_NOT_OF_TONES), k=1)
+    damage = x[:, _NOT_OF_TONES]
+    products = damage[:, first] * damage[:, second]
+    return np.concatenate([x, x**2, products, np.ones((len(x), 1))], axis=1)
 
 
 def load_auto(name: str) -> tuple[AutoSetting, Path]:
@@ -115,7 +122,9 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} is no automatic setting: {error}") from None
     count = len(setting.candidates)
-    if features != list(FEATURES) or shape != (2 * len(FEATURES) + 1, count):
+    zeros = np.zeros((1, len(FEATURES)))
+    inputs = regression_inputs(zeros, zeros, zeros + 1).shape[1]
+    if features != list(FEATURES) or shape != (inputs, count):
         raise ConfigError(f"{path} was fitted by another version; fit it again")
     return setting, path
 
