@@ -23,7 +23,7 @@ from PIL import Image
 
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config
-from dr2pipe.diffusion.auto import AutoSetting
+from dr2pipe.diffusion.auto import INPUTS, AutoSetting
 from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
@@ -208,7 +208,7 @@ def wait_until(happened, process):
 def auto_by_brightness(model_folder, tmp_path):
     """File of an automatic setting: the tiny network for bright pictures, nothing for dark ones."""
     count = len(FEATURES)
-    weights = np.zeros((2 * count + 1, 2))
+    weights = np.zeros((INPUTS, 2))
     weights[FEATURES.index("normalised_brightness")] = 1, -1
     dr2 = {"enabled": True, "factor": 2, "tau": 2, "omega": 8, "num_evaluations": 2}
     setting = AutoSetting(

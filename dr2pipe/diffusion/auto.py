@@ -29,6 +29,7 @@ _DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
 
 _TONES = ("normalised_brightness", "normalised_contrast", "saturation", "dark", "bright")
 _NOT_OF_TONES = [i for i, name in enumerate(FEATURES) if name not in _TONES]
+INPUTS = 2 * len(FEATURES) + math.comb(len(_NOT_OF_TONES), 2) + 1  # of the regression
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -49,7 +50,7 @@ class AutoSetting:
         scale: (F,) deviation of the features.
         low: (F,) lowest familiar value of each feature. Only features of damage are checked.
         high: (F,) highest familiar value of each feature.
-        weights: (I, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
+        weights: (INPUTS, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
         deviation: (candidates,) cross-validated deviation of the predicted lead over ``fixed``.
     """
 
@@ -94,7 +95,7 @@ class AutoSetting:
 
 
 def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
-    """Return (R,I): standardised features, their squares, products of those of damage, and 1.
+    """Return (R,INPUTS): standardised features, their squares, products of those of damage, and 1.
 
     Much detail means sharpness where noise is low, and grain where it is coarse: products tell them
     apart. Standardised features are limited to ±4, so that the regression does not extrapolate.
@@ -122,9 +123,7 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise ConfigError(f"{path} is no automatic setting: {error}") from None
     count = len(setting.candidates)
-    zeros = np.zeros((1, len(FEATURES)))
-    inputs = regression_inputs(zeros, zeros, zeros + 1).shape[1]
-    if features != list(FEATURES) or shape != (inputs, count):
+    if features != list(FEATURES) or shape != (INPUTS, count):
         raise ConfigError(f"{path} was fitted by another version; fit it again")
     return setting, path
 

@@ -8,7 +8,7 @@ from conftest import ROOT, run_here
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.diffusion.auto import AutoSetting
+from dr2pipe.diffusion.auto import INPUTS, AutoSetting
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 from dr2pipe.diffusion.stage1 import DR2Config, load_remover
 from dr2pipe.enhancers import build_enhancer
@@ -79,7 +79,7 @@ def candidates(count):
 def auto_file(model_folder, tmp_path):
     """Chooses by the noise of a picture: none, little, much; the last is not to run at all."""
     noise, count = FEATURES.index("noise"), len(FEATURES)
-    weights = np.zeros((2 * count + 1, 3))
+    weights = np.zeros((INPUTS, 3))
     weights[noise, 0], weights[noise, 2] = 1.0, -1.0  # squares decide the middle
     weights[-1, 1] = 0.3
     mean = np.zeros(count)

@@ -45,6 +45,17 @@ def test_auto_beats_the_best_fixed_on_faces_left_out():
     assert means["auto"]["psnr"] < means["fixed"]["psnr"] + 0.1
 
 
+def test_two_features_of_damage_decide_together():
+    """As grain does: much detail, but not much more of it at one pixel."""
+    together = table(faces=60)
+    product = together.features[:, [0]] * together.features[:, [2]]
+    together.values["psnr"][:] = 25 + product * np.array([-1.5, 0.0, 1.5])
+    together.values["ssim"][:] = together.values["psnr"] / 50
+    _, means = fit_auto(together)
+    best = 25 + 1.5 * np.abs(product).mean()
+    assert means["auto"]["psnr"] > 25 + 0.8 * (best - 25)
+
+
 def test_lpips_counts_where_it_was_measured():
     blind = table()
     seeing = table()
