@@ -46,12 +46,7 @@ class DegradationPairs(ShowingDataset):
     ):
         if len(faces) < 2:
             raise ConfigError("a pair needs two faces, and there is one")
-        shares = normalised_shares("degradations", degradations)
-        unseen = [name for name in degradations if name in UNSEEN]
-        if unseen:
-            raise ConfigError(f"{', '.join(unseen)}: kept for evaluation, training must not see it")
-        for name in degradations:
-            check_degradation(name)
+        shares = shares_of_chains(degradations)
         check_share("recolour", recolour)
         check_share("jitter", jitter)
         self.faces, self.names, self.shares = faces, list(degradations), shares
@@ -71,8 +66,16 @@ class DegradationPairs(ShowingDataset):
         clean = {"query": item["image"], "key": self.faces[other, position]["image"]}
         for number, (role, image) in enumerate(clean.items()):
             own_rng = np.random.default_rng([item["seed"], 3, number])
+            # The data set mirrors by the showing, which both faces of a pair share; mirror again.
+            pixels = varied(
+                image,
+                own_rng,
+                flip=self.faces.flip,
+                recolour=self.recolour,
+                jitter=self.jitter,
+            )
             degraded, _ = degrade(
-                self._varied(image, own_rng),
+                pixels,
                 chain,
                 np.random.default_rng([item["seed"], 1]),
                 noise_rng=np.random.default_rng([item["seed"], 2, number]),
@@ -80,13 +83,38 @@ class DegradationPairs(ShowingDataset):
             pair[role] = images.to_tensor(degraded)[0]
         return pair
 
-    def _varied(self, image: torch.Tensor, rng: np.random.Generator) -> npt.NDArray[np.uint8]:
-        """(3,S,S) in [-1,1] as (S,S,3), mirrored, moved and recoloured at random."""
-        # The data set mirrors by the showing, which both faces of a pair share; mirror again.
-        if self.faces.flip and rng.random() < 0.5:
-            image = image.flip(-1)
-        if self.recolour > 0:
-            gain, shift = draw_colours(self.recolour, rng)
-            image = (image * gain + shift).clamp(-1, 1)
-        pixels = images.to_uint8(image[None])[0]
-        return move(pixels, draw_move(self.jitter, rng)) if self.jitter > 0 else pixels
+
+def shares_of_chains(degradations: Mapping[str, float]) -> npt.NDArray[np.float64]:
+    """The shares (N,) of chains for training, so that they sum to 1.
+
+    Raises:
+        ConfigError: no chain or an unknown one, or a family that is kept for evaluation.
+    """
+    shares = normalised_shares("degradations", degradations)
+    unseen = [name for name in degradations if name in UNSEEN]
+    if unseen:
+        raise ConfigError(f"{', '.join(unseen)}: kept for evaluation, training must not see it")
+    for name in degradations:
+        check_degradation(name)
+    return shares
+
+
+def varied(
+    image: torch.Tensor, rng: np.random.Generator, *, flip: bool, recolour: float, jitter: float
+) -> npt.NDArray[np.uint8]:
+    """(3,S,S) in [-1,1] as (S,S,3), mirrored, moved and recoloured at random.
+
+    Args:
+        image: a clean face.
+        rng: of the draws.
+        flip: mirror half of the faces.
+        recolour: strength 0..1 of the change of colours.
+        jitter: strength 0..1 of the move.
+    """
+    if flip and rng.random() < 0.5:
+        image = image.flip(-1)
+    if recolour > 0:
+        gain, shift = draw_colours(recolour, rng)
+        image = (image * gain + shift).clamp(-1, 1)
+    pixels = images.to_uint8(image[None])[0]
+    return move(pixels, draw_move(jitter, rng)) if jitter > 0 else pixels

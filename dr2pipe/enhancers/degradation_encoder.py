@@ -3,9 +3,10 @@
 Wang et al., "Panini-Net: GAN Prior Based Degradation-Aware Feature Interpolation for Face
 Restoration", AAAI 2022, §3.2. It is trained without labels, by contrast: pictures with the same
 degradation get similar vectors, others different ones (see
-:mod:`dr2pipe.training.recipes.degradation_encoder`). That training compares projected vectors,
-which depend little on whose face it is. The vector before the projection, which Panini-Net uses
-as published, still depends on it.
+:mod:`dr2pipe.training.recipes.degradation_encoder`, and
+:mod:`dr2pipe.training.recipes.degradation_grid` for what small machines can train). That training
+compares projected vectors, which depend little on whose face it is. The vector before the
+projection, which Panini-Net uses as published, still depends on it.
 """
 
 from __future__ import annotations
@@ -25,10 +26,12 @@ class DegradationEncoder(ModelMixin, ConfigMixin):
     Args:
         width: channels of the first layers; the vector has four times as many.
         max_size: larger pictures are reduced to this side by averaging.
+        projection_width: of the projected vector; None: that of the vector, as published. See
+            ``scripts/research/narrow_encoder.py``.
     """
 
     @register_to_config
-    def __init__(self, width: int = 64, max_size: int = 256):
+    def __init__(self, width: int = 64, max_size: int = 256, projection_width: int | None = None):
         super().__init__()
         widths = (3, width, width, 2 * width, 2 * width, 4 * width, 4 * width)
         self.convs, self.norms = nn.ModuleList(), nn.ModuleList()
@@ -37,7 +40,9 @@ class DegradationEncoder(ModelMixin, ConfigMixin):
             self.convs.append(nn.Conv2d(width_in, width_out, 3, stride, padding=1))
             self.norms.append(nn.BatchNorm2d(width_out))
         last = widths[-1]
-        self.projection = nn.ModuleList([nn.Linear(last, last), nn.Linear(last, last)])
+        self.projection = nn.ModuleList(
+            [nn.Linear(last, last), nn.Linear(last, projection_width or last)]
+        )
 
     @property
     def channels(self) -> int:
@@ -62,7 +67,7 @@ class DegradationEncoder(ModelMixin, ConfigMixin):
         return self.project(vector) if projected else vector
 
     def project(self, vector: torch.Tensor) -> torch.Tensor:
-        """(B,channels) to what the contrastive loss compares, of the same shape."""
+        """(B,channels) to what the contrastive loss compares, (B,projection_width)."""
         hidden, out = self.projection
         projected: torch.Tensor = out(F.leaky_relu(hidden(vector), 0.1))
         return projected

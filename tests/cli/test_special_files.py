@@ -174,7 +174,8 @@ CONFIGS = {
     "ddpm": "ddpm_portrait128",
     "enhancer": "enhancer256",
     "stylegan2": "stylegan2_128",
-    "degradation_encoder": "degradation_encoder_64",
+    "degradation_encoder": "degradation_encoder",
+    "degradation_grid": "degradation_encoder_64",
     "gfpgan": "gfpgan_128",
     "exegan": "exegan_64",
     "panini": "panini_64",
@@ -192,6 +193,7 @@ SMALL: dict[str, list[str]] = {
         "enhancer.options.size=64",
     ],
     "degradation_encoder": ["norm_group=2", "batch_size=4"],
+    "degradation_grid": ["columns=2"],
     "gfpgan": [
         "landmarks=null",
         "loss.component=0",
@@ -271,7 +273,7 @@ def given(command, commands, out):
     faces = next(a for a in arguments if a.startswith("data.path="))
     small = ["total_steps=1", "precision=no", "batch_size=2", "loader_workers=0", "data.size=64"]
     config = resource("configs") / "train" / f"{CONFIGS[recipe]}.yaml"
-    if recipe in ("exegan", "degradation_encoder", "panini"):
+    if recipe in ("exegan", "panini"):
         small.append("data.sources=null")
     if recipe == "distil":  # of portrait128
         small.append("data.size=128")

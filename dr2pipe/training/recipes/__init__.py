@@ -9,6 +9,7 @@ from typing import Any
 from dr2pipe.core.config import load_config, peek
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.coarse import CoarseCache
+from dr2pipe.data.degradation_grid import DegradationGrid
 from dr2pipe.data.degradation_pairs import DegradationPairs
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.landmarks import read_parts
@@ -21,6 +22,10 @@ from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.recipes.degradation_encoder import (
     DegradationEncoderConfig,
     DegradationEncoderRecipe,
+)
+from dr2pipe.training.recipes.degradation_grid import (
+    DegradationGridConfig,
+    DegradationGridRecipe,
 )
 from dr2pipe.training.recipes.distil import DistilConfig, DistilRecipe
 from dr2pipe.training.recipes.enhancer import EnhancerRecipe, EnhancerTrainConfig
@@ -68,6 +73,19 @@ def degradation_pairs(config: DegradationEncoderConfig) -> DegradationPairs:
     )
 
 
+def degradation_grid(config: DegradationGridConfig) -> DegradationGrid:
+    """Faces, each with all degradations of its batch."""
+    return DegradationGrid(
+        clean_faces(config),
+        config.degradations,
+        columns=config.columns,
+        batch_size=config.batch_size,
+        crop=config.crop,
+        recolour=config.recolour,
+        jitter=config.jitter,
+    )
+
+
 def masked_faces(config: ExeGANTrainConfig) -> MaskedFaces:
     """Clean faces and masks."""
     return MaskedFaces(clean_faces(config), config.masks)
@@ -96,6 +114,7 @@ RECIPES: dict[
     "enhancer": (EnhancerTrainConfig, EnhancerRecipe, face_pairs),
     "stylegan2": (StyleGAN2TrainConfig, StyleGAN2Recipe, clean_faces),
     "degradation_encoder": (DegradationEncoderConfig, DegradationEncoderRecipe, degradation_pairs),
+    "degradation_grid": (DegradationGridConfig, DegradationGridRecipe, degradation_grid),
     "gfpgan": (GFPGANTrainConfig, GFPGANRecipe, face_pairs_with_parts),
     "exegan": (ExeGANTrainConfig, ExeGANRecipe, masked_faces),
     "panini": (PaniniTrainConfig, PaniniRecipe, face_pairs),

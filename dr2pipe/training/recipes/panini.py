@@ -113,7 +113,8 @@ class PaniniRecipe:
             load_matching_weights(network.prior, find_model(config.prior), without="mapping")
         if config.encoder_weights is not None:
             encoder = find_model(config.encoder_weights)
-            load_matching_weights(network.degradation_encoder, encoder)
+            # The projection serves the encoder's own training alone.
+            load_matching_weights(network.degradation_encoder, encoder, without="projection")
         network.prior.requires_grad_(config.train_prior)
         _freeze_unused(network)
         rate, betas = config.learning_rate, pair_of("betas", config.betas)
