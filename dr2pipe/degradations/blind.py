@@ -242,7 +242,12 @@ def find_chain(name: str) -> Chain:
 def describe_chain(name: str) -> dict[str, Any] | None:
     """The ranges of a chain, for the records of a run; None for a chain without a YAML file."""
     path = _ranges_file(name)
-    return dataclasses.asdict(load_ranges(path)) if path.is_file() else None
+    if not path.is_file():
+        return None
+    described = dataclasses.asdict(load_ranges(path))
+    if not described["grey_noise"]:  # what was made before this setting stays valid
+        del described["grey_noise"]
+    return described
 
 
 def load_ranges(path: str | Path) -> BlindRanges:

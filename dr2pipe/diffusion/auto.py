@@ -28,8 +28,8 @@ from dr2pipe.diffusion.degradation_features import FEATURES, degradation_feature
 _DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
 
 _TONES = ("normalised_brightness", "normalised_contrast", "saturation", "dark", "bright")
-_NOT_OF_TONES = [i for i, name in enumerate(FEATURES) if name not in _TONES]
-INPUTS = 2 * len(FEATURES) + math.comb(len(_NOT_OF_TONES), 2) + 1  # of the regression
+_STRUCTURE = [i for i, name in enumerate(FEATURES) if name not in _TONES]
+INPUTS = 2 * len(FEATURES) + math.comb(len(_STRUCTURE), 2) + 1  # of the regression
 
 FloatArray = npt.NDArray[np.float64]
 
@@ -95,15 +95,15 @@ class AutoSetting:
 
 
 def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
-    """Return (R,INPUTS): standardised features, their squares, products of those of damage, and 1.
+    """Return (R,INPUTS): standardised features, their squares, products of all but tones, and 1.
 
     Much detail means sharpness where noise is low, and grain where it is coarse: products tell them
     apart. Standardised features are limited to ±4, so that the regression does not extrapolate.
     """
     x = np.clip((features - mean) / scale, -4, 4)
-    first, second = np.triu_indices(len(_NOT_OF_TONES), k=1)
-    damage = x[:, _NOT_OF_TONES]
-    products = damage[:, first] * damage[:, second]
+    first, second = np.triu_indices(len(_STRUCTURE), k=1)
+    structure = x[:, _STRUCTURE]
+    products = structure[:, first] * structure[:, second]
     return np.concatenate([x, x**2, products, np.ones((len(x), 1))], axis=1)
 
 

@@ -118,14 +118,13 @@ class SPARNet(Enhancer):
 
         The widths of SPARNetHD (102, 204) make a GPU copy most feature maps before a convolution.
         """
+        # An attention map of one channel is broadcast to all.
+        blocks = [module for module in self.modules() if isinstance(module, AttentionBlock)]
+        maps = [block.to_map.conv for block in blocks if block.to_map.conv.out_channels == 1]
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                _widen_conv(
-                    module,
-                    keep_in=module is self.first.conv,
-                    # An attention map of one channel is broadcast to all.
-                    keep_out=module is self.last.conv or module.out_channels == 1,
-                )
+                keep_out = module is self.last.conv or any(module is conv for conv in maps)
+                _widen_conv(module, keep_in=module is self.first.conv, keep_out=keep_out)
             elif isinstance(module, nn.InstanceNorm2d | nn.BatchNorm2d):
                 _widen_norm(module)
 

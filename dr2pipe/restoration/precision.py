@@ -1,4 +1,4 @@
-"""In what precision the networks run, and which one ``auto`` is."""
+"""In what precision and layout of memory the networks run."""
 
 from __future__ import annotations
 
@@ -50,3 +50,12 @@ def multiplies_bf16(device: torch.device | str) -> bool:
     # Versions of torch before it had this question say nothing of bf16.
     capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(capabilities.get(name) for name in _CPU_CAPABILITIES)
+
+
+def is_faster_channels_last(precision: str, device: torch.device | str, *, compiled: bool) -> bool:
+    """Whether networks measured faster with channels last (docs/performance.md).
+
+    In low precision they do; on an NVIDIA GPU only if they are compiled, because its norms and
+    mirrored borders convert the layout there and back.
+    """
+    return precision != "fp32" and (compiled or torch.device(device).type != "cuda")

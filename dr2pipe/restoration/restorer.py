@@ -38,7 +38,7 @@ from dr2pipe.enhancers import (
     option_names,
     sharp_folder,
 )
-from dr2pipe.restoration.precision import PRECISIONS
+from dr2pipe.restoration.precision import PRECISIONS, is_faster_channels_last
 
 _DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
 
@@ -266,8 +266,8 @@ def build_restorer(
 ) -> tuple[Restorer, dict[str, str]]:
     """Load both stages; also returns the sha256 of every weight file by stage.
 
-    ``channels_last`` None means in low precision, where it is faster: on a GPU only of compiled
-    networks, because norms and mirrored borders convert it there and back. ``wrap_unet`` may put another network in the place of stage 1's, see ``load_remover``.
+    ``channels_last`` None means what :func:`~dr2pipe.restoration.precision.is_faster_channels_last`
+    says. ``wrap_unet`` may put another network in the place of stage 1's, see ``load_remover``.
 
     Raises:
         ConfigError: a setting or name that is not valid, or missing weights.
@@ -304,11 +304,10 @@ def build_restorer(
     if remover is not None:
         for network in remover.networks:
             use_attention(network, attention, torch.device(device))
-    low_precision, is_gpu = precision != "fp32", torch.device(device).type == "cuda"
-    if low_precision and is_gpu:
+    if precision != "fp32" and torch.device(device).type == "cuda":
         stage2.align_channels()
     if channels_last is None:
-        channels_last = low_precision and (compile or not is_gpu)
+        channels_last = is_faster_channels_last(precision, device, compiled=compile)
     restorer = Restorer(
         remover,
         stage2,

@@ -41,7 +41,7 @@ class RestorationConfig:
     batch_size: int | str = 8  # faces at once, per process | auto: as many as are worth it
     precision: str = "fp32"  # fp32 | bf16 | fp16 | auto: bf16 where it measured faster, else fp32
     attention: str = "auto"  # auto | sdpa | xformers
-    channels_last: bool | None = None  # null: in low precision, on a GPU if compiled
+    channels_last: bool | None = None  # null: where it measured faster
     compile: bool = False
     noise: str = (
         "auto"  # reference (torch's generators) | philox | auto: reference on a CPU, else philox

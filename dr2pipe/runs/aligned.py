@@ -80,6 +80,7 @@ def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
         keep_tint=config.colour == "keep",
         png_text=text_of_result(config, settings, device),
         paired=paired,
+        on_gpu=restorer.device.type == "cuda",
     )
 
 
@@ -155,8 +156,9 @@ def restore_batch(
             notes[i]["auto"] = choice.note
     for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
         note.update(by_enhancer)
+    wanted = {*outputs, *((COARSE, RESTORED) if COMPARE in outputs else ())}
     for name, tensor in ((COARSE, coarse), (RESTORED, restored), (REPAIRED, pictures)):
-        if name in outputs or COMPARE in outputs:
+        if name in wanted:
             results[name] = _levels(tensor, decoded)
     if COMPARE in outputs:
         columns = [_levels(pictures if inputs is None else inputs, decoded)]

@@ -22,25 +22,18 @@ from tqdm import tqdm
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, is_out_of_memory
 from dr2pipe.core.processes import count_cores, process_state, stop_signals_caught
 from dr2pipe.core.records import RunRecords
 from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.jobs import Job, LoadedPicture, find_jobs, read_paired
 from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import Results
-from dr2pipe.runs.steps import (
-    FailedPicture,
-    Processed,
-    Ready,
-    Steps,
-    takes_nothing,
-    together,
-)
+from dr2pipe.runs.steps import FailedPicture, Processed, Ready, Steps, takes_nothing
 from dr2pipe.runs.writers import MOST_WAITING_BYTES, Writers, pixel_bytes
 
 logger = logging.getLogger(__name__)
-_MOST_LOADERS = 16
+_MOST_LOADERS, _PHOTO_LOADERS = 16, 2  # whole photos may be large: few are read ahead
 
 
 class FolderRun:
@@ -50,8 +43,9 @@ class FolderRun:
         source: picture, or folder that is searched recursively.
         output: folder for the results and the records.
         steps: what is done with every picture.
-        loader_threads: threads that read and decode; None for one for each core.
-        writer_threads: threads that encode and write; None for two for each core.
+        loader_threads: threads that read and decode; None for one for each core, at most 16, and for 2
+            where pictures keep their size.
+        writer_threads: threads that encode and write; None for two for each core, at most 32.
         run_description: the content of ``run.yaml``.
 
     Raises:
@@ -81,7 +75,8 @@ class FolderRun:
         options.check_format()
         self.jobs = find_jobs(source, output, steps.outputs, steps.paired.values(), options=options)
         self.source, self.output = Path(source), Path(output)
-        self.loader_threads = loader_threads or min(_MOST_LOADERS, count_cores())
+        usual = min(_MOST_LOADERS, count_cores()) if steps.size is not None else _PHOTO_LOADERS
+        self.loader_threads = loader_threads or usual
         self.writer_threads = writer_threads
         self.run_description = run_description or {}
         self.records = RunRecords(output)
@@ -150,18 +145,32 @@ class FolderRun:
 
     def _batches(
         self, pictures: Generator[LoadedPicture]
-    ) -> Generator[tuple[list[LoadedPicture], Ready]]:
-        """Batches, each put together while the networks are busy with the one before."""
+    ) -> Generator[tuple[list[LoadedPicture], Ready | None]]:
+        """Batches; those of one size are put together while the networks have the one before."""
         with closing(pictures):
             batches = self.steps.in_batches(pictures)
             if self.steps.size is None:  # photos are large: no further ones wait in memory
-                yield from ((batch, together(batch)) for batch in batches)
+                yield from ((batch, None) for batch in batches)
                 return
             with ThreadPoolExecutor(1) as assembler:
-                following = assembler.submit(_next_batch, batches)
+                following = assembler.submit(self._next_batch, batches)
                 while (found := following.result()) is not None:
-                    following = assembler.submit(_next_batch, batches)
+                    following = assembler.submit(self._next_batch, batches)
                     yield found
+
+    def _next_batch(
+        self, batches: Iterator[list[LoadedPicture]]
+    ) -> tuple[list[LoadedPicture], Ready | None] | None:
+        """The next batch, put together unless memory ends; None after the last one."""
+        batch = next(batches, None)
+        if batch is None:
+            return None
+        try:
+            return batch, self.steps.together(batch)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            return batch, None  # smaller parts are tried
 
     def _load_ahead(self, jobs: list[Job], loaders: ThreadPoolExecutor) -> Generator[LoadedPicture]:
         waiting: deque[Future[LoadedPicture | None]] = deque()
@@ -233,14 +242,6 @@ class FolderRun:
         with self._summary_lock:
             setattr(self.summary, what, getattr(self.summary, what) + 1)
             self.progress.update()
-
-
-def _next_batch(
-    batches: Iterator[list[LoadedPicture]],
-) -> tuple[list[LoadedPicture], Ready] | None:
-    """The next batch, and its pictures put together; None after the last one."""
-    batch = next(batches, None)
-    return None if batch is None else (batch, together(batch))
 
 
 def _shard(job: Job, state: PartialState) -> int:

@@ -40,8 +40,8 @@ class RestoreConfig(RestorationConfig):
     pages: str = "first"  # first | all: pages or frames of a file
     merge: bool = False  # let the results of another input join those in the output
     verify: bool = False  # compare the hashes of finished results, not only their sizes
-    loader_threads: int | None = None  # read and decode; null: one for each core
-    writer_threads: int | None = None  # encode and write; null: two for each core
+    loader_threads: int | None = None  # read and decode; null: one for each core, 2 for photos
+    writer_threads: int | None = None  # encode and write; null: two for each core, at most 32
     max_pixels: int = images.MAX_PIXELS
 
     def run_options(self) -> RunOptions:

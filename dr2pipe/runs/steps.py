@@ -85,6 +85,7 @@ class Steps:
         png_text: written into every result, besides its seed.
         paired: files that belong to each picture, by the name that ``process`` has for them.
         options: how files are read and results are encoded.
+        on_gpu: whether ``process`` takes pictures of one size to a GPU.
         picture_seed: the seed of every picture, instead of the derived ones: to make one result
             again.
     """
@@ -105,6 +106,7 @@ class Steps:
     png_text: dict[str, Any] = field(default_factory=dict)
     paired: Mapping[str, PairedFiles] = field(default_factory=dict)
     options: RunOptions = field(default_factory=RunOptions)
+    on_gpu: bool = False
     picture_seed: int | None = None
 
     @cached_property
@@ -187,17 +189,17 @@ class Steps:
     ) -> Iterator[Processed | FailedPicture]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture.
 
-        ``ready`` is what :func:`together` gives for the batch, if that is done already.
+        ``ready`` is what ``together`` gives for the batch, if that is done already.
         """
         size = len(batch)
-        if ready is None:
-            ready = together(batch)
+        if self.size is not None:  # memory may have run out since it was put together
+            size = min(size, self.batch_size)
         while batch:
             part = batch[:size]
             start = time.perf_counter()
             try:
                 result = self.process(
-                    ready[:size],
+                    self.together(part) if ready is None else ready[:size],
                     [self.seed_of(loaded.job) for loaded in part],
                     [loaded.picture for loaded in part],
                     **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
@@ -206,7 +208,7 @@ class Steps:
             except Exception as error:
                 if len(part) == 1:
                     yield FailedPicture(part[0].job, error)
-                    batch, ready = batch[1:], ready[1:]
+                    batch, ready = batch[1:], None if ready is None else ready[1:]
                     continue
                 size = len(part) // 2
                 if is_out_of_memory(error):
@@ -224,7 +226,19 @@ class Steps:
                 if result.records is not None:
                     record |= result.records[i]
                 yield Processed(loaded, result.pixels[i], record, result.in_own_space)
-            batch, ready = batch[len(part) :], ready[len(part) :]
+            batch = batch[len(part) :]
+            ready = None if ready is None else ready[len(part) :]
+
+    def together(self, batch: list[LoadedPicture]) -> Ready:
+        """A batch as ``process`` takes it: pictures of one size stacked, photos in a list."""
+        ready = [loaded.ready for loaded in batch]
+        tensors = [one for one in ready if isinstance(one, torch.Tensor)]
+        if not tensors:
+            return ready
+        if not self.on_gpu:
+            return torch.cat(tensors)
+        pinned = torch.empty((len(tensors), *tensors[0].shape[1:]), pin_memory=True)
+        return torch.cat(tensors, out=pinned)  # copied to a GPU without a wait
 
     # -- encode ------------------------------------------------------------------------------
 
@@ -271,16 +285,3 @@ class Steps:
 def takes_nothing(error: Exception) -> bool:
     """Whether no further result could be written either: a full or a read-only disk."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-
-
-def together(batch: list[LoadedPicture]) -> Ready:
-    """A batch as a process takes it: pictures of one size stacked, photos in a list."""
-    ready = [loaded.ready for loaded in batch]
-    tensors = [one for one in ready if isinstance(one, torch.Tensor)]
-    if not tensors:
-        return ready
-    if not torch.cuda.is_available():
-        return torch.cat(tensors)
-    shape = (len(tensors), *tensors[0].shape[1:])
-    pinned = torch.empty(shape, pin_memory=True)  # copied to a GPU without a wait
-    return torch.cat(tensors, out=pinned)

@@ -44,6 +44,15 @@ def test_aligned_sparnet_is_the_same_function(norm: str, attention: str) -> None
     assert widths <= {1, 3, 8, 16}  # of an attention map, of a picture, of the layers
 
 
+def test_a_hourglass_of_one_channel_is_widened_too() -> None:
+    network = build_enhancer("sparnet", **_BASE, channels=[6, 8], hourglass_channels=1).eval()
+    picture = torch.rand(1, 3, 32, 32) * 2 - 1
+    with torch.no_grad():
+        before = network(picture)
+        network.align_channels()
+        assert torch.allclose(before, network(picture), atol=1e-5)
+
+
 def test_aligned_channels_stay_where_widths_fit() -> None:
     network = build_enhancer("sparnet", **_BASE, channels=[8, 16], hourglass_channels=8)
     before = {name: tensor.shape for name, tensor in network.state_dict().items()}

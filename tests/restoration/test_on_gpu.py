@@ -4,16 +4,21 @@ import pytest
 import torch
 from conftest import DEVICE, make_unet, waits_are_errors
 
+from dr2pipe.core import images
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.networks import use_attention, why_no_xformers
 from dr2pipe.diffusion.noise import Philox
-from dr2pipe.diffusion.stage1 import Remover
+from dr2pipe.diffusion.stage1 import DR2Config, Remover
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.enhancers import Enhancer, build_enhancer
 from dr2pipe.restoration.face_batches import FaceRestorer
-from dr2pipe.restoration.restorer import Restorer
+from dr2pipe.restoration.restorer import Restorer, build_restorer
+from dr2pipe.restoration.settings import EnhancerConfig
+from dr2pipe.runs.jobs import LoadedPicture
+from dr2pipe.runs.steps import Steps
 
 pytestmark = pytest.mark.gpu
+ON_A_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="compiling for a CPU needs a C++ compiler")
 SPARNET = {"size": 32, "channels": (8, 16), "residual_blocks": 1, "hourglass_depth": 2}
 
 
@@ -83,6 +88,38 @@ def test_batches_are_halved_where_memory_ends():
     assert restorer.batch_size < 4096
     few = make_restorer()(whole[:2], [0, 1]).restored.cpu()
     assert (torch.cat([one.restored for one in found[:2]]) - few).abs().max() * 127.5 <= 1
+
+
+def test_levels_are_rounded_as_on_a_cpu():
+    pictures = faces(3, 40) * 1.2
+    assert (images.to_uint8(pictures.to(DEVICE)) == images.to_uint8(pictures)).all()
+
+
+@pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=ON_A_GPU)])
+def test_widened_layers_are_close(model_folder, tmp_path, compiled):
+    torch.manual_seed(0)
+    build_enhancer("sparnet", **SPARNET | {"channels": (6, 12)}).save_pretrained(tmp_path / "e")
+    dr2 = DR2Config(model=str(model_folder), factor=2, tau=4, omega=10)
+    enhancer = EnhancerConfig("sparnet", weights=str(tmp_path / "e"))
+    exact, low = (
+        build_restorer(
+            dr2, enhancer, device=DEVICE, precision=precision, noise="philox", compile=c
+        )[0]
+        for precision, c in (("fp32", False), ("bf16", compiled))
+    )
+    expected = exact(faces(4), [1, 2, 3, 4]).restored
+    assert (low(faces(4), [1, 2, 3, 4]).restored - expected).abs().mean() * 127.5 < 4
+
+
+def test_a_batch_waits_in_pinned_memory():
+    steps = Steps(
+        process=None, size=16, output_size=16, settings={}, outputs=["restored"], seed=0, batch_size=4,
+        on_gpu=DEVICE != "cpu",
+    )  # fmt: skip
+    loaded = [LoadedPicture(None, face[None], None, {}, {}) for face in faces(4)]
+    batch = steps.together(loaded)
+    assert torch.equal(batch, faces(4))
+    assert batch.is_pinned() == (DEVICE != "cpu")
 
 
 def test_attention_of_xformers():

@@ -29,6 +29,21 @@ def test_auto_is_what_measured_faster(monkeypatch, capabilities, enhancer, wante
     assert resolve_precision("auto", enhancer, "cpu") == wanted
 
 
+@pytest.mark.parametrize(
+    ("name", "device", "compiled", "wanted"),
+    [
+        ("bf16", "cpu", False, True),
+        ("bf16", "mps", False, True),
+        ("bf16", "cuda", False, False),  # norms convert it there and back
+        ("fp16", "cuda", True, True),
+        ("fp32", "cpu", False, False),
+        ("fp32", "cuda", True, False),
+    ],
+)
+def test_channels_last_is_where_it_measured_faster(name, device, compiled, wanted):
+    assert precision.is_faster_channels_last(name, device, compiled=compiled) is wanted
+
+
 def test_auto_on_a_gpu_asks_for_real_bf16(monkeypatch):
     for answer in (True, False):
         monkeypatch.setattr(

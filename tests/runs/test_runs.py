@@ -371,11 +371,11 @@ def folder_run(source, output, network, **changes):
     ],
 )
 def test_out_of_memory_halves_the_batch_and_goes_on(tmp_path, error):
-    source = make_pictures(tmp_path / "in", 10)
+    source = make_pictures(tmp_path / "in", 24)
     network = FakeNetwork(lambda batch: error if len(batch) > 2 else None)
     summary = folder_run(source, tmp_path / "out", network, batch_size=8).run()
-    assert (summary.restored, summary.failed) == (10, 0)
-    assert network.batches[0] == 8
+    assert (summary.restored, summary.failed) == (24, 0)
+    assert network.batches[:2] == [8, 4]
     assert max(network.batches[2:]) <= 2  # the smaller size is kept
 
 

@@ -57,16 +57,15 @@ def to_tensor(pixels: Pixels) -> torch.Tensor:
 def to_uint8(image: torch.Tensor) -> Pixels:
     """(B,3,H,W) in [-1,1] as (B,H,W,3) uint8 RGB: rounded half to even, saturated."""
     batch, channels, height, width = image.shape
-    if image.is_cuda:  # a batch at once, and eight times fewer bytes to copy
-        levels = image.detach().to(torch.float64, copy=True).add_(1).mul_(127.5).round_()
-        on_device = levels.clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-        pinned = torch.empty(on_device.shape, dtype=torch.uint8, pin_memory=True)
-        return pinned.copy_(on_device).numpy()
-    pixels = torch.empty(batch, height, width, channels, dtype=torch.uint8)
-    for one, target in zip(image.detach().cpu(), pixels, strict=True):
+    # An NVIDIA GPU rounds them itself: a quarter of the bytes is copied.
+    source = image.detach() if image.is_cuda else image.detach().cpu()
+    pixels = torch.empty(batch, height, width, channels, dtype=torch.uint8, device=source.device)
+    for one, target in zip(source, pixels, strict=True):
         levels = one.to(torch.float64, copy=True)  # of one picture, changed in place: it is large
         levels.add_(1).mul_(127.5).round_().clamp_(0, 255)
         target.copy_(levels.to(torch.uint8).permute(1, 2, 0))
+    if pixels.is_cuda:
+        pixels = torch.empty_like(pixels, device="cpu", pin_memory=True).copy_(pixels)
     return pixels.numpy()
 
 
