@@ -219,8 +219,8 @@ def auto_by_brightness(model_folder, tmp_path):
         fallback=0,
         mean=[0.0] * count,
         scale=[1.0] * count,
-        low=[-1e9] * count,
-        high=[1e9] * count,
+        inverse=np.eye(10).tolist(),
+        farthest=1e9,
         weights=weights.tolist(),
         deviation=[1.0, 1.0],
     )

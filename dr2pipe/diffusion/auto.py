@@ -4,8 +4,8 @@ For every candidate setting, a ridge regression on features of the degraded pict
 score it would reach. The candidate with the best prediction is taken. The regression is fitted
 on a sweep (:mod:`dr2pipe.evaluation.fit_auto`), where every face met every candidate.
 
-Predictions mean nothing for a picture unlike all faces of the sweep. It gets the fallback: the
-candidate that was best for the third of the faces with the lowest scores.
+Predictions mean nothing for a picture unlike all faces of the sweep, by the Mahalanobis distance of
+its features. It gets the fallback: the candidate that was best for the third of the faces with the lowest scores.
 """
 
 from __future__ import annotations
@@ -24,14 +24,13 @@ from dr2pipe.core.foreign import read_object
 from dr2pipe.core.models import find_file
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 
-# Features that tell damage from a subject: bright clothes or a colourful room are no damage.
-_DAMAGE = ("noise", "colour_noise", "blockiness", "direction")
-
+# Bright clothes or a colourful room are no damage.
 _TONES = ("normalised_brightness", "normalised_contrast", "saturation", "dark", "bright")
 _STRUCTURE = [i for i, name in enumerate(FEATURES) if name not in _TONES]
 INPUTS = 2 * len(FEATURES) + math.comb(len(_STRUCTURE), 2) + 1  # of the regression
 
 FloatArray = npt.NDArray[np.float64]
+_LARGE_PART = 0.2  # of a distance, from which on a feature is named
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class AutoSetting:
             scores.
         mean: (F,) mean of the features.
         scale: (F,) deviation of the features.
-        low: (F,) lowest familiar value of each feature. Only features of damage are checked.
-        high: (F,) highest familiar value of each feature.
+        inverse: (S,S) inverse covariance of the S standardised features that are not tones.
+        farthest: the largest familiar distance by it (Mahalanobis, squared) from the mean.
         weights: (INPUTS, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
         deviation: (candidates,) cross-validated deviation of the predicted lead over ``fixed``.
     """
@@ -61,8 +60,8 @@ class AutoSetting:
     fallback: int
     mean: list[float]
     scale: list[float]
-    low: list[float]
-    high: list[float]
+    inverse: list[list[float]]
+    farthest: float
     weights: list[list[float]]
     deviation: list[float]
 
@@ -78,9 +77,10 @@ class AutoSetting:
         features: FloatArray = degradation_features(pictures).numpy()
         inputs = regression_inputs(features, np.array(self.mean), np.array(self.scale))
         scores = inputs @ np.array(self.weights)
-        is_damage = np.array([name in _DAMAGE for name in FEATURES])
-        outside = (features < self.low) | (features > self.high)
-        familiar = ~(outside & is_damage).any(axis=1)
+        parts = distance_parts(
+            features, np.array(self.mean), np.array(self.scale), np.array(self.inverse)
+        )
+        familiar = parts.sum(axis=1) <= self.farthest
         chosen = []
         for row, is_familiar in zip(scores, familiar, strict=True):
             if not is_familiar:
@@ -107,6 +107,19 @@ def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray)
     return np.concatenate([x, x**2, products, np.ones((len(x), 1))], axis=1)
 
 
+def distance_parts(
+    features: FloatArray, mean: FloatArray, scale: FloatArray, inverse: FloatArray
+) -> FloatArray:
+    """(R,S): how much each feature that is no tone adds to the distance from the mean."""
+    x = structure_of(features, mean, scale)
+    return x * (x @ inverse)
+
+
+def structure_of(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
+    """(R,S): the standardised features that are not tones."""
+    return ((features - mean) / scale)[:, _STRUCTURE]
+
+
 def load_auto(name: str) -> tuple[AutoSetting, Path]:
     """Load a JSON file by its path, or by its name in ``checkpoints/`` without ``.json``.
 
@@ -131,9 +144,14 @@ def load_auto(name: str) -> tuple[AutoSetting, Path]:
 def _check(setting: AutoSetting) -> None:
     """Raise ValueError or TypeError for lists of other lengths, or numbers that are none."""
     count = len(setting.candidates)
-    for values in (setting.mean, setting.scale, setting.low, setting.high):
+    for values in (setting.mean, setting.scale):
         if not np.isfinite(np.array(values, dtype=float)).all() or len(values) != len(FEATURES):
             raise ValueError(f"{len(FEATURES)} numbers are needed, one for each feature")
+    inverse = np.array(setting.inverse, dtype=float)
+    if inverse.shape != (len(_STRUCTURE),) * 2 or not np.isfinite(inverse).all():
+        raise ValueError(f"the inverse covariance is that of {len(_STRUCTURE)} features")
+    if not float(setting.farthest) > 0:
+        raise ValueError("the largest familiar distance is a number above 0")
     if not np.isfinite(np.array(setting.weights, dtype=float)).all() or not count:
         raise ValueError("the weights are no numbers")
     if np.array(setting.deviation, dtype=float).shape != (count,):
@@ -148,21 +166,21 @@ def _check(setting: AutoSetting) -> None:
 def unusual_features(setting: AutoSetting, picture: torch.Tensor) -> dict[str, float]:
     """How far detail and damage of (1,3,S,S) are from the mean of the sweep's faces.
 
-    In deviations, the farthest first. Features of damage outside the familiar range are why the
-    fallback is chosen: they are named by :func:`unfamiliar_damage`.
+    In deviations, the farthest first.
     """
-    features = degradation_features(picture).numpy()[0]
-    far = (features - np.array(setting.mean)) / np.array(setting.scale)
-    named = {
-        name: float(value)
-        for name, value in zip(FEATURES, far, strict=True)
-        if name in _DAMAGE or name.startswith("detail")
-    }
+    features = degradation_features(picture).numpy()
+    far = structure_of(features, np.array(setting.mean), np.array(setting.scale))[0]
+    names = [FEATURES[i] for i in _STRUCTURE]
+    named = {name: float(value) for name, value in zip(names, far, strict=True)}
     return dict(sorted(named.items(), key=lambda item: -abs(item[1])))
 
 
 def unfamiliar_damage(setting: AutoSetting, picture: torch.Tensor) -> list[str]:
-    """Names of the features of damage of (1,3,S,S) that no face of the sweep had so."""
-    features = degradation_features(picture).numpy()[0]
-    outside = (features < setting.low) | (features > setting.high)
-    return [n for n, out in zip(FEATURES, outside, strict=True) if out and n in _DAMAGE]
+    """Why the fallback is chosen for (1,3,S,S): the features that make it unfamiliar, or none."""
+    features = degradation_features(picture).numpy()
+    mean, scale, inverse = map(np.array, (setting.mean, setting.scale, setting.inverse))
+    parts = distance_parts(features, mean, scale, inverse)[0]
+    if parts.sum() <= setting.farthest:
+        return []
+    names = [FEATURES[i] for i in _STRUCTURE]
+    return [n for n, part in zip(names, parts, strict=True) if part > _LARGE_PART * parts.sum()]

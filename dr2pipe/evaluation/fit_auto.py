@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +12,19 @@ import numpy.typing as npt
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.diffusion.auto import AutoSetting, FloatArray, regression_inputs
+from dr2pipe.diffusion.auto import (
+    AutoSetting,
+    FloatArray,
+    distance_parts,
+    regression_inputs,
+    structure_of,
+)
 from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep
 
 _STRENGTHS = tuple(10.0**k for k in range(-1, 5))  # of the ridge, to choose from
 _FOLDS = 5
-_MARGIN = 0.1  # of the range of a feature, by which a familiar picture may lie outside
+_FAMILIAR = 0.99  # of the faces of the sweep
 
 
 def fit_from_sweep(folder: str | Path, path: str | Path) -> str:
@@ -54,19 +61,19 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
     scores = table.scores
     # Only differences between candidates matter: how good a face is, is no choice.
     relative = scores - scores.mean(axis=1, keepdims=True)
-    fold = _folds(table.faces)
-    errors = {}
+    fold, rows = _folds(table.faces), np.arange(len(scores))
+    reached = []  # by each strength, on faces left out
     for strength in _STRENGTHS:
         predicted = _cross_predict(table.features, relative, fold, strength)
-        errors[strength] = float(((predicted - relative) ** 2).mean())
-    strength = min(errors, key=lambda strength: errors[strength])
+        reached.append(scores[rows, predicted.argmax(axis=1)])
+    strength = _STRENGTHS[_strongest_good(reached)]
     predicted = _cross_predict(table.features, relative, fold, strength)
     fixed = int(scores.mean(axis=0).argmax())
     lead_error = (predicted - predicted[:, [fixed]]) - (relative - relative[:, [fixed]])
     mean, scale = _standard(table.features)
     weights = _ridge(regression_inputs(table.features, mean, scale), relative, strength)
-    low, high = table.features.min(axis=0), table.features.max(axis=0)
-    margin = _MARGIN * (high - low)
+    inverse = _inverse_covariance(structure_of(table.features, mean, scale))
+    distances = distance_parts(table.features, mean, scale, inverse).sum(axis=1)
     worst = scores.mean(axis=1).argsort()[: max(len(scores) // 3, 1)]
     setting = AutoSetting(
         model_sha256=table.model_sha256,
@@ -76,12 +83,11 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
         fallback=int(scores[worst].mean(axis=0).argmax()),
         mean=mean.tolist(),
         scale=scale.tolist(),
-        low=(low - margin).tolist(),
-        high=(high + margin).tolist(),
+        inverse=inverse.tolist(),
+        farthest=float(np.quantile(distances, _FAMILIAR)),
         weights=weights.tolist(),
         deviation=np.sqrt((lead_error**2).mean(axis=0)).tolist(),
     )
-    rows = np.arange(len(scores))
     by_fold = [scores[fold != k].mean(axis=0).argmax() for k in range(_FOLDS)]
     picks = {"auto": predicted.argmax(axis=1), "fixed": np.array(by_fold)[fold]}
     means = {
@@ -104,6 +110,11 @@ def _standard(features: FloatArray) -> tuple[FloatArray, FloatArray]:
     return features.mean(axis=0), features.std(axis=0) + 1e-9
 
 
+def _inverse_covariance(x: FloatArray) -> FloatArray:
+    covariance = np.cov(x.T) + 1e-3 * np.eye(x.shape[1])  # features may depend on each other
+    return np.linalg.inv(covariance).astype(np.float64)
+
+
 def _ridge(x: FloatArray, y: FloatArray, strength: float) -> FloatArray:
     penalty = strength * np.eye(x.shape[1])
     penalty[-1, -1] = 0  # the constant is free
@@ -116,6 +127,17 @@ def _folds(faces: npt.NDArray[np.str_]) -> npt.NDArray[np.intp]:
     if number.max() + 1 < _FOLDS:
         raise ConfigError(f"fitting takes {_FOLDS} faces or more, not {number.max() + 1}")
     return number % _FOLDS
+
+
+def _strongest_good(reached: list[FloatArray]) -> int:
+    """The last of the lists of scores that is within a standard error of the best.
+
+    The one standard error rule (Breiman et al., 1984): a strong penalty does better on other damage.
+    """
+    best = max(reached, key=lambda scores: float(scores.mean()))
+    losses = [best - scores for scores in reached]
+    good = [loss.mean() <= loss.std() / math.sqrt(len(loss)) for loss in losses]
+    return max(i for i, is_good in enumerate(good) if is_good)
 
 
 def _cross_predict(

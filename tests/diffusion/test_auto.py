@@ -92,8 +92,8 @@ def auto_file(model_folder, tmp_path):
         fallback=2,
         mean=mean.tolist(),
         scale=[1.0] * count,
-        low=[-1e9] * count,
-        high=[1e9] * count,
+        inverse=np.eye(10).tolist(),
+        farthest=1e9,
         weights=weights.tolist(),
         deviation=[1.0] * 3,
     )
