@@ -45,22 +45,22 @@ class BlindRanges:
         shrink: factor of the bilinear reduction of a 512-pixel face; a smaller picture is
             reduced to the same side, or not at all.
         noise: standard deviation of the Gaussian noise, in 8-bit levels.
-        grey_noise: whether all channels have the same noise, as the grain of a film has.
         jpeg_quality: 1..100.
         colour_shift: largest shift per channel in 8-bit levels, with its probability.
         grey_probability: of losing the colours.
         jitter_probability: of random brightness, contrast, saturation and hue.
+        grey_noise: whether all channels have the same noise, as the grain of a film has.
     """
 
     sigma_px: list[float] = MISSING
     shrink: list[float] = MISSING
     noise: list[float] = MISSING
-    grey_noise: bool = False
     jpeg_quality: list[int] = MISSING
     colour_shift: float = 20.0
     colour_shift_probability: float = 0.0
     grey_probability: float = 0.0
     jitter_probability: float = 0.0
+    grey_noise: bool = False
 
 
 def degrade_blind(

@@ -7,7 +7,13 @@ from conftest import make_pixels
 
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.degradations import UNSEEN, chain_names, degrade
-from dr2pipe.degradations.blind import BlindRanges, degrade_blind, jitter_colours, load_ranges
+from dr2pipe.degradations.blind import (
+    BlindRanges,
+    degrade_blind,
+    describe_chain,
+    jitter_colours,
+    load_ranges,
+)
 from dr2pipe.degradations.kernels import blur, disk_kernel, gaussian_kernel, motion_kernel
 
 FACE = make_pixels(0, 64, 64)
@@ -94,6 +100,21 @@ def test_probabilities_do_not_change_the_other_draws():
     assert {k: second[k] for k in first} == first
     assert (grey == grey[..., :1]).all()
     assert (plain != grey).any()
+
+
+def test_grey_noise_is_the_same_in_all_channels():
+    ranges = ([0.0, 0.0], [1.0, 1.0], [20.0, 20.0], [100, 100])
+    plain = np.full((64, 64, 3), 128, np.uint8)
+    coloured, first = degrade_blind(plain, np.random.default_rng(0), BlindRanges(*ranges))
+    with_grey = BlindRanges(*ranges, grey_noise=True)
+    grey, second = degrade_blind(plain, np.random.default_rng(0), with_grey)
+    assert first == second
+    spread = [np.ptp(picture.astype(int), axis=2).mean() for picture in (coloured, grey)]
+    assert spread[1] < 3 < 10 < spread[0]  # JPEG adds a little
+    assert grey.std() > 10
+    # What was described before this setting existed is described as it was.
+    assert "grey_noise" not in describe_chain("severe")
+    assert describe_chain("coarse_grain")["grey_noise"]
 
 
 def test_nothing_to_draw_changes_nothing_but_the_codec():
