@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 import torch
+from probe_encoder import FAMILIES
 from torchmetrics.functional import spearman_corrcoef
 
 from dr2pipe.cli import report_errors
@@ -30,17 +31,6 @@ from dr2pipe.degradations import SEVERITIES, degrade
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.panini import PaniniNet
 
-# Kinds of damage that look different; none of them is in a training chain under this name.
-FAMILIES = (
-    "defocus",
-    "salt_and_pepper",
-    "poisson_noise",
-    "pixelation",
-    "low_bit_depth",
-    "haze",
-    "scratches",
-    "halftone",
-)
 CHAINS = ("mild", "medium", "severe")
 _BATCH, _DRAWS = 20, 1000
 
