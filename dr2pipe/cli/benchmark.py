@@ -29,8 +29,8 @@ from dr2pipe.core.processes import count_cores, process_state
 from dr2pipe.core.records import versions
 from dr2pipe.restoration.precision import PRECISIONS, resolve_precision
 from dr2pipe.restoration.restorer import Restorer, build_restorer
-from dr2pipe.runs.aligned import restore_batch
-from dr2pipe.runs.batches import BatchResult, ProcessBatch
+from dr2pipe.runs.aligned import begin_batch
+from dr2pipe.runs.batches import BatchResult, BeginBatch
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.restore import RestoreConfig
 from dr2pipe.runs.result_folders import RESTORED
@@ -164,8 +164,8 @@ class Benchmark:
     def _machinery(self) -> None:
         def nothing(
             pictures: torch.Tensor, seeds: list[int], _: list[images.Picture]
-        ) -> BatchResult:
-            return BatchResult(
+        ) -> Callable[[], BatchResult]:
+            return lambda: BatchResult(
                 [{RESTORED: pixels} for pixels in images.to_uint8(pictures)], [{} for _ in seeds]
             )
 
@@ -179,20 +179,20 @@ class Benchmark:
         )
 
     def _folder_run(self, restorer: Restorer, precision: str) -> None:
-        def process(
+        def begin(
             pictures: torch.Tensor, seeds: list[int], decoded: list[images.Picture]
-        ) -> BatchResult:
-            return restore_batch(restorer, pictures, seeds, [RESTORED], decoded=decoded)
+        ) -> Callable[[], BatchResult]:
+            return begin_batch(restorer, pictures, seeds, [RESTORED], decoded=decoded)
 
         sides = restorer.input_size, restorer.output_size
         if self.device.type != "cpu":
             # Waiting for every call would hold up a run that prepares the next one meanwhile.
             _, batch_s, _ = self._restore_once(restorer, self.batch)
-            seconds, cpu_seconds = self._time_run(process, *sides)
+            seconds, cpu_seconds = self._time_run(begin, *sides)
             inside = [batch_s / self.batch * self.pictures]
         else:
             with _network_seconds(restorer) as inside:
-                seconds, cpu_seconds = self._time_run(process, *sides)
+                seconds, cpu_seconds = self._time_run(begin, *sides)
         self._add(
             "files to files",
             precision,
@@ -202,8 +202,9 @@ class Benchmark:
             outside=1 - sum(inside) / seconds,
         )
 
-    def _time_run(self, process: ProcessBatch, size: int, output_size: int) -> tuple[float, float]:
+    def _time_run(self, begin: BeginBatch, size: int, output_size: int) -> tuple[float, float]:
         """Seconds, and seconds of all cores, of a folder run over PNG files of ``size``."""
+        on_gpu = self.device.type == "cuda"
         with tempfile.TemporaryDirectory() as folder:
             source, output = Path(folder, "in"), Path(folder, "out")
             for i, pixels in enumerate(self._pixels(size, self.pictures)):
@@ -212,15 +213,16 @@ class Benchmark:
                 source,
                 output,
                 Steps(
-                    process=process,
+                    process=lambda *batch: begin(*batch)(),
                     size=size,
                     output_size=output_size,
                     settings={},
                     outputs=[RESTORED],
                     seed=0,
                     batch_size=self.batch,
-                    on_gpu=self.device.type == "cuda",
+                    on_gpu=on_gpu,
                     options=self.config.run_options(),
+                    begin=begin if on_gpu else None,
                 ),
                 loader_threads=self.config.loader_threads,
                 writer_threads=self.config.writer_threads,

@@ -76,6 +76,29 @@ class Restored:
         return [choice.calls for choice in self.choices] or [0] * len(self.in_fp32)
 
 
+@dataclass
+class Begun:
+    """A batch that the networks were given; a GPU may still be at it.
+
+    Attributes:
+        degraded: (B,3,S,S), the batch.
+        seeds: one per picture.
+        choices: as in :class:`Restored`.
+        coarse: likewise.
+        restored: likewise.
+        finite: (B,) bool, whether a result is finite.
+        done: when a GPU is done with it; None elsewhere, where it is done already.
+    """
+
+    degraded: torch.Tensor
+    seeds: Sequence[int]
+    choices: list[Choice]
+    coarse: torch.Tensor
+    restored: torch.Tensor
+    finite: torch.Tensor
+    done: torch.cuda.Event | None
+
+
 class Restorer:
     """Two stages on batches.
 
@@ -106,6 +129,7 @@ class Restorer:
         self.padded_to = (
             0  # a compiled network is compiled for one shape: that of the largest batch
         )
+        self._results: torch.cuda.Stream | None = None  # where they are fetched from a GPU
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self._networks():
             layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
@@ -141,7 +165,6 @@ class Restorer:
         """Side in pixels of its results."""
         return self.enhancer.output_size or self.input_size
 
-    @torch.no_grad()
     def __call__(self, degraded: torch.Tensor, seeds: Sequence[int]) -> Restored:
         """Restore (B,3,S,S) float32 RGB in [-1,1] with S = ``input_size``.
 
@@ -153,6 +176,11 @@ class Restorer:
             Dr2pipeError: another number of seeds.
             NotFiniteError: not finite in float32 either.
         """
+        return self.finish(self.begin(degraded, seeds))
+
+    @torch.no_grad()
+    def begin(self, degraded: torch.Tensor, seeds: Sequence[int]) -> Begun:
+        """Give the networks a batch, as to ``__call__``; does not wait for a GPU."""
         side = self.input_size
         if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, side, side):
             raise PictureError(f"expected (B,3,{side},{side}), not {tuple(degraded.shape)}")
@@ -167,17 +195,37 @@ class Restorer:
             if is_out_of_memory(error):
                 self.padded_to = 0  # smaller batches follow
             raise
-        finite = restored.isfinite().flatten(1).all(dim=1).tolist()  # one wait for the device
-        broken = [i for i, is_finite in enumerate(finite) if not is_finite]
+        finite = restored.isfinite().flatten(1).all(dim=1)
+        done = torch.cuda.current_stream().record_event() if restored.is_cuda else None
+        return Begun(degraded, seeds, choices, coarse, restored, finite, done)
+
+    @torch.no_grad()
+    def finish(self, begun: Begun) -> Restored:
+        """Wait for a batch, and do again what is not finite; the rest as of ``__call__``."""
+        coarse, restored, seeds, choices = begun.coarse, begun.restored, begun.seeds, begun.choices
+        broken = [i for i, is_finite in enumerate(begun.finite.tolist()) if not is_finite]
         if broken and self.dtype != torch.float32:
             coarse[broken], restored[broken] = self._run_in_fp32(
-                degraded[broken],
+                begun.degraded[broken],
                 [seeds[i] for i in broken],
                 [choices[i] for i in broken] if choices else [],
             )
         if broken and not restored[broken].isfinite().all():
             raise NotFiniteError("the result is not finite, not even in float32")
         return Restored(coarse, restored, [i in broken for i in range(len(seeds))], choices)
+
+    @contextmanager
+    def beside_the_next(self, begun: Begun) -> Iterator[None]:
+        """What a GPU does in the block waits for this batch, but not for one begun after it."""
+        if begun.done is None:
+            yield
+            return
+        if self._results is None:
+            # The few small kernels go before those of the networks.
+            self._results = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._results):
+            begun.done.wait()
+            yield
 
     def _run(
         self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
@@ -189,15 +237,17 @@ class Restorer:
             # Either kind gives the same picture on every device.
             rows = self._padded(at)
             generators = noise_of(self.noise, [seeds[i] for i in rows])
-            coarse[at] = remover(degraded[rows], generators)[: len(at)].to(coarse.dtype)
-        rows = self._padded(list(range(len(coarse))))
-        restored = self.enhance(coarse[rows])[: len(coarse)]
+            places = self._on_device(torch.tensor(rows))
+            found = remover(degraded[places], generators)
+            coarse[places[: len(at)]] = found[: len(at)].to(coarse.dtype)
+        places = self._on_device(torch.tensor(self._padded(list(range(len(coarse))))))
+        restored = self.enhance(coarse[places])[: len(coarse)]
         return coarse.float().clone(), restored.clone()
 
-    def _on_device(self, pictures: torch.Tensor) -> torch.Tensor:
-        if self.device.type == "cuda" and pictures.device.type == "cpu":
-            pictures = pictures.pin_memory()  # copied while the host goes on
-        return pictures.to(self.device, non_blocking=True)
+    def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
+        if self.device.type == "cuda" and tensor.device.type == "cpu":
+            tensor = tensor.pin_memory()  # copied while the host goes on
+        return tensor.to(self.device, non_blocking=True)
 
     def _padded(self, rows: list[int]) -> list[int]:
         """Rows of a batch, the last one repeated where the network was compiled for more."""
@@ -229,6 +279,7 @@ class Restorer:
         """Let the networks compute in float32 for the length of a block."""
         usual, self.dtype = self.dtype, torch.float32
         try:
+            self._wait()  # another batch may need the weights as they are
             for network in self._networks():
                 network.to(torch.float32)
             yield
@@ -236,6 +287,11 @@ class Restorer:
             self.dtype = usual
             for network in self._networks():
                 network.to(usual)
+            self._wait()
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
 
     def _networks(self) -> list[torch.nn.Module]:
         return [self.enhancer, *(self.remover.networks if self.remover is not None else [])]

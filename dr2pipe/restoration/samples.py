@@ -48,6 +48,13 @@ class Samples:
     in_fp32: list[bool]
     varies: list[bool]
 
+    def combined(self, combine: str) -> Restored:
+        """Their ``mean`` or ``medoid`` as one result."""
+        faces = (self.coarse_mean, self.mean)
+        if combine == "medoid":
+            faces = (self.coarse_medoid, self.medoid)
+        return Restored(*faces, self.in_fp32, self.first.choices)
+
 
 def sample_restorer(
     restorer: Restorer, pictures: torch.Tensor, seeds: Sequence[int], count: int

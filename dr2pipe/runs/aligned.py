@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy.typing as npt
@@ -17,8 +19,8 @@ from dr2pipe.restoration.inpainter import (
     read_mask,
     resize_mask,
 )
-from dr2pipe.restoration.restorer import Restorer
-from dr2pipe.restoration.samples import sample_restorer
+from dr2pipe.restoration.restorer import Restored, Restorer
+from dr2pipe.restoration.samples import Samples, sample_restorer
 from dr2pipe.restoration.settings import load_restorer
 from dr2pipe.runs.batches import BatchResult, Result
 from dr2pipe.runs.jobs import PairedFiles
@@ -58,8 +60,11 @@ def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
         SPREAD: config.samples > 1,
     }
     outputs = [RESTORED, *(name for name, wanted in optional.items() if wanted)]
-    return Steps(
-        process=lambda pictures, seeds, decoded, **paired: restore_batch(
+
+    def begin(
+        pictures: torch.Tensor, seeds: list[int], decoded: list[images.Picture], **paired: Any
+    ) -> Callable[[], BatchResult]:
+        return begin_batch(
             restorer,
             repair_batch(repair, pictures, seeds, **paired) if repair is not None else pictures,
             seeds,
@@ -68,7 +73,11 @@ def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
             samples=config.samples,
             combine=config.combine,
             inputs=pictures,
-        ),
+        )
+
+    on_gpu = restorer.device.type == "cuda"
+    return Steps(
+        process=lambda *batch, **paired: begin(*batch, **paired)(),
         size=restorer.input_size,
         output_size=restorer.output_size,
         settings=settings,
@@ -80,7 +89,8 @@ def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
         keep_tint=config.colour == "keep",
         png_text=text_of_result(config, settings, device),
         paired=paired,
-        on_gpu=restorer.device.type == "cuda",
+        on_gpu=on_gpu,
+        begin=begin if on_gpu else None,
     )
 
 
@@ -108,7 +118,7 @@ def repair_batch(
     return inpainter(pictures, torch.cat(mask), inpainter.styles(exemplars), seeds).clamp(-1, 1)
 
 
-def restore_batch(
+def begin_batch(
     restorer: Restorer,
     pictures: torch.Tensor,
     seeds: list[int],
@@ -118,8 +128,11 @@ def restore_batch(
     samples: int = 1,
     combine: str = "mean",
     inputs: torch.Tensor | None = None,
-) -> BatchResult:
-    """Restore a batch, as results by result folder, with the bits and the tint of its pictures.
+) -> Callable[[], BatchResult]:
+    """Give the networks a batch; returns what waits for it and fetches the results.
+
+    They are results by result folder, with the bits and the tint of the pictures. A GPU may be given
+    another batch before they are fetched.
 
     Args:
         restorer: both stages.
@@ -127,23 +140,39 @@ def restore_batch(
         seeds: one per picture.
         outputs: the result folders that are wanted.
         decoded: the pictures' bits and tints; None for 8-bit colour pictures.
-        samples: restorations of each picture with different noise.
+        samples: restorations of each picture with different noise; several are taken when the results
+            are fetched.
         combine: ``mean`` or ``medoid`` of the samples.
         inputs: the pictures before they were repaired, for ``compare``.
     """
-    notes: list[dict[str, Any]] = [{} for _ in seeds]
-    warnings: list[list[str]] = [[] for _ in seeds]
+    fetch = partial(_fetch, restorer, pictures, outputs, decoded=decoded, inputs=inputs)
+    begun = restorer.begin(pictures, seeds) if samples == 1 else None
+
+    def finish() -> BatchResult:
+        if begun is None:
+            found = sample_restorer(restorer, pictures, seeds, samples)
+            return fetch(found.combined(combine), found)
+        with restorer.beside_the_next(begun):
+            return fetch(restorer.finish(begun))
+
+    return finish
+
+
+def _fetch(
+    restorer: Restorer,
+    pictures: torch.Tensor,
+    outputs: list[str],
+    result: Restored,
+    found: Samples | None = None,
+    *,
+    decoded: list[images.Picture] | None,
+    inputs: torch.Tensor | None,
+) -> BatchResult:
+    """What is written of a batch; ``found`` are the samples that the result was combined of."""
+    notes: list[dict[str, Any]] = [{} for _ in pictures]
+    warnings: list[list[str]] = [[] for _ in pictures]
     results: dict[str, list[npt.NDArray[Any]]] = {}  # (H,W,3) of each picture by result folder
-    if samples == 1:
-        result = restorer(pictures, seeds)
-        coarse, restored, in_fp32 = result.coarse, result.restored, result.in_fp32
-        choices = result.choices
-    else:
-        found = sample_restorer(restorer, pictures, seeds, samples)
-        by_mean = combine == "mean"
-        coarse = found.coarse_mean if by_mean else found.coarse_medoid
-        restored = found.mean if by_mean else found.medoid
-        in_fp32, choices = found.in_fp32, found.first.choices
+    if found is not None:
         levels = found.spread.cpu().double() * _LEVELS_PER_UNIT  # (B,1,H,W)
         grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
         results[SPREAD] = list(grey.repeat(3, axis=3))
@@ -151,13 +180,14 @@ def restore_batch(
             notes[i]["spread"] = round(spread, 3) if found.varies[i] else None
             if not found.varies[i]:
                 warnings[i].append(_NO_SPREAD)
-    for i, choice in enumerate(choices):
+    for i, choice in enumerate(result.choices):
         if choice.note is not None:
             notes[i]["auto"] = choice.note
-    for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
+    for note, by_enhancer in zip(notes, restorer.notes(result.coarse), strict=True):
         note.update(by_enhancer)
     wanted = {*outputs, *((COARSE, RESTORED) if COMPARE in outputs else ())}
-    for name, tensor in ((COARSE, coarse), (RESTORED, restored), (REPAIRED, pictures)):
+    tensors = ((COARSE, result.coarse), (RESTORED, result.restored), (REPAIRED, pictures))
+    for name, tensor in tensors:
         if name in wanted:
             results[name] = _levels(tensor, decoded)
     if COMPARE in outputs:
@@ -166,7 +196,7 @@ def restore_batch(
         columns += [results[COARSE], results[RESTORED]]
         rows = zip(*columns, strict=True)
         results[COMPARE] = [side_by_side([images.reduced(p) for p in row]) for row in rows]
-    for i, retried in enumerate(in_fp32):
+    for i, retried in enumerate(result.in_fp32):
         if retried:
             warnings[i].append("not finite in low precision, restored again in float32")
     pixels: list[dict[str, Result | None]] = [

@@ -43,6 +43,8 @@ class BatchResult:
 # one seed per picture; the decoded pictures, without pixels; and for each kind of paired files a
 # keyword argument of its name, a list of what was prepared for each picture.
 ProcessBatch = Callable[..., BatchResult]
+# Called likewise; gives a GPU the batch, and returns what waits for the results.
+BeginBatch = Callable[..., Callable[[], BatchResult]]
 
 
 @dataclass

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -29,7 +29,7 @@ from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.jobs import Job, LoadedPicture, find_jobs, read_paired
 from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import Results
-from dr2pipe.runs.steps import FailedPicture, Processed, Ready, Steps, takes_nothing
+from dr2pipe.runs.steps import Batch, FailedPicture, Processed, Steps, takes_nothing
 from dr2pipe.runs.writers import MOST_WAITING_BYTES, Writers, pixel_bytes
 
 logger = logging.getLogger(__name__)
@@ -132,20 +132,23 @@ class FolderRun:
             writers,
             closing(self._batches(self._load_ahead(jobs, loaders))) as batches,
         ):
-            for batch, ready in batches:
-                for done in self.steps.process_batch(batch, ready):
-                    if isinstance(done, FailedPicture):
-                        self._fail(done.job, done.error)
-                    else:
-                        size = pixel_bytes(done.loaded, done.pixels.values())
-                        writers.submit(size, self._write, done)
-                if self.stop_requested:
-                    self.summary.interrupted = True
-                    break
+            for done in self.steps.process_batches(self._until_stopped(batches)):
+                if isinstance(done, FailedPicture):
+                    self._fail(done.job, done.error)
+                else:
+                    size = pixel_bytes(done.loaded, done.pixels.values())
+                    writers.submit(size, self._write, done)
+            if self.stop_requested:
+                self.summary.interrupted = True
 
-    def _batches(
-        self, pictures: Generator[LoadedPicture]
-    ) -> Generator[tuple[list[LoadedPicture], Ready | None]]:
+    def _until_stopped(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """What a GPU has already is finished; nothing follows it."""
+        for batch in batches:
+            yield batch
+            if self.stop_requested:
+                return
+
+    def _batches(self, pictures: Generator[LoadedPicture]) -> Generator[Batch]:
         """Batches; those of one size are put together while the networks have the one before."""
         with closing(pictures):
             batches = self.steps.in_batches(pictures)
@@ -158,9 +161,7 @@ class FolderRun:
                     following = assembler.submit(self._next_batch, batches)
                     yield found
 
-    def _next_batch(
-        self, batches: Iterator[list[LoadedPicture]]
-    ) -> tuple[list[LoadedPicture], Ready | None] | None:
+    def _next_batch(self, batches: Iterator[list[LoadedPicture]]) -> Batch | None:
         """The next batch, put together unless memory ends; None after the last one."""
         batch = next(batches, None)
         if batch is None:

@@ -313,14 +313,14 @@ def restore_block(block: Block, steps: Steps) -> Block:
     by_path = {item.path: item for item in block.items}
     processed, rows = [], list(block.rows)
     start = time.perf_counter()
-    for batch in steps.in_batches(block.loaded):
-        for done in steps.process_batch(batch):
-            if isinstance(done, FailedPicture):
-                rows.append(failed_row(by_path[done.job.relative], done.error, steps))
-            else:
-                # Its file and its faces are not needed any more.
-                rest = dataclasses.replace(done.loaded, ready=torch.empty(0), paired={})
-                processed.append(dataclasses.replace(done, loaded=rest))
+    batches = ((batch, None) for batch in steps.in_batches(block.loaded))
+    for done in steps.process_batches(batches):
+        if isinstance(done, FailedPicture):
+            rows.append(failed_row(by_path[done.job.relative], done.error, steps))
+        else:
+            # Its file and its faces are not needed any more.
+            rest = dataclasses.replace(done.loaded, ready=torch.empty(0), paired={})
+            processed.append(dataclasses.replace(done, loaded=rest))
     busy_s = time.perf_counter() - start if block.loaded else 0.0
     return dataclasses.replace(block, loaded=[], processed=processed, rows=rows, busy_s=busy_s)
 

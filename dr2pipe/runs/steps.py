@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from dr2pipe.core import images
 from dr2pipe.core.config import stable_hash, stable_seed
 from dr2pipe.core.errors import is_out_of_memory
 from dr2pipe.restoration.photos import PreparedPhoto
-from dr2pipe.runs.batches import ProcessBatch, Result
+from dr2pipe.runs.batches import BatchResult, BeginBatch, ProcessBatch, Result
 from dr2pipe.runs.encode import encode_results
 from dr2pipe.runs.jobs import Job, LoadedPicture, PairedFiles, prepare_paired
 from dr2pipe.runs.options import RunOptions
@@ -30,7 +30,11 @@ from dr2pipe.runs.options import RunOptions
 logger = logging.getLogger(__name__)
 
 
+_Given = TypeVar("_Given")
 Ready = torch.Tensor | list[torch.Tensor | PreparedPhoto]  # a batch, as ``process`` takes it
+
+
+Batch = tuple[list[LoadedPicture], Ready | None]  # pictures, and ``Steps.together`` of them
 
 
 @dataclass
@@ -88,6 +92,8 @@ class Steps:
         on_gpu: whether ``process`` takes pictures of one size to a GPU.
         picture_seed: the seed of every picture, instead of the derived ones: to make one result
             again.
+        begin: ``process`` in two parts, so that a GPU has the next batch before the results of
+            one are fetched; None: there is nothing to gain.
     """
 
     process: ProcessBatch
@@ -108,6 +114,7 @@ class Steps:
     options: RunOptions = field(default_factory=RunOptions)
     on_gpu: bool = False
     picture_seed: int | None = None
+    begin: BeginBatch | None = None
 
     @cached_property
     def settings_hash(self) -> str:
@@ -184,28 +191,58 @@ class Steps:
         if batch:
             yield batch
 
+    def process_batches(self, batches: Iterable[Batch]) -> Iterator[Processed | FailedPicture]:
+        """Results of all batches in order. A GPU has the next batch before those of one are fetched."""
+        if self.begin is None:
+            for batch, ready in batches:
+                yield from self.process_batch(batch, ready)
+            return
+        before: Iterator[Processed | FailedPicture] = iter(())
+        for batch, ready in batches:
+            following = self.process_batch(batch, ready, self._begun(self.begin, batch, ready))
+            yield from before
+            before = following
+        yield from before
+
+    def _begun(
+        self, begin: BeginBatch, batch: list[LoadedPicture], ready: Ready | None
+    ) -> Callable[[], BatchResult] | None:
+        """What waits for a batch that a GPU was given; None where it was not."""
+        if len(batch) > self.batch_size:  # memory has run out
+            return None
+        try:
+            return self._call(begin, batch, ready)
+        except Exception:  # process_batch tries again, and says why it fails
+            return None
+
     def process_batch(
-        self, batch: list[LoadedPicture], ready: Ready | None = None
+        self,
+        batch: list[LoadedPicture],
+        ready: Ready | None = None,
+        begun: Callable[[], BatchResult] | None = None,
     ) -> Iterator[Processed | FailedPicture]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture.
 
-        ``ready`` is what ``together`` gives for the batch, if that is done already.
+        ``ready`` is what ``together`` gives for the batch, if that is done already. ``begun`` waits
+        for the results of the batch, if a GPU has it already.
         """
         size = len(batch)
-        if self.size is not None:  # memory may have run out since it was put together
-            size = min(size, self.batch_size)
         while batch:
+            if self.size is not None and begun is None:  # memory may have run out meanwhile
+                size = min(size, self.batch_size)
             part = batch[:size]
             start = time.perf_counter()
+            is_begun = begun is not None
             try:
-                result = self.process(
-                    self.together(part) if ready is None else ready[:size],
-                    [self.seed_of(loaded.job) for loaded in part],
-                    [loaded.picture for loaded in part],
-                    **{name: [loaded.paired[name] for loaded in part] for name in self.paired},
-                )
+                if begun is not None:
+                    finish, begun = begun, None
+                    result = finish()
+                else:
+                    result = self._call(self.process, part, None if ready is None else ready[:size])
             # The one place that carries on: the picture that failed is recorded.
             except Exception as error:
+                if is_begun:  # by itself it may go well, or it fails again
+                    continue
                 if len(part) == 1:
                     yield FailedPicture(part[0].job, error)
                     batch, ready = batch[1:], None if ready is None else ready[1:]
@@ -228,6 +265,16 @@ class Steps:
                 yield Processed(loaded, result.pixels[i], record, result.in_own_space)
             batch = batch[len(part) :]
             ready = None if ready is None else ready[len(part) :]
+
+    def _call(
+        self, call: Callable[..., _Given], batch: list[LoadedPicture], ready: Ready | None
+    ) -> _Given:
+        return call(
+            self.together(batch) if ready is None else ready,
+            [self.seed_of(loaded.job) for loaded in batch],
+            [loaded.picture for loaded in batch],
+            **{name: [loaded.paired[name] for loaded in batch] for name in self.paired},
+        )
 
     def together(self, batch: list[LoadedPicture]) -> Ready:
         """A batch as ``process`` takes it: pictures of one size stacked, photos in a list."""

@@ -142,3 +142,43 @@ def test_stage1_waits_for_nothing():
     with waits_are_errors(), torch.no_grad():
         coarse = remover(degraded, noise)
     assert (coarse - first.coarse).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_a_batch_is_begun_without_a_wait(enabled):
+    restorer = make_restorer(dtype=torch.bfloat16)
+    if not enabled:
+        restorer = Restorer(None, restorer.enhancer, device=DEVICE, dtype=torch.bfloat16)
+    pictures = faces(4, restorer.input_size)
+    first = restorer(pictures, [1, 2, 3, 4])  # whatever is made once
+    with waits_are_errors():
+        begun = restorer.begin(pictures, [1, 2, 3, 4])
+    assert (restorer.finish(begun).restored - first.restored).abs().max() < 1e-3
+
+
+def test_results_are_fetched_beside_the_next_batch():
+    restorer = make_restorer(dtype=torch.bfloat16)
+    batches = [(faces(8)[i : i + 4], [i, i + 1, i + 2, i + 3]) for i in (0, 4)] * 4
+    expected = [images.to_uint8(restorer(*batch).restored) for batch in batches]
+    waiting, found = [], []
+    for batch in [*batches, None]:
+        waiting += [restorer.begin(*batch)] if batch is not None else []
+        if len(waiting) == 2 or batch is None:
+            begun = waiting.pop(0)
+            with restorer.beside_the_next(begun):
+                found.append(images.to_uint8(restorer.finish(begun).restored))
+    assert len(found) == len(expected)
+    for one, other in zip(found, expected, strict=True):
+        assert abs(one.astype(int) - other).max() <= 1
+
+
+def test_what_overflows_is_done_again_beside_the_next_batch():
+    restorer = Restorer(None, Overflowing(), device=DEVICE, dtype=torch.float16)
+    bright, dark = torch.full((1, 3, 512, 512), 0.9), torch.zeros(1, 3, 512, 512)
+    begun = [restorer.begin(one, [0]) for one in (bright, dark)]
+    for one, expected, again in zip(begun, (0.9, 0.0), (True, False), strict=True):
+        with restorer.beside_the_next(one):
+            result = restorer.finish(one)
+            assert result.in_fp32 == [again]
+            assert torch.allclose(result.restored.cpu(), torch.tensor(expected), atol=1e-5)
+    assert {p.dtype for p in restorer.enhancer.parameters()} == {torch.float16}

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+import torch
 from conftest import make_pictures
 from test_runs import FakeNetwork, folder_run
 
@@ -89,3 +90,75 @@ def test_few_photos_are_read_ahead(tmp_path, monkeypatch):
     assert photos.loader_threads == 2
     chosen = folder_run(source, tmp_path / "c", FakeNetwork(), size=None, loader_threads=5)
     assert chosen.loader_threads == 5
+
+
+class TwoPartNetwork(FakeNetwork):
+    """Says when a batch is begun, and when its results are fetched."""
+
+    def __init__(self, fails_to_begin=(), fails_to_finish=()):
+        super().__init__()
+        self.said, self.number = [], 0
+        self.fails_to_begin, self.fails_to_finish = fails_to_begin, fails_to_finish
+
+    def begin(self, pictures, seeds, decoded):
+        number = self.number
+        self.number += 1
+        self.said.append(f"begin {number}")
+        if number in self.fails_to_begin:
+            raise torch.cuda.OutOfMemoryError("no room")
+
+        def finish():
+            self.said.append(f"finish {number}")
+            if number in self.fails_to_finish:
+                raise RuntimeError("a kernel failed")
+            return FakeNetwork.__call__(self, pictures, seeds, decoded)
+
+        return finish
+
+
+def two_part_run(tmp_path, network, pictures=7):
+    source = make_pictures(tmp_path / "in", pictures)
+    return folder_run(source, tmp_path / "out", network, begin=network.begin, batch_size=3)
+
+
+def test_a_gpu_has_the_next_batch_before_results_are_fetched(tmp_path):
+    network = TwoPartNetwork()
+    summary = two_part_run(tmp_path, network).run()
+    assert (summary.restored, summary.failed) == (7, 0)
+    assert network.said == ["begin 0", "begin 1", "finish 0", "begin 2", "finish 1", "finish 2"]
+    folder_run(tmp_path / "in", tmp_path / "plain", FakeNetwork(), batch_size=3).run()
+    for path in (tmp_path / "plain/restored").iterdir():
+        assert path.read_bytes() == (tmp_path / "out/restored" / path.name).read_bytes()
+
+
+@pytest.mark.parametrize("part", ["fails_to_begin", "fails_to_finish"])
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_batch_that_fails_in_either_part_is_done_again(tmp_path, part, number):
+    network = TwoPartNetwork(**{part: [number]})
+    summary = two_part_run(tmp_path, network).run()
+    assert (summary.restored, summary.failed) == (7, 0)
+
+
+def test_a_picture_that_always_fails_is_the_only_failure(tmp_path):
+    network = TwoPartNetwork(fails_to_finish=range(99))
+    network.fails = lambda batch: ValueError("poison") if len(batch) == 3 else None
+    summary = two_part_run(tmp_path, network).run()
+    assert (summary.restored, summary.failed) == (7, 0)
+    network = TwoPartNetwork(fails_to_finish=[1])
+    network.fails = lambda batch: ValueError("poison")
+    summary = two_part_run(tmp_path / "all", network, pictures=2).run()
+    assert (summary.restored, summary.failed) == (0, 2)
+
+
+def test_what_is_begun_is_finished_when_a_run_is_stopped(tmp_path):
+    network = TwoPartNetwork()
+    run = two_part_run(tmp_path, network, pictures=12)
+
+    def stops(pictures):
+        run._request_stop()
+
+    network.fails = stops
+    summary = run.run()
+    assert summary.interrupted
+    assert network.said == ["begin 0", "begin 1", "finish 0", "finish 1"]
+    assert summary.restored == 6

@@ -14,6 +14,7 @@ from dr2pipe.data.folders import FaceDataset
 from dr2pipe.diffusion.dr2 import clamp_x0
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.stage1 import load_remover
+from dr2pipe.diffusion.student import load_student
 from dr2pipe.losses.reconstruction import log_error
 from dr2pipe.training.recipes import face_pairs, run_recipe
 from dr2pipe.training.recipes.distil import DistilConfig, DistilRecipe
@@ -125,6 +126,37 @@ def test_a_narrower_student_learns_and_restores(tmp_path, given):
     coarse = remover(face_pairs(config)[0, 0]["input"][None], Philox([5]))
     assert coarse.shape == (1, 3, 16, 16)
     assert coarse.isfinite().all()
+
+
+def test_a_student_goes_on_from_another(tmp_path, given):
+    assert train(tmp_path, given, "run", "total_steps=2", "export_precision=fp16") == 0
+    first = load_student(tmp_path / "run/final").state_dict()
+    init = [*given, f"output={tmp_path / 'x'}", f"init={tmp_path / 'run/final'}"]
+    config = load_config(DistilConfig, tmp_path / "tiny.yaml", init)
+    begun = DistilRecipe(config).build(torch.Generator())["student"].network.state_dict()
+    assert all(torch.equal(begun[name], value) for name, value in first.items())
+    for overrides, says in (
+        (["channels=[8,8]"], "a student of other sizes"),
+        (["taught=[[2,6,16]]"], "was taught other settings"),
+        (["init=nowhere"], "nowhere"),
+    ):
+        config = load_config(DistilConfig, tmp_path / "tiny.yaml", [*init, *overrides])
+        with pytest.raises(ConfigError, match=says):
+            DistilRecipe(config).build(torch.Generator())
+
+
+def test_a_teacher_in_bf16_teaches_nearly_the_same(tmp_path, given):
+    coarse = []
+    for precision in ("no", "bf16"):
+        overrides = [*given, f"output={tmp_path / 'x'}", f"precision={precision}"]
+        recipe = DistilRecipe(load_config(DistilConfig, tmp_path / "tiny.yaml", overrides))
+        student = recipe.build(torch.Generator())["student"].network
+        degraded = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        coarse.append(recipe._teach(0, degraded, torch.tensor([1, 2])))
+        assert student.dtype == torch.float32
+        assert recipe.teachers[0].unet.dtype == {"no": torch.float32}.get(precision, torch.bfloat16)
+    assert coarse[1].dtype == torch.float32
+    assert 0 < (coarse[1] - coarse[0]).abs().mean() < 0.02
 
 
 def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):

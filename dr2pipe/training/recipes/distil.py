@@ -18,11 +18,12 @@ import torch
 from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.models import find_model
 from dr2pipe.core.seeding import random_stream
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.stage1 import DR2Config, Remover, load_remover
-from dr2pipe.diffusion.student import DR2Student, student_of
+from dr2pipe.diffusion.student import DR2Student, load_student, student_of
 from dr2pipe.losses.reconstruction import log_error
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import (
@@ -45,6 +46,8 @@ class DistilConfig(TrainConfig):
     taught: list[list[int]] = field(default_factory=list)
     # Widths of the student; null: those of its teacher, whose weights it then begins with.
     channels: list[int] | None = None
+    init: str | None = None  # name or folder of a student whose weights training starts from
+    compile: bool = False  # the teacher, by torch.compile; its calls are most of the work
     pairs: PairsConfig = field(default_factory=PairsConfig)  # degraded faces, at the teacher's size
     learning_rate: float = 2e-4
     beta2: float = 0.99  # of AdamW
@@ -87,7 +90,7 @@ class DistilRecipe:
         return unet
 
     def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
-        """Build ``student``, which begins as the teacher where it is as wide."""
+        """Build ``student``, which begins as ``init``, or as the teacher where it is as wide."""
         first = self.teachers[0]
         assert isinstance(first.unet, UNet2DModel | PatchedUNet)  # load_ddpm knows no other
         with random_stream(generator):
@@ -99,6 +102,8 @@ class DistilRecipe:
                 teacher_sha256=self.teacher_sha256,
                 channels=self.config.channels,
             ).train()
+        if self.config.init is not None:
+            _copy_weights(find_model(self.config.init), student)
         optimizer = torch.optim.AdamW(
             student.parameters(),
             lr=self.config.learning_rate,
@@ -121,10 +126,12 @@ class DistilRecipe:
     def _teach(self, place: int, degraded: torch.Tensor, seeds: torch.Tensor) -> torch.Tensor:
         """The teacher's coarse faces of (B,3,S,S), by the showings' seeds."""
         remover = self.teachers[place]
-        remover.unet.to(degraded.device)
-        low = self.config.precision == "bf16"
-        with torch.autocast(degraded.device.type, torch.bfloat16, enabled=low):
-            return remover(degraded, Philox(seeds, "distil")).float()
+        dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        if (remover.unet.device, remover.unet.dtype) != (degraded.device, dtype):
+            remover.unet.to(device=degraded.device, dtype=dtype)
+            if self.config.compile:
+                remover.unet.compile(dynamic=False)
+        return remover(degraded, Philox(seeds, "distil")).float()
 
     @torch.no_grad()
     def preview(self, networks: Networks, batch: Batch) -> torch.Tensor:
@@ -145,6 +152,17 @@ class DistilRecipe:
         if self.config.export_precision == "fp16":
             student.half()
         files.write_folder(folder, student.save_pretrained)
+
+
+def _copy_weights(folder: Path, student: DR2Student) -> None:
+    source = load_student(folder)
+    known = [list(setting) for setting in source.config.taught]
+    if known != [list(setting) for setting in student.config.taught]:
+        raise ConfigError(f"init={folder} was taught other settings: {known}")
+    try:
+        student.load_state_dict(source.state_dict())
+    except RuntimeError as error:
+        raise ConfigError(f"init={folder} is a student of other sizes: {error}") from None
 
 
 def _check(config: DistilConfig) -> None:
