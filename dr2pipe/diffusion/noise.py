@@ -121,13 +121,35 @@ def _unit(word: torch.Tensor) -> torch.Tensor:
     return (word.float() + 0.5) * 2.0**-32
 
 
-# One torch generator for a batch, or one for each picture, or Philox; None: torch's global stream.
-Generators = torch.Generator | list[torch.Generator] | Philox | None
+class Antithetic:
+    """Noise for a batch and, behind it, its negative for the same batch again.
+
+    Antithetic variates (Hammersley and Morton 1956): what a mean over both owes to the noise cancels,
+    as far as it is linear in it.
+
+    Args:
+        half: what the noise of one half is drawn from.
+    """
+
+    def __init__(self, half: Generators):
+        self.half = half
+
+    def normal(self, shape: Sequence[int], device: torch.device | str) -> torch.Tensor:
+        """Draw standard normal float32 numbers of the shape (2B,...)."""
+        count, *rest = shape
+        empty = torch.empty((count // 2, *rest), device=device)
+        noise = draw_like(empty, self.half)
+        return torch.cat([noise, -noise])
+
+
+# One torch generator for a batch, or one for each picture, or Philox, or Antithetic of these; None:
+# torch's global stream.
+Generators = torch.Generator | list[torch.Generator] | Philox | Antithetic | None
 
 
 def draw_like(picture: torch.Tensor, generator: Generators) -> torch.Tensor:
     """Draw standard normal noise of the shape, type and device of ``picture`` (B,3,H,W)."""
-    if isinstance(generator, Philox):
+    if isinstance(generator, Philox | Antithetic):
         return generator.normal(picture.shape, picture.device).to(picture.dtype)
     return randn_tensor(picture.shape, generator, picture.device, picture.dtype)
 
@@ -136,10 +158,10 @@ def draw_like(picture: torch.Tensor, generator: Generators) -> torch.Tensor:
 def noise_inside(generator: Generators) -> Iterator[torch.Generator | list[torch.Generator] | None]:
     """What to hand to a diffusers scheduler's ``step`` inside the block as its generator.
 
-    Schedulers draw by ``torch.randn`` and take torch's generators alone. With :class:`Philox`, this
-    function gives its numbers inside the block.
+    Schedulers draw by ``torch.randn`` and take torch's generators alone. With :class:`Philox` and
+    :class:`Antithetic`, this function gives their numbers inside the block.
     """
-    if not isinstance(generator, Philox):
+    if not isinstance(generator, Philox | Antithetic):
         yield generator
         return
     with _RandnOf(generator):
@@ -147,11 +169,11 @@ def noise_inside(generator: Generators) -> Iterator[torch.Generator | list[torch
 
 
 class _RandnOf(TorchFunctionMode):
-    """Inside ``with``, ``torch.randn`` draws from ``philox``."""
+    """Inside ``with``, ``torch.randn`` draws from ``source``."""
 
-    def __init__(self, philox: Philox):
+    def __init__(self, source: Philox | Antithetic):
         super().__init__()
-        self.philox = philox
+        self.source = source
 
     def __torch_function__(
         self,
@@ -163,7 +185,7 @@ class _RandnOf(TorchFunctionMode):
         """As of every mode."""
         kwargs = kwargs or {}
         if func is torch.randn:
-            return self.philox.normal(args[0], kwargs["device"]).to(kwargs["dtype"])
+            return self.source.normal(args[0], kwargs["device"]).to(kwargs["dtype"])
         return func(*args, **kwargs)
 
 

@@ -20,7 +20,7 @@ from dr2pipe.diffusion.dr2 import check_network, clamp_x0, diffuse, remove_degra
 from dr2pipe.diffusion.exposure import normalise_exposure
 from dr2pipe.diffusion.low_pass import BicubicLowPass, LowPass, build_low_pass
 from dr2pipe.diffusion.networks import FaceDDPM, load_ddpm
-from dr2pipe.diffusion.noise import Generators
+from dr2pipe.diffusion.noise import Antithetic, Generators
 from dr2pipe.diffusion.pipeline import network_size
 from dr2pipe.diffusion.student import DR2Student, load_student
 from dr2pipe.diffusion.timesteps import (
@@ -68,6 +68,9 @@ class DR2Config:
     # Name or folder of a student of the model: it takes one call in place of all, for the settings
     # that it was taught. num_evaluations is then of the others.
     student: str | None = None
+    # Each face is made twice, from noise and from its negative, and the mean is taken: see
+    # diffusion/noise.py, Antithetic.
+    antithetic: bool = False
 
 
 @dataclass
@@ -84,6 +87,7 @@ class Remover:
     max_timestep: int | None = None  # the highest that the network was trained on; None for all
     exposure: str = "keep"  # keep | normalise
     student: DR2Student | None = None  # takes the place of the chain for settings that it knows
+    antithetic: bool = False  # the mean of two, from noise and from its negative
 
     @property
     def taught_place(self) -> int | None:
@@ -95,9 +99,10 @@ class Remover:
     @property
     def calls(self) -> int:
         """Network calls for a picture."""
+        calls = self.num_evaluations or self.omega - self.tau + 1
         if self.taught_place is not None:
-            return 1
-        return self.num_evaluations or self.omega - self.tau + 1
+            calls = 1
+        return 2 * calls if self.antithetic else calls
 
     @property
     def networks(self) -> list[ModelMixin]:
@@ -113,8 +118,8 @@ class Remover:
         """Return the coarse faces of (B,3,S,S) in [-1,1], by the noise of ``generator``."""
         if self.exposure == "normalise":
             normal, undo = normalise_exposure(degraded)
-            return undo(self._remove(normal, generator))
-        return self._remove(degraded, generator)
+            return undo(self._coarse(normal, generator))
+        return self._coarse(degraded, generator)
 
     def student_input(
         self, degraded: torch.Tensor, generator: Generators
@@ -129,6 +134,14 @@ class Remover:
         alpha_bar = scheduler.alphas_cumprod[timesteps[0]]
         noisy = diffuse(degraded, alpha_bar, generator)
         return noisy, self.low_pass(degraded), timesteps[0], alpha_bar
+
+    def _coarse(self, degraded: torch.Tensor, generator: Generators) -> torch.Tensor:
+        if not self.antithetic:
+            return self._remove(degraded, generator)
+        # What the result owes to the noise is mostly linear in it, and so cancels.
+        both = self._remove(torch.cat([degraded, degraded]), Antithetic(generator))
+        first, second = both.chunk(2)
+        return (first + second) / 2
 
     def _remove(self, degraded: torch.Tensor, generator: Generators) -> torch.Tensor:
         place = self.taught_place
@@ -145,6 +158,10 @@ class Remover:
             num_evaluations=self.num_evaluations,
             generator=generator,
         )
+
+    def with_single_noise(self) -> Remover:
+        """The same, but every face is made once, from one noise."""
+        return dataclasses.replace(self, antithetic=False)
 
     def choose(self, degraded: torch.Tensor) -> list[Choice]:
         """Choose itself for every picture."""
@@ -196,6 +213,10 @@ class AutoRemover:
     def size(self) -> int:
         """Side in pixels of the pictures it takes."""
         return self._first.size
+
+    def with_single_noise(self) -> AutoRemover:
+        """The same, but every face is made once, from one noise."""
+        return AutoRemover(self.setting, [r and r.with_single_noise() for r in self.removers])
 
     def choose(self, degraded: torch.Tensor) -> list[Choice]:
         """Choose for each of (B,3,S,S) in [-1,1]; a choice depends on its picture alone."""
@@ -261,14 +282,19 @@ def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str,
         chosen_from: dict[str, Any] = {"scheduler_configs": list(different.values())}
         if config.exposure != "keep":
             chosen_from["exposure"] = config.exposure
+        if config.antithetic:
+            chosen_from["antithetic"] = True
         return {"mode": "auto", "variance": config.variance} | chosen_from | network
     described = dataclasses.asdict(config) | {
         "omega": remover.omega,
         "scheduler": type(remover.scheduler).__name__,
         "scheduler_config": plain_config(remover.scheduler.config),
     }
-    if config.exposure == "keep":  # as before there was another choice
+    # As before there was another choice: finished pictures remain valid.
+    if config.exposure == "keep":
         described.pop("exposure")
+    if not config.antithetic:
+        described.pop("antithetic")
     # The place of a model does not matter, only its content.
     for name in ("model", "auto", "student"):
         described.pop(name)
@@ -304,6 +330,7 @@ def _build_remover(config: DR2Config, ddpm: FaceDDPM, student: DR2Student | None
         max_timestep=ddpm.max_timestep,
         exposure=config.exposure,
         student=student,
+        antithetic=config.antithetic,
     )
     if student is not None and remover.taught_place is None:
         logger.warning(

@@ -141,7 +141,7 @@ class Restorer:
             if compile:
                 network.compile(dynamic=False)
 
-    def with_remover(self, remover: Remover) -> Restorer:
+    def with_remover(self, remover: Remover | AutoRemover) -> Restorer:
         """The same networks with other settings of stage 1."""
         changed = copy.copy(self)
         changed.remover = remover

@@ -68,6 +68,10 @@ def sample_restorer(
     """
     if count < 2:
         raise ConfigError(f"{count} samples have no spread; take 2 or more")
+    if (
+        restorer.remover is not None
+    ):  # from a noise and its negative, the spread would nearly vanish
+        restorer = restorer.with_remover(restorer.remover.with_single_noise())
     samples = [
         restorer(pictures, [stable_seed(seed, k) if k else seed for seed in seeds])
         for k in range(count)

@@ -227,6 +227,8 @@ def _describe_dr2(dr2: dict[str, Any]) -> str:
     texts = [sweep_plots.filter_label(dr2), f"τ = {dr2['tau']}", f"ω = {dr2['omega']}"]
     if dr2["num_evaluations"] is not None:
         texts.append(f"{dr2['num_evaluations']} evaluations")
+    if dr2.get("antithetic"):
+        texts.append("antithetic noise")
     return ", ".join(texts)
 
 
