@@ -228,11 +228,11 @@ def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
     return EXIT_DONE
 
 
-def fit_auto(sweep_folder: str, output: str) -> int:
-    """Fit the automatic setting of DR2 on a sweep, and print what it scores on faces left out."""
-    from dr2pipe.evaluation.fit_auto import fit_from_sweep
+def fit_auto(sweep_folders: list[str], output: str) -> int:
+    """Fit the automatic setting of DR2 on sweeps, and print what it scores on faces left out."""
+    from dr2pipe.evaluation.fit_auto import fit_from_sweeps
 
-    print(fit_from_sweep(sweep_folder, output))
+    print(fit_from_sweeps(sweep_folders, output))
     return EXIT_DONE
 
 

@@ -53,8 +53,12 @@ def _add_recipes(to: Commands) -> None:
 
 
 def _add_fits(to: Commands) -> None:
-    command = to.add_parser("fit-auto", help="fit dr2.mode=auto on a sweep")
-    command.add_argument("sweep", help="folder of a sweep with with_off=true")
+    command = to.add_parser("fit-auto", help="fit dr2.mode=auto on a sweep, or on several")
+    command.add_argument(
+        "sweep",
+        nargs="+",
+        help="folder of a sweep with with_off=true; further ones have other seeds or degradations",
+    )
     command.add_argument("output", help=".json file, for dr2.auto")
     command.set_defaults(run=lambda o: commands.fit_auto(o.sweep, o.output))
 

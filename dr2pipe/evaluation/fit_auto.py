@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +21,31 @@ from dr2pipe.diffusion.auto import (
     structure_of,
 )
 from dr2pipe.diffusion.degradation_features import FEATURES
-from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep
+from dr2pipe.evaluation.sweep_table import SweepTable, read_sweeps
 
 _STRENGTHS = tuple(10.0**k for k in range(-1, 5))  # of the ridge, to choose from
 _FOLDS = 5
 _FAMILIAR = 0.99  # of the faces of the sweep
 
 
-def fit_from_sweep(folder: str | Path, path: str | Path) -> str:
-    """Fit the automatic setting on what ``sweep`` left in ``folder``, and write it to ``path``.
+def fit_from_sweeps(folders: Sequence[str | Path], path: str | Path) -> str:
+    """Fit the automatic setting on what ``sweep`` left in the folders, and write it to ``path``.
 
     Returns:
         How it does on faces left out, as text.
 
     Raises:
-        ConfigError: the folder holds no finished sweep, or too few faces.
+        ConfigError: a folder holds no finished sweep, they do not belong together, or hold too few
+            faces.
     """
-    table = read_sweep(folder)
+    table = read_sweeps(folders)
     setting, means = fit_auto(table)
     save_auto(setting, path, table.score_text)
     faces = len(set(table.faces))
-    lines = [f"{faces} faces, {len(table.candidates)} settings, score {table.score_text}"]
+    lines = [
+        f"{faces} faces, {len(table.rows)} rows, {len(table.candidates)} settings, "
+        f"score {table.score_text}"
+    ]
     for how, values in means.items():
         text = ", ".join(f"{name} {value:.4f}" for name, value in values.items())
         lines.append(f"{how}, on faces left out: {text}")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +57,30 @@ class SweepTable:
 
     def _weights(self) -> dict[str, float]:
         return {metric: w for metric, w in SCORE_WEIGHTS.items() if metric in self.values}
+
+
+def read_sweeps(folders: Sequence[str | Path]) -> SweepTable:
+    """The rows of several sweeps of the same settings, for instance with other seeds, as of one.
+
+    Raises:
+        ConfigError: as of :func:`read_sweep`, or sweeps of other models, settings or metrics.
+    """
+    tables = [read_sweep(folder) for folder in folders]
+    first = tables[0]
+    for folder, table in zip(folders, tables, strict=True):
+        same = (table.model_sha256, table.candidates, set(table.values))
+        if same != (first.model_sha256, first.candidates, set(first.values)):
+            raise ConfigError(f"{folder} has another model, settings or metrics than {folders[0]}")
+    if len(tables) == 1:
+        return first
+    return dataclasses.replace(
+        first,
+        features=np.concatenate([table.features for table in tables]),
+        values={k: np.concatenate([table.values[k] for table in tables]) for k in first.values},
+        faces=np.concatenate([table.faces for table in tables]),
+        sweep=" ".join(table.sweep for table in tables),
+        rows=[row for table in tables for row in table.rows],
+    )
 
 
 def read_sweep(folder: str | Path) -> SweepTable:

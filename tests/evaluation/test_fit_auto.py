@@ -11,7 +11,7 @@ from dr2pipe.diffusion.degradation_features import FEATURES, degradation_feature
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.evaluation.fit_auto import fit_auto, save_auto
 from dr2pipe.evaluation.sweep import SweepConfig, sweep
-from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep
+from dr2pipe.evaluation.sweep_table import SweepTable, read_sweep, read_sweeps
 
 
 def candidates(count):
@@ -114,6 +114,19 @@ def test_what_a_sweep_finds_can_be_fitted_and_used(model_folder, tmp_path):
     done = run_here("-m", "dr2pipe", "fit-auto", tmp_path / "s", tmp_path / "auto.json")
     assert done.returncode == 0, done.stderr
     assert "fixed, on faces left out: psnr" in done.stdout
+    more = [*given, "seed=1", f"output={tmp_path / 'seed1'}"]
+    sweep(load_config(SweepConfig, None, more))
+    folders = [tmp_path / "s", tmp_path / "seed1"]
+    done = run_here("-m", "dr2pipe", "fit-auto", *folders, tmp_path / "both.json")
+    assert done.returncode == 0, done.stderr
+    assert "6 faces, 24 rows, 3 settings" in done.stdout
+    both = read_sweeps(folders)
+    assert np.array_equal(both.scores[12:], read_sweep(folders[1]).scores)
+    assert list(both.faces[12:]) == list(both.faces[:12])
+    other = [*given, "grid={factor: [2], tau: [3]}", f"output={tmp_path / 'other'}"]
+    sweep(load_config(SweepConfig, None, other))
+    with pytest.raises(ConfigError, match="has another model, settings or metrics"):
+        read_sweeps([tmp_path / "s", tmp_path / "other"])
     done = run_here(
         "scripts/restore.py", ROOT / "configs/restore/portrait128.yaml", f"input={clean}",
         f"output={tmp_path / 'o'}", f"dr2.model={model_folder}", "enhancer.name=none",
