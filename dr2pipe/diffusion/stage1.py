@@ -65,12 +65,12 @@ class DR2Config:
     num_steps: int = 100
     num_evaluations: int | None = None  # null: every step from omega to tau
     exposure: str = "keep"  # keep | normalise dark and pale pictures, see diffusion/exposure.py
-    # Name or folder of a student of the model: it takes one call in place of all, for the settings
-    # that it was taught. num_evaluations is then of the others.
+    # Name or folder of a student of the model: it takes one call in place of all for each noise, for
+    # the settings that it was taught. num_evaluations is then of the others.
     student: str | None = None
     # Each face is made twice, from noise and from its negative, and the mean is taken: see
-    # diffusion/noise.py, Antithetic.
-    antithetic: bool = False
+    # diffusion/noise.py, Antithetic. null: as the automatic setting was fitted; else false.
+    antithetic: bool | None = None
 
 
 @dataclass
@@ -161,7 +161,7 @@ class Remover:
 
     def with_single_noise(self) -> Remover:
         """The same, but every face is made once, from one noise."""
-        return dataclasses.replace(self, antithetic=False)
+        return dataclasses.replace(self, antithetic=False) if self.antithetic else self
 
     def choose(self, degraded: torch.Tensor) -> list[Choice]:
         """Choose itself for every picture."""
@@ -216,7 +216,9 @@ class AutoRemover:
 
     def with_single_noise(self) -> AutoRemover:
         """The same, but every face is made once, from one noise."""
-        return AutoRemover(self.setting, [r and r.with_single_noise() for r in self.removers])
+        single = [remover and remover.with_single_noise() for remover in self.removers]
+        same = all(one is other for one, other in zip(single, self.removers, strict=True))
+        return self if same else AutoRemover(self.setting, single)
 
     def choose(self, degraded: torch.Tensor) -> list[Choice]:
         """Choose for each of (B,3,S,S) in [-1,1]; a choice depends on its picture alone."""
@@ -261,13 +263,19 @@ def load_remover(
     if setting.model_sha256 != hashes["dr2"]:
         raise ConfigError(f"{path} was fitted on another model than {folder}; fit it again")
     try:
-        configs = [dataclasses.replace(config, mode="fixed", **c) for c in setting.candidates]
+        configs = candidate_configs(config, setting)
     except TypeError as error:
         raise ConfigError(f"{path}: {error}") from None
     removers = [_build_remover(c, ddpm, student) if c.enabled else None for c in configs]
     if not any(removers):
         raise ConfigError(f"{path}: no candidate has a first stage")
     return AutoRemover(setting, removers), hashes | {"auto": files.sha256(path)}
+
+
+def candidate_configs(config: DR2Config, setting: AutoSetting) -> list[DR2Config]:
+    """The candidates of an automatic setting, as fixed settings; the rest is as in ``config``."""
+    kept = {} if config.antithetic is None else {"antithetic": config.antithetic}
+    return [dataclasses.replace(config, mode="fixed", **(c | kept)) for c in setting.candidates]
 
 
 def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str, Any]:
@@ -282,8 +290,8 @@ def describe_dr2(config: DR2Config, remover: Remover | AutoRemover) -> dict[str,
         chosen_from: dict[str, Any] = {"scheduler_configs": list(different.values())}
         if config.exposure != "keep":
             chosen_from["exposure"] = config.exposure
-        if config.antithetic:
-            chosen_from["antithetic"] = True
+        if config.antithetic is not None:
+            chosen_from["antithetic"] = config.antithetic
         return {"mode": "auto", "variance": config.variance} | chosen_from | network
     described = dataclasses.asdict(config) | {
         "omega": remover.omega,
@@ -330,7 +338,7 @@ def _build_remover(config: DR2Config, ddpm: FaceDDPM, student: DR2Student | None
         max_timestep=ddpm.max_timestep,
         exposure=config.exposure,
         student=student,
-        antithetic=config.antithetic,
+        antithetic=bool(config.antithetic),
     )
     if student is not None and remover.taught_place is None:
         logger.warning(

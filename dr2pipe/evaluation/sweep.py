@@ -37,7 +37,10 @@ from dr2pipe.metrics import METRICS
 from dr2pipe.restoration.restorer import EnhancerConfig
 
 # What a grid may vary, in the order in which points are named.
-AXES = ("low_pass", "scheduler", "factor", "sigma_px", "cutoff", "num_evaluations", "omega", "tau")
+AXES = (
+    *("low_pass", "scheduler", "factor", "sigma_px", "cutoff", "num_evaluations", "omega", "tau"),
+    "antithetic",
+)
 OFF = "off"  # the point without stage 1
 
 

@@ -173,16 +173,15 @@ class FaceRestorer:
             in_fp32, choices = result.in_fp32, result.choices
         else:
             found = sample_restorer(restorer, degraded, seeds, self.samples)
-            by_mean = self.combine == "mean"
-            coarse = found.coarse_mean if by_mean else found.coarse_medoid
-            restored = found.mean if by_mean else found.medoid
+            combined = found.combined(self.combine)
+            coarse, restored = combined.coarse, combined.restored
+            in_fp32, choices = combined.in_fp32, combined.choices
             if self.same_person is not None and self.same_person.references is not None:
                 nearest = self.same_person.nearest(found.faces.cpu())
                 chosen = torch.tensor([best for best, _ in nearest]), torch.arange(len(seeds))
                 coarse, restored = found.coarse.cpu()[chosen], found.faces.cpu()[chosen]
                 for note, (_, choice_note) in zip(notes, nearest, strict=True):
                     note["nearest_to_references"] = choice_note
-            in_fp32, choices = found.in_fp32, found.first.choices
             spread = found.spread.cpu().double().mean(dim=(1, 2, 3)) * 127.5
             for note, value, varies in zip(notes, spread.tolist(), found.varies, strict=True):
                 note["spread"] = round(value, 3) if varies else None

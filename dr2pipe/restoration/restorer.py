@@ -129,7 +129,8 @@ class Restorer:
         self.padded_to = (
             0  # a compiled network is compiled for one shape: that of the largest batch
         )
-        self._results: torch.cuda.Stream | None = None  # where they are fetched from a GPU
+        self._fetching: torch.cuda.Stream | None = None  # where results are fetched from a GPU
+        self._single: Restorer | None = None
         memory_format = torch.channels_last if channels_last else torch.contiguous_format
         for network in self._networks():
             layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
@@ -144,13 +145,25 @@ class Restorer:
     def with_remover(self, remover: Remover | AutoRemover) -> Restorer:
         """The same networks with other settings of stage 1."""
         changed = copy.copy(self)
-        changed.remover = remover
+        changed.remover, changed._single = remover, None
         return changed
+
+    def with_single_noise(self) -> Restorer:
+        """The same, but every coarse face is made once, from one noise.
+
+        It is made once, so that it keeps the shape that its networks are compiled for.
+        """
+        if self.remover is None:
+            return self
+        if self._single is None:
+            single = self.remover.with_single_noise()
+            self._single = self if single is self.remover else self.with_remover(single)
+        return self._single
 
     def with_enhancer(self, enhancer: Enhancer) -> Restorer:
         """The same stage 1 with another stage 2."""
         changed = copy.copy(self)
-        changed.enhancer = enhancer
+        changed.enhancer, changed._single = enhancer, None
         return changed
 
     @property
@@ -196,12 +209,14 @@ class Restorer:
                 self.padded_to = 0  # smaller batches follow
             raise
         finite = restored.isfinite().flatten(1).all(dim=1)
-        done = torch.cuda.current_stream().record_event() if restored.is_cuda else None
+        done = None
+        if restored.is_cuda:
+            done = torch.cuda.current_stream(restored.device).record_event()
         return Begun(degraded, seeds, choices, coarse, restored, finite, done)
 
     @torch.no_grad()
     def finish(self, begun: Begun) -> Restored:
-        """Wait for a batch, and do again what is not finite; the rest as of ``__call__``."""
+        """Wait for a batch, and do again what is not finite: together with ``begin``, ``__call__``."""
         coarse, restored, seeds, choices = begun.coarse, begun.restored, begun.seeds, begun.choices
         broken = [i for i, is_finite in enumerate(begun.finite.tolist()) if not is_finite]
         if broken and self.dtype != torch.float32:
@@ -220,10 +235,10 @@ class Restorer:
         if begun.done is None:
             yield
             return
-        if self._results is None:
+        if self._fetching is None:
             # The few small kernels go before those of the networks.
-            self._results = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(self._results):
+            self._fetching = torch.cuda.Stream(self.device, priority=-1)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(self._fetching):
             begun.done.wait()
             yield
 
@@ -247,7 +262,7 @@ class Restorer:
     def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
         if self.device.type == "cuda" and tensor.device.type == "cpu":
             tensor = tensor.pin_memory()  # copied while the host goes on
-        return tensor.to(self.device, non_blocking=True)
+        return tensor.to(self.device, non_blocking=self.device.type == "cuda")
 
     def _padded(self, rows: list[int]) -> list[int]:
         """Rows of a batch, the last one repeated where the network was compiled for more."""

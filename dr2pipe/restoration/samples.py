@@ -59,7 +59,7 @@ class Samples:
 def sample_restorer(
     restorer: Restorer, pictures: torch.Tensor, seeds: Sequence[int], count: int
 ) -> Samples:
-    """Restore (B,3,S,S) RGB in [-1,1] ``count`` times with different noise.
+    """Restore (B,3,S,S) RGB in [-1,1] ``count`` times, each time from one other noise.
 
     ``seeds``: one per picture, as a :class:`Restorer` takes them.
 
@@ -68,10 +68,8 @@ def sample_restorer(
     """
     if count < 2:
         raise ConfigError(f"{count} samples have no spread; take 2 or more")
-    if (
-        restorer.remover is not None
-    ):  # from a noise and its negative, the spread would nearly vanish
-        restorer = restorer.with_remover(restorer.remover.with_single_noise())
+    # From a noise and its negative, the spread would nearly vanish.
+    restorer = restorer.with_single_noise()
     samples = [
         restorer(pictures, [stable_seed(seed, k) if k else seed for seed in seeds])
         for k in range(count)

@@ -237,7 +237,7 @@ class FolderRun:
 
     def _request_stop(self) -> None:
         self.stop_requested = True
-        logger.warning("stopping after the current batch; the same command goes on later")
+        logger.warning("stopping after what is in work; the same command goes on later")
 
     def _count(self, what: str) -> None:
         with self._summary_lock:

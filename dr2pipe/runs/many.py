@@ -282,7 +282,7 @@ def reading_steps(config: RestoreConfig, described: Steps) -> Steps:
 
 def described_steps(steps: Steps) -> Steps:
     """The steps without the networks, which other processes can be sent."""
-    return dataclasses.replace(steps, process=_no_networks, prepare=None)
+    return dataclasses.replace(steps, process=_no_networks, begin=None, prepare=None)
 
 
 def _no_networks(*_: Any, **__: Any) -> Any:

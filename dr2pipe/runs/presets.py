@@ -20,7 +20,7 @@ from dr2pipe.core.models import find_model, is_built_in, is_here, place_model, u
 from dr2pipe.core.official import BY_HAND, FILES, HUB, how_to_get
 from dr2pipe.core.processes import process_state
 from dr2pipe.diffusion.auto import load_auto
-from dr2pipe.diffusion.stage1 import DR2Config
+from dr2pipe.diffusion.stage1 import DR2Config, candidate_configs
 from dr2pipe.diffusion.timesteps import default_omega
 from dr2pipe.restoration.settings import RestorationConfig, load_restorer
 
@@ -170,12 +170,12 @@ def _calls(config: DR2Config) -> int:
         return 0
     if config.mode == "auto":
         setting, _ = load_auto(config.auto)
-        fixed = [{"enabled": True} | candidate for candidate in setting.candidates]
-        return max(_calls(DR2Config(**candidate)) for candidate in fixed)
+        return max(_calls(candidate) for candidate in candidate_configs(config, setting))
     omega = config.omega
     if omega is None:
         omega = default_omega(config.tau, config.factor, config.num_steps)
-    return config.num_evaluations or omega - config.tau + 1
+    calls = config.num_evaluations or omega - config.tau + 1
+    return 2 * calls if config.antithetic else calls
 
 
 def _need(name: str) -> Need:

@@ -30,11 +30,24 @@ from dr2pipe.runs.options import RunOptions
 logger = logging.getLogger(__name__)
 
 
-_Given = TypeVar("_Given")
+_Answer = TypeVar("_Answer")
 Ready = torch.Tensor | list[torch.Tensor | PreparedPhoto]  # a batch, as ``process`` takes it
 
 
 Batch = tuple[list[LoadedPicture], Ready | None]  # pictures, and ``Steps.together`` of them
+
+
+@dataclass
+class Begun:
+    """A batch that a GPU was given.
+
+    Attributes:
+        finish: waits for it and fetches its results.
+        start: when it was given, by ``time.perf_counter``.
+    """
+
+    finish: Callable[[], BatchResult]
+    start: float
 
 
 @dataclass
@@ -115,6 +128,7 @@ class Steps:
     on_gpu: bool = False
     picture_seed: int | None = None
     begin: BeginBatch | None = None
+    _last_done: float = field(default=0.0, init=False, repr=False)  # when results were fetched
 
     @cached_property
     def settings_hash(self) -> str:
@@ -198,20 +212,29 @@ class Steps:
                 yield from self.process_batch(batch, ready)
             return
         before: Iterator[Processed | FailedPicture] = iter(())
-        for batch, ready in batches:
+        remaining = iter(batches)
+        while True:
+            try:
+                batch, ready = next(remaining)
+            except StopIteration:
+                yield from before
+                return
+            except Exception:
+                yield from before  # what the GPU has is not lost
+                raise
             following = self.process_batch(batch, ready, self._begun(self.begin, batch, ready))
             yield from before
             before = following
-        yield from before
 
     def _begun(
         self, begin: BeginBatch, batch: list[LoadedPicture], ready: Ready | None
-    ) -> Callable[[], BatchResult] | None:
-        """What waits for a batch that a GPU was given; None where it was not."""
+    ) -> Begun | None:
+        """A batch that a GPU was given; None where it was not."""
         if len(batch) > self.batch_size:  # memory has run out
             return None
+        start = time.perf_counter()
         try:
-            return self._call(begin, batch, ready)
+            return Begun(self._call(begin, batch, ready), start)
         except Exception:  # process_batch tries again, and says why it fails
             return None
 
@@ -219,12 +242,12 @@ class Steps:
         self,
         batch: list[LoadedPicture],
         ready: Ready | None = None,
-        begun: Callable[[], BatchResult] | None = None,
+        begun: Begun | None = None,
     ) -> Iterator[Processed | FailedPicture]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture.
 
-        ``ready`` is what ``together`` gives for the batch, if that is done already. ``begun`` waits
-        for the results of the batch, if a GPU has it already.
+        ``ready`` is what ``together`` gives for the batch, if that is done already, and ``begun``
+        says that a GPU has it already.
         """
         size = len(batch)
         while batch:
@@ -235,12 +258,15 @@ class Steps:
             is_begun = begun is not None
             try:
                 if begun is not None:
-                    finish, begun = begun, None
+                    finish, start = begun.finish, max(begun.start, self._last_done)
+                    begun = None
                     result = finish()
                 else:
                     result = self._call(self.process, part, None if ready is None else ready[:size])
             # The one place that carries on: the picture that failed is recorded.
             except Exception as error:
+                if torch.cuda.is_available() and is_out_of_memory(error):
+                    torch.cuda.empty_cache()
                 if is_begun:  # by itself it may go well, or it fails again
                     continue
                 if len(part) == 1:
@@ -251,10 +277,9 @@ class Steps:
                 if is_out_of_memory(error):
                     self.batch_size = size
                     logger.warning("out of memory: going on with batches of %d", size)
-                    if torch.cuda.is_available():
-                        torch.cuda.empty_cache()
                 continue
-            seconds = round((time.perf_counter() - start) / len(part), 4)
+            self._last_done = time.perf_counter()
+            seconds = round((self._last_done - start) / len(part), 4)
             for i, loaded in enumerate(part):
                 warnings = loaded.picture.warnings + (result.warnings[i] if result.warnings else [])
                 record: dict[str, Any] = {"seconds": seconds, "warnings": warnings}
@@ -267,8 +292,8 @@ class Steps:
             ready = None if ready is None else ready[len(part) :]
 
     def _call(
-        self, call: Callable[..., _Given], batch: list[LoadedPicture], ready: Ready | None
-    ) -> _Given:
+        self, call: Callable[..., _Answer], batch: list[LoadedPicture], ready: Ready | None
+    ) -> _Answer:
         return call(
             self.together(batch) if ready is None else ready,
             [self.seed_of(loaded.job) for loaded in batch],

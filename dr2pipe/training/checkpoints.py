@@ -31,6 +31,7 @@ _FREE_TO_CHANGE = {
     "save_every_steps",
     "keep_checkpoints",
     "loader_workers",
+    "compile",
     "export_precision",
     "trackers",
 }

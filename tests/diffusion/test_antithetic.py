@@ -1,12 +1,17 @@
 """The mean of two coarse faces, from noise and from its negative."""
 
+import dataclasses
+
 import pytest
 import torch
 from conftest import make_unet
 
+from dr2pipe.core import files
+from dr2pipe.diffusion.exposure import normalise_exposure
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.diffusion.noise import Antithetic, Philox, draw_like, noise_inside, noise_of
 from dr2pipe.diffusion.stage1 import DR2Config, Remover, describe_dr2, load_remover
+from dr2pipe.diffusion.student import student_of
 from dr2pipe.diffusion.timesteps import build_scheduler
 
 NOISES = ["reference", "philox"]
@@ -89,14 +94,38 @@ def test_noise_cancels_where_the_network_is_linear():
 
 
 @pytest.mark.parametrize("student", [False, True])
-def test_it_takes_twice_the_calls(model_folder, student, monkeypatch):
+def test_it_takes_twice_the_calls(model_folder, unet, tmp_path, student):
     config = DR2Config(model=str(model_folder), tau=6, factor=2, num_evaluations=3)
-    remover, _ = load_remover(config)
-    twice, _ = load_remover(DR2Config(**vars(config) | {"antithetic": True}))
-    assert (remover.calls, twice.calls) == (3, 6)
     if student:
-        monkeypatch.setattr(Remover, "taught_place", property(lambda _: 0))
-        assert (remover.calls, twice.calls) == (1, 2)
+        student_of(
+            unet, [(2, 6, 16)], num_steps=100, prediction_type="epsilon",
+            teacher_sha256=files.sha256(model_folder),
+        ).save_pretrained(tmp_path / "student")  # fmt: skip
+        config.student = str(tmp_path / "student")
+    calls = 1 if student else 3
+    for antithetic in (False, True):
+        remover, _ = load_remover(dataclasses.replace(config, antithetic=antithetic))
+        shown = []
+        called = remover.student.unet if student else remover.unet
+        hook = called.register_forward_hook(
+            lambda *given, shown=shown: shown.append(len(given[1][0]))
+        )
+        with torch.no_grad():
+            remover(degraded(), Philox([1, 2, 3]))
+        hook.remove()
+        assert shown == [6 if antithetic else 3] * calls
+        assert remover.calls == sum(shown) / 3
+
+
+def test_exposure_is_undone_after_the_mean():
+    dark = degraded() * 0.1 - 0.85
+    normal, undo = normalise_exposure(dark)
+    remover = make_remover(antithetic=True)
+    with torch.no_grad():
+        expected = undo(remover(normal, Philox([1, 2, 3])))
+        found = dataclasses.replace(remover, exposure="normalise")(dark, Philox([1, 2, 3]))
+    assert torch.equal(found, expected)
+    assert not torch.equal(normal, dark)
 
 
 def test_records_of_before_stay_valid(model_folder):

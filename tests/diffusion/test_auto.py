@@ -10,7 +10,7 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.auto import INPUTS, AutoSetting
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
-from dr2pipe.diffusion.stage1 import DR2Config, load_remover
+from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, load_remover
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.evaluation.fit_auto import save_auto
 from dr2pipe.restoration.restorer import Restorer
@@ -125,6 +125,24 @@ def test_choices_and_results_do_not_depend_on_the_batch(model_folder, auto_file)
     )[0]
     expected = Restorer(fixed, build_enhancer("none"))(pictures[1:2], [2])
     assert (expected.restored[0] - result.restored[1]).abs().max() < 1 / 255
+
+
+def test_antithetic_is_as_it_was_fitted(model_folder, auto_file, tmp_path):
+    content = json.loads(auto_file.read_text())
+    for candidate in content["candidates"]:
+        candidate["antithetic"] = True
+    fitted = tmp_path / "fitted.json"
+    fitted.write_text(json.dumps(content))
+    described = []
+    for path, wanted, expected in (
+        (auto_file, None, False), (auto_file, True, True), (fitted, None, True), (fitted, False, False)
+    ):  # fmt: skip
+        dr2 = DR2Config(model=str(model_folder), mode="auto", auto=str(path), antithetic=wanted)
+        remover, _ = load_remover(dr2)
+        assert {r.antithetic for r in remover.removers if r is not None} == {expected}
+        described.append(describe_dr2(dr2, remover))
+    assert described[0] == described[2]  # the file's hash tells them apart
+    assert described[1] != described[3]
 
 
 def test_choices_stand_in_the_manifest(model_folder, auto_file, pictures, tmp_path):

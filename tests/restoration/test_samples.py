@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import pytest
@@ -7,7 +8,7 @@ from PIL import Image
 
 from dr2pipe.core.config import load_config, stable_seed
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.diffusion.stage1 import DR2Config, load_remover
+from dr2pipe.diffusion.stage1 import AutoRemover, DR2Config, load_remover
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.restoration.restorer import Restorer
 from dr2pipe.restoration.samples import sample_restorer
@@ -46,6 +47,31 @@ def test_samples_do_not_depend_on_the_batch(restorer):
     alone = sample_restorer(restorer, faces()[1:2], [6], 3)
     assert (together.mean[1] - alone.mean[0]).abs().max() < 1e-4
     assert (together.spread[1] - alone.spread[0]).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize("mode", ["fixed", "auto"])
+def test_each_sample_is_from_one_noise(restorer, mode):
+    """A noise and its negative would give nearly the same mean every time."""
+    remover = dataclasses.replace(restorer.remover, antithetic=True)
+    if mode == "auto":
+        remover = AutoRemover(ChoosesFirst(), [remover, None])
+    twice = restorer.with_remover(remover)
+    found = sample_restorer(twice, faces(), [5, 6, 7], 3)
+    expected = sample_restorer(restorer, faces(), [5, 6, 7], 3)
+    assert torch.equal(found.faces, expected.faces)
+    assert found.first.calls == [2, 2, 2]
+    assert twice(faces(), [5, 6, 7]).calls == [4, 4, 4]
+    assert twice.with_single_noise() is twice.with_single_noise()  # keeps what it compiled
+    assert restorer.with_single_noise() is restorer
+
+
+class ChoosesFirst:
+    """Stands in for an automatic setting."""
+
+    candidates = ({"factor": 2}, {"enabled": False})
+
+    def choose(self, pictures):
+        return [(0, 0.9)] * len(pictures)
 
 
 def test_one_sample_has_no_spread(restorer):

@@ -1,13 +1,17 @@
 """The next batch of a folder run is put together while the networks are busy with this one."""
 
+import json
 import threading
 
+import numpy as np
 import pytest
 import torch
 from conftest import make_pictures
 from test_runs import FakeNetwork, folder_run
 
+from dr2pipe.core import images
 from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.runs.jobs import LoadedPicture
 from dr2pipe.runs.steps import Steps
 
 PATIENCE_S = 20
@@ -105,7 +109,7 @@ class TwoPartNetwork(FakeNetwork):
         self.number += 1
         self.said.append(f"begin {number}")
         if number in self.fails_to_begin:
-            raise torch.cuda.OutOfMemoryError("no room")
+            raise torch.cuda.OutOfMemoryError("out of memory")
 
         def finish():
             self.said.append(f"finish {number}")
@@ -140,14 +144,52 @@ def test_a_batch_that_fails_in_either_part_is_done_again(tmp_path, part, number)
 
 
 def test_a_picture_that_always_fails_is_the_only_failure(tmp_path):
-    network = TwoPartNetwork(fails_to_finish=range(99))
-    network.fails = lambda batch: ValueError("poison") if len(batch) == 3 else None
+    data = (make_pictures(tmp_path / "in", 7) / "face_004.png").read_bytes()
+    poison = images.decode_image(data).resized(16)
+    network = TwoPartNetwork()
+
+    def fails(batch):
+        has_it = bool((batch == poison).flatten(1).all(dim=1).any())
+        return ValueError("poison") if has_it else None
+
+    network.fails = fails
+    summary = two_part_run(tmp_path, network).run()
+    assert (summary.restored, summary.failed) == (6, 1)
+    (line,) = (tmp_path / "out/failures.jsonl").read_text().splitlines()
+    assert json.loads(line)["path"] == "face_004.png"
+
+
+def test_batches_stay_small_once_memory_has_run_out(tmp_path):
+    network = TwoPartNetwork(fails_to_begin=[0])
+
+    def fails(batch):
+        return torch.cuda.OutOfMemoryError("out of memory") if len(batch) > 1 else None
+
+    network.fails = fails
     summary = two_part_run(tmp_path, network).run()
     assert (summary.restored, summary.failed) == (7, 0)
-    network = TwoPartNetwork(fails_to_finish=[1])
-    network.fails = lambda batch: ValueError("poison")
-    summary = two_part_run(tmp_path / "all", network, pictures=2).run()
-    assert (summary.restored, summary.failed) == (0, 2)
+    # The second batch was begun before the first one failed; the third has one picture, which fits.
+    assert network.said == ["begin 0", "begin 1", "begin 2", "finish 1", "finish 2"]
+    assert network.batches == [3, 1, 1, 1, 3, 1, 1, 1, 1]
+
+
+def test_what_a_gpu_has_is_written_if_the_next_batch_cannot_be_read():
+    network, found = TwoPartNetwork(), []
+    steps = Steps(
+        process=network, size=16, output_size=16, settings={}, outputs=["restored"], seed=0,
+        batch_size=2, begin=network.begin, picture_seed=1,
+    )  # fmt: skip
+
+    def batches():
+        face = torch.zeros(1, 3, 16, 16)
+        picture = images.decode_image(images.encode_png(np.zeros((16, 16, 3), np.uint8)))
+        yield [LoadedPicture(None, face, picture, {}, {})], None
+        raise OSError("the disk is gone")
+
+    with pytest.raises(OSError, match="gone"):
+        found.extend(steps.process_batches(batches()))
+    assert network.said == ["begin 0", "finish 0"]
+    assert len(found) == 1
 
 
 def test_what_is_begun_is_finished_when_a_run_is_stopped(tmp_path):

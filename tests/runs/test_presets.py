@@ -37,7 +37,7 @@ def test_every_preset_says_what_it_needs():
     default = listed["default"]
     assert [need.state for need in default.needs] == ["comes with dr2pipe"] * 2
     assert default.needs[0].megabytes == pytest.approx(19.8, abs=0.5)
-    assert (default.calls, default.missing, default.seconds) == (5, [], None)
+    assert (default.calls, default.missing, default.seconds) == (4, [], None)
     assert listed["dr2_ffhq_sparnethd"].calls == 21
     assert listed["dr2_ffhq_sparnethd"].missing == ["dr2_ffhq", "sparnethd_dr2aug"]
     assert listed["gfpgan14_only"].calls == 0
@@ -101,7 +101,7 @@ def test_the_list(home, capsys):
     assert cli.main(["presets"]) == 0
     said = capsys.readouterr().out
     assert "portrait128: The embedded portrait DDPM at 128 px" in said
-    assert "5 network calls a face, on this machine not measured" in said
+    assert "4 network calls a face, on this machine not measured" in said
     assert " s a face" in said
     assert "get all: dr2pipe setup gfpgan14_only" in said
     assert "dr2pipe setup dr2_ffhq --file DR2_FFHQ.pkl" in said

@@ -1,8 +1,8 @@
 """Recipe: a student that gives DR2's coarse face in one call (:mod:`dr2pipe.diffusion.student`).
 
-The teacher, DR2 with its settings, runs on every batch. Teacher and student begin with the same x_ω.
-The noise that the teacher draws afterwards is new for every showing, so the student learns
-the mean over it.
+The teacher, DR2 with its settings, runs on every batch. Teacher and student begin with the same x_ω
+(an antithetic teacher also with its negative). The noise that the teacher draws afterwards is new for
+every showing, so the student learns the mean over it.
 """
 
 from __future__ import annotations
@@ -76,6 +76,7 @@ class DistilRecipe:
             assert isinstance(remover, Remover)  # the mode is fixed
             self.teachers.append(remover)
         self.teacher_sha256 = hashes["dr2"]
+        self.is_compiled = False
         first = self.teachers[0]
         if {config.data.size, config.pairs.input_size} != {first.size}:
             raise ConfigError(
@@ -129,8 +130,9 @@ class DistilRecipe:
         dtype = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
         if (remover.unet.device, remover.unet.dtype) != (degraded.device, dtype):
             remover.unet.to(device=degraded.device, dtype=dtype)
-            if self.config.compile:
-                remover.unet.compile(dynamic=False)
+        if self.config.compile and not self.is_compiled:
+            remover.unet.compile(dynamic=False)  # one network for all settings
+            self.is_compiled = True
         return remover(degraded, Philox(seeds, "distil")).float()
 
     @torch.no_grad()
@@ -159,6 +161,9 @@ def _copy_weights(folder: Path, student: DR2Student) -> None:
     known = [list(setting) for setting in source.config.taught]
     if known != [list(setting) for setting in student.config.taught]:
         raise ConfigError(f"init={folder} was taught other settings: {known}")
+    for name in ("prediction_type", "num_steps"):
+        if source.config[name] != student.config[name]:
+            raise ConfigError(f"init={folder} has another {name}: {source.config[name]}")
     try:
         student.load_state_dict(source.state_dict())
     except RuntimeError as error:
