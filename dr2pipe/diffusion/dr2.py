@@ -42,7 +42,7 @@ def remove_degradation(
         num_steps: length of the respaced chain.
         num_evaluations: number of network calls, spread over [τ, ω]; None for all steps.
         generator: one for the batch, or one per picture, or Philox: with these two, results do not
-            depend on the batch.
+            depend on the batch. Antithetic of them is for the same batch twice.
         callback: called after each network call with (calls so far, timestep, estimate of x0).
 
     Returns:
