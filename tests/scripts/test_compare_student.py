@@ -36,6 +36,9 @@ def test_a_table_of_teacher_and_student(tmp_path, monkeypatch, capsys):
     assert [row.split(" | ")[0] for row in rows] == ["| mild", "| medium", "| severe", "| halftone"]
     assert means.startswith("mean ")
     assert "times as fast" in speed
+    monkeypatch.setattr(sys, "argv", [*sys.argv, "--set", "dr2.antithetic=true"])
+    compare_student.main()
+    assert "; 10 calls, and 2" in capsys.readouterr().out
     assert verdict in ("as good as it should be", "not yet as good as it should be")
     cells = rows[0].split(" | ")
     assert float(cells[4]) == pytest.approx(float(cells[3]) - float(cells[2]), abs=0.011)
@@ -44,6 +47,6 @@ def test_a_table_of_teacher_and_student(tmp_path, monkeypatch, capsys):
     degraded = compare_student.degraded_faces(faces, "mild")
     first, _ = compare_student.coarse_faces(load_remover(config)[0], degraded)
     untaught, _ = compare_student.coarse_faces(
-        compare_student.load_both(str(preset), tmp_path / "student", None)[1], degraded
+        compare_student.load_both(str(preset), tmp_path / "student", None, [])[1], degraded
     )
     assert torch.allclose(first, untaught, atol=1e-4)

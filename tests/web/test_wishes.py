@@ -26,7 +26,7 @@ def test_every_wish_is_a_setting():
         "dr2.factor=8",
         "dr2.tau=28",
         "dr2.omega=40",
-        "dr2.num_evaluations=5",
+        "dr2.num_evaluations=2",
         "enhancer.sharpness=0.5",
         "faces.skip_good=false",
         "scale=2",
