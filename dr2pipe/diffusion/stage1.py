@@ -224,9 +224,11 @@ class AutoRemover:
         """Choose for each of (B,3,S,S) in [-1,1]; a choice depends on its picture alone."""
         choices = []
         for place, confidence in self.setting.choose(degraded):
+            remover = self.removers[place]
             settings = {k: v for k, v in self.setting.candidates[place].items() if v is not None}
-            note = settings | {"confidence": round(confidence, 3)}
-            choices.append(Choice(self.removers[place], note))
+            if remover is not None:  # dr2.antithetic and samples may differ from the file
+                settings["antithetic"] = remover.antithetic
+            choices.append(Choice(remover, settings | {"confidence": round(confidence, 3)}))
         return choices
 
 

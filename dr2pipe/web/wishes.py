@@ -105,6 +105,8 @@ def overrides_of(wish: Wish) -> list[str]:
         settings.append("faces.skip_good=false")
     if wish.scale != 1:
         settings.append(f"scale={wish.scale}")
+    if wish.variants > 1 and config.dr2.antithetic:  # else variants would hardly differ
+        settings.append("dr2.antithetic=false")
     if wish.seed:
         settings.append(f"seed={wish.seed}")
     if wish.references:

@@ -140,6 +140,9 @@ def test_antithetic_is_as_it_was_fitted(model_folder, auto_file, tmp_path):
         dr2 = DR2Config(model=str(model_folder), mode="auto", auto=str(path), antithetic=wanted)
         remover, _ = load_remover(dr2)
         assert {r.antithetic for r in remover.removers if r is not None} == {expected}
+        for chooser, noted in ((remover, expected), (remover.with_single_noise(), False)):
+            notes = [choice.note for choice in chooser.choose(torch.cat([smooth(2, 16), noisy()]))]
+            assert {note.get("antithetic") for note in notes if note["enabled"]} == {noted}
         described.append(describe_dr2(dr2, remover))
     assert described[0] == described[2]  # the file's hash tells them apart
     assert described[1] != described[3]

@@ -32,6 +32,8 @@ def test_every_wish_is_a_setting():
         "scale=2",
         "seed=7",
     ]
+    assert "dr2.antithetic=false" in overrides_of(Wish(variants=2))  # so that they differ
+    assert overrides_of(Wish(variants=2, preset="gfpgan14_only")) == []
     assert (usual_tau(wish), usual_tau(Wish(damage="auto"))) == (28, 14)
     # τ by hand keeps the damage's N, and ω follows.
     assert overrides_of(Wish(damage="severe", tau=20))[:3] == [

@@ -319,7 +319,8 @@ def _point_line(summary: dict[str, Any], point: dict[str, Any]) -> dict[str, Any
             settings["tau"],
             "default" if omega is None else omega,
             settings["scheduler"] or "of the model",
-            "all" if evaluations is None else evaluations,
+            ("all" if evaluations is None else str(evaluations))
+            + (" x 2, antithetic" if settings.get("antithetic") else ""),
         ]
     means = point["values"]["mean"]
     return line | {
