@@ -216,7 +216,7 @@ class Restorer:
 
     @torch.no_grad()
     def finish(self, begun: Begun) -> Restored:
-        """Wait for a batch, and do again what is not finite: together with ``begin``, ``__call__``."""
+        """Wait for a batch, and compute again in float32 what is not finite."""
         coarse, restored, seeds, choices = begun.coarse, begun.restored, begun.seeds, begun.choices
         broken = [i for i, is_finite in enumerate(begun.finite.tolist()) if not is_finite]
         if broken and self.dtype != torch.float32:

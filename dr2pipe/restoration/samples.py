@@ -59,7 +59,7 @@ class Samples:
 def sample_restorer(
     restorer: Restorer, pictures: torch.Tensor, seeds: Sequence[int], count: int
 ) -> Samples:
-    """Restore (B,3,S,S) RGB in [-1,1] ``count`` times, each time from one other noise.
+    """Restore (B,3,S,S) RGB in [-1,1] ``count`` times, each time from another noise.
 
     ``seeds``: one per picture, as a :class:`Restorer` takes them.
 

@@ -133,19 +133,12 @@ def _build_variant(config: CoarseConfig, variant: int) -> tuple[Restorer, dict[s
     )
     omega = restorer.remover.omega if isinstance(restorer.remover, Remover) else None
     return restorer, {
-        "dr2": _described(drawn) | {"omega": omega},
+        "dr2": dataclasses.asdict(drawn) | {"omega": omega},
         "degradations": config.degradations,
         "ranges": {name: describe_chain(name) for name in config.degradations},
         "seed": [config.seed, variant],
         "weights_sha256": hashes,
     }
-
-
-def _described(config: DR2Config) -> dict[str, Any]:
-    settings = dataclasses.asdict(config)
-    if not config.antithetic:  # as before there was another choice: what is made remains valid
-        settings.pop("antithetic")
-    return settings
 
 
 def draw_settings(config: CoarseConfig, variant: int) -> DR2Config:

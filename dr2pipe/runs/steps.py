@@ -38,7 +38,7 @@ Batch = tuple[list[LoadedPicture], Ready | None]  # pictures, and ``Steps.togeth
 
 
 @dataclass
-class Begun:
+class BegunBatch:
     """A batch that a GPU was given.
 
     Attributes:
@@ -228,13 +228,13 @@ class Steps:
 
     def _begun(
         self, begin: BeginBatch, batch: list[LoadedPicture], ready: Ready | None
-    ) -> Begun | None:
+    ) -> BegunBatch | None:
         """A batch that a GPU was given; None where it was not."""
         if len(batch) > self.batch_size:  # memory has run out
             return None
         start = time.perf_counter()
         try:
-            return Begun(self._call(begin, batch, ready), start)
+            return BegunBatch(self._call(begin, batch, ready), start)
         except Exception:  # process_batch tries again, and says why it fails
             return None
 
@@ -242,7 +242,7 @@ class Steps:
         self,
         batch: list[LoadedPicture],
         ready: Ready | None = None,
-        begun: Begun | None = None,
+        begun: BegunBatch | None = None,
     ) -> Iterator[Processed | FailedPicture]:
         """Results of a batch; where it fails, smaller parts are tried, down to one picture.
 
