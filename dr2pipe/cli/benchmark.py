@@ -25,9 +25,10 @@ from dr2pipe.cli.benchmark_report import FORMAT, Row
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.precision import PRECISIONS
 from dr2pipe.core.processes import count_cores, process_state
 from dr2pipe.core.records import versions
-from dr2pipe.restoration.precision import PRECISIONS, resolve_precision
+from dr2pipe.restoration.precision import restoration_precision
 from dr2pipe.restoration.restorer import Restorer, build_restorer
 from dr2pipe.runs.aligned import begin_batch
 from dr2pipe.runs.batches import BatchResult, BeginBatch
@@ -81,7 +82,7 @@ class Benchmark:
         self.device = process_state().device
         # The same batches on every machine, so that numbers can be compared.
         self.batch = _BATCH if isinstance(self.config.batch_size, str) else self.config.batch_size
-        own = resolve_precision(self.config.precision, self.config.enhancer.name, self.device)
+        own = restoration_precision(self.config.precision, self.config.enhancer.name, self.device)
         self.precisions = list(self.precisions) or [own]
 
     def run(self) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from dr2pipe.core.errors import (
     is_out_of_memory,
 )
 from dr2pipe.core.models import find_model
+from dr2pipe.core.precision import PRECISIONS, warn_if_slow
 from dr2pipe.diffusion.networks import use_attention
 from dr2pipe.diffusion.noise import noise_of, resolve_noise
 from dr2pipe.diffusion.stage1 import (
@@ -38,7 +39,7 @@ from dr2pipe.enhancers import (
     option_names,
     sharp_folder,
 )
-from dr2pipe.restoration.precision import PRECISIONS, is_faster_channels_last
+from dr2pipe.restoration.precision import is_faster_channels_last
 
 _DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
 
@@ -346,6 +347,7 @@ def build_restorer(
     """
     if precision not in PRECISIONS:
         raise ConfigError(f"precision '{precision}': choose {', '.join(PRECISIONS)}")
+    warn_if_slow(precision, device)
     kind = enhancer_class(enhancer.name)
     if not kind.has_weights:
         # A preset's settings may hold the weights and options of the network that was replaced.

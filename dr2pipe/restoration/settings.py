@@ -15,7 +15,7 @@ from dr2pipe.restoration.background import BackgroundConfig, load_background
 from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.face_batches import FaceRestorer
 from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
-from dr2pipe.restoration.precision import resolve_precision
+from dr2pipe.restoration.precision import restoration_precision
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.restoration.same_person import IdentityConfig, load_same_person
 from dr2pipe.restoration.samples import COMBINE
@@ -105,7 +105,7 @@ def load_restorer(
         config.dr2,
         config.enhancer,
         device=device,
-        precision=resolve_precision(config.precision, config.enhancer.name, device),
+        precision=restoration_precision(config.precision, config.enhancer.name, device),
         attention=config.attention,
         channels_last=config.channels_last,
         compile=config.compile,

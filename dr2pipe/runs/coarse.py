@@ -17,6 +17,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict, to_yaml
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.markers import MARKER, marked
+from dr2pipe.core.precision import resolve_precision
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import check_output
 from dr2pipe.data.coarse import CLEAN, PLAN
@@ -50,7 +51,9 @@ class CoarseConfig:
     omegas: list[int | None] = field(default_factory=lambda: [None])  # null: by the table of N
     degradations: dict[str, float] = field(default_factory=dict)  # chain: share of the pictures
     batch_size: int = 16
-    precision: str = "fp32"
+    precision: str = (
+        "fp32"  # fp32 | bf16 | fp16 | auto: bf16 where the device multiplies it, else fp32
+    )
 
 
 def make_coarse(config: CoarseConfig) -> list[RunSummary]:
@@ -60,6 +63,8 @@ def make_coarse(config: CoarseConfig) -> list[RunSummary]:
         Dr2pipeError: an invalid setting, before anything is written.
     """
     _check(config)
+    precision = resolve_precision(config.precision, process_state().device)
+    config = dataclasses.replace(config, precision=precision)
     variants = [_build_variant(config, variant) for variant in range(config.variants)]
     source = Path(config.input)
     if source.suffix == ".npz":

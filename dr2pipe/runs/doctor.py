@@ -7,12 +7,13 @@ import shutil
 import torch
 
 from dr2pipe.core.models import user_folder
+from dr2pipe.core.precision import AUTO, multiplies
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import versions
 from dr2pipe.diffusion.networks import why_no_xformers
 from dr2pipe.features.dlib_identity import PACKAGE, weights_file
 from dr2pipe.metrics import available
-from dr2pipe.restoration.precision import AUTO, multiplies_bf16, resolve_precision
+from dr2pipe.restoration.precision import restoration_precision
 
 _METRICS_SIZE_PX = 512  # pictures of which every metric is possible
 
@@ -27,17 +28,17 @@ def report() -> str:
             properties = torch.cuda.get_device_properties(index)
             memory = properties.total_memory / 2**30
             lines.append(f"device: cuda:{index} {properties.name}, {memory:.0f} GiB")
-        low: str | None = "bf16" if multiplies_bf16(device) else "fp16"
+        low: str | None = "bf16" if multiplies(device, "bf16") else "fp16"
     else:
         lines.append(f"device: {device}, {torch.get_num_threads()} CPU threads")
-        low = "bf16" if multiplies_bf16(device) else None
+        low = "bf16" if multiplies(device, "bf16") else None
         if shutil.which("nvidia-smi"):
             lines.append(
                 "WARNING: this machine has an NVIDIA driver, but torch cannot use it "
                 f"(torch {torch.__version__}); install a CUDA build of torch"
             )
     faster = f"; precision={low} is the faster choice here" if low else ""
-    auto = resolve_precision(AUTO, "sparnet", device)
+    auto = restoration_precision(AUTO, "sparnet", device)
     lines.append(f"precision: {auto} in the default preset{faster}")
     reason = why_no_xformers(device)
     lines.append("attention: sdpa (torch's own)")

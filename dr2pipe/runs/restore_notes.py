@@ -12,10 +12,10 @@ import torch
 import dr2pipe
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_hash, to_dict
+from dr2pipe.core.precision import name_of
 from dr2pipe.core.records import RunRecords
 from dr2pipe.diffusion.stage1 import describe_dr2, plain_config
 from dr2pipe.restoration.inpainter import Inpainter
-from dr2pipe.restoration.precision import name_of
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
 from dr2pipe.runs.restore_config import RestoreConfig
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from dr2pipe.core import files
 from dr2pipe.core.config import stable_hash
 from dr2pipe.core.errors import UnreadableFileError
+from dr2pipe.core.precision import name_of
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import EXIT_DONE, EXIT_NONE_SUCCEEDED, EXIT_SOME_FAILED, versions
 from dr2pipe.diffusion.stage1 import describe_dr2
@@ -30,7 +31,6 @@ from dr2pipe.faces.tracker import Embed
 from dr2pipe.features.dlib_identity import load_identity, weights_file
 from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.photos import NO_FACE
-from dr2pipe.restoration.precision import name_of
 from dr2pipe.restoration.restorer import Restorer, describe_enhancer
 from dr2pipe.restoration.settings import load_restorer
 from dr2pipe.restoration.video import Frame, VideoEngine

@@ -13,6 +13,7 @@ from accelerate.utils import extract_model_from_parallel
 from omegaconf import MISSING
 
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.precision import resolve_precision
 
 
 @dataclass
@@ -50,7 +51,8 @@ class TrainConfig:
     total_steps: int = MISSING
     batch_size: int = 16  # pictures per process and accumulation step
     accumulation_steps: int = 1
-    precision: str = "no"  # no | bf16 | fp16 (autocast; the weights stay float32)
+    # fp32 | bf16 | fp16 (autocast; the weights stay float32) | auto: bf16 where the device multiplies it
+    precision: str = "fp32"
     warmup_steps: int = 0
     schedule: str = "constant"  # constant | cosine (down to zero at total_steps) | halving
     halve_at_steps: list[int] = field(default_factory=list)  # of the schedule "halving"
@@ -156,8 +158,7 @@ def check_config(config: TrainConfig) -> None:
     for name in _AT_LEAST_ONE:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
-    if config.precision not in ("no", "bf16", "fp16"):
-        raise ConfigError(f"precision '{config.precision}': choose no, bf16 or fp16")
+    resolve_precision(config.precision, "cpu")  # raises for a name that there is not
 
 
 def pair_of(name: str, values: Sequence[float]) -> tuple[float, float]:

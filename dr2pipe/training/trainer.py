@@ -25,6 +25,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict
 from dr2pipe.core.diffusers_types import EMAModel
 from dr2pipe.core.errors import CheckpointError, Dr2pipeError, NotFiniteError
+from dr2pipe.core.precision import resolve_precision, warn_if_slow
 from dr2pipe.core.processes import (
     forget_stray_ranks,
     ignore_stop_signals,
@@ -70,12 +71,16 @@ class Trainer:
 
     def __init__(self, config: TrainConfig, recipe: Recipe, dataset: ShowingDataset):
         check_config(config)
+        device = "cpu" if use_cpu() else torch.accelerator.current_accelerator() or "cpu"
+        # In the object that the recipe reads too.
+        config.precision = resolve_precision(config.precision, device)
+        warn_if_slow(config.precision, device)
         self.config, self.recipe, self.dataset = config, recipe, dataset
         self.output = Path(config.output)
         forget_stray_ranks()
         self.accelerator = Accelerator(
             cpu=use_cpu(),
-            mixed_precision=config.precision,
+            mixed_precision="no" if config.precision == "fp32" else config.precision,
             gradient_accumulation_steps=config.accumulation_steps,
             log_with=chosen_trackers(config.trackers) or None,
             project_dir=tracker_folder(self.output),

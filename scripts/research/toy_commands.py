@@ -91,7 +91,7 @@ def make_commands(folder: Path) -> dict[str, Command]:
     recipe = str(resource("configs") / "train" / "ddpm_portrait128.yaml")
     train = [
         f"data.path={faces}", "data.size=64", "total_steps=12", "batch_size=2",
-        "save_every_steps=2", "preview_every_steps=100", "log_every_steps=4", "precision=no",
+        "save_every_steps=2", "preview_every_steps=100", "log_every_steps=4", "precision=fp32",
         "unet.channels=[32,32]", "unet.attention_sizes=[]", "schedule=constant",
     ]  # fmt: skip
     photos = folder / "photos"

@@ -271,7 +271,7 @@ def given(command, commands, out):
     if not recipe:
         return arguments
     faces = next(a for a in arguments if a.startswith("data.path="))
-    small = ["total_steps=1", "precision=no", "batch_size=2", "loader_workers=0", "data.size=64"]
+    small = ["total_steps=1", "precision=fp32", "batch_size=2", "loader_workers=0", "data.size=64"]
     config = resource("configs") / "train" / f"{CONFIGS[recipe]}.yaml"
     if recipe in ("exegan", "panini"):
         small.append("data.sources=null")

@@ -25,7 +25,7 @@ from dr2pipe.training.recipes.degradation_grid import (
 
 SMALL = [
     "recipe=degradation_grid", "data.size=16", "degradations={mild: 0.5, severe: 0.5}",
-    "width=4", "columns=4", "batch_size=4", "total_steps=6", "precision=no",
+    "width=4", "columns=4", "batch_size=4", "total_steps=6", "precision=fp32",
     "save_every_steps=2", "log_every_steps=1", "preview_every_steps=4", "ema_decay=0.5",
 ]  # fmt: skip
 

@@ -147,14 +147,16 @@ def test_a_student_goes_on_from_another(tmp_path, given):
 
 def test_a_teacher_in_bf16_teaches_nearly_the_same(tmp_path, given):
     coarse = []
-    for precision in ("no", "bf16"):
+    for precision in ("fp32", "bf16"):
         overrides = [*given, f"output={tmp_path / 'x'}", f"precision={precision}"]
         recipe = DistilRecipe(load_config(DistilConfig, tmp_path / "tiny.yaml", overrides))
         student = recipe.build(torch.Generator())["student"].network
         degraded = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
         coarse.append(recipe._teach(0, degraded, torch.tensor([1, 2])))
         assert student.dtype == torch.float32
-        assert recipe.teachers[0].unet.dtype == {"no": torch.float32}.get(precision, torch.bfloat16)
+        assert recipe.teachers[0].unet.dtype == {"fp32": torch.float32}.get(
+            precision, torch.bfloat16
+        )
     assert coarse[1].dtype == torch.float32
     assert 0 < (coarse[1] - coarse[0]).abs().mean() < 0.02
 

@@ -64,7 +64,8 @@ def log_of(run):
 
 
 def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
-    config = coarse_config(clean, tmp_path / "coarse", model_folder, "degradations={severe: 0.5}")
+    settings = ["precision=auto", "degradations={severe: 0.5}"]
+    config = coarse_config(clean, tmp_path / "coarse", model_folder, *settings)
     assert [s.restored for s in make_coarse(config)] == [6, 6, 6]
     assert [s.skipped for s in make_coarse(config)] == [6, 6, 6]
     drawn = [draw_settings(config, variant) for variant in range(30)]

@@ -71,10 +71,10 @@ def test_a_frozen_network_compares(settings, name):
     target, seeds = pictures_of(2, 32).requires_grad_(True), [3, 4]
     near, far = (target.detach() + share * pictures_of(2, 32, seed=1) for share in (0.02, 0.5))
     near.requires_grad_(True)
-    assert loss(target.detach(), target, seeds, "no") == 0
-    found = loss(near, target, seeds, "no")
-    assert 0 < found < loss(far, target, seeds, "no")
-    assert found == loss(near, target, seeds, "no")
+    assert loss(target.detach(), target, seeds, "fp32") == 0
+    found = loss(near, target, seeds, "fp32")
+    assert 0 < found < loss(far, target, seeds, "fp32")
+    assert found == loss(near, target, seeds, "fp32")
     assert loss(near, target, seeds, "bf16").item() == pytest.approx(found.item(), rel=0.3)
     found.backward()
     assert (near.grad.abs().amax(dim=(1, 2, 3)) > 0).all()
@@ -83,13 +83,13 @@ def test_a_frozen_network_compares(settings, name):
     assert all(torch.equal(v, before[k]) for k, v in loss.network.state_dict().items())
     # A step against the gradient brings the picture nearer.
     step = 1e-3 * near.grad / near.grad.abs().mean()
-    assert loss(near.detach() - step, target, seeds, "no") < found
+    assert loss(near.detach() - step, target, seeds, "fp32") < found
 
 
 def test_on_a_square_of_each_picture(settings):
     loss = loss_by(settings, "vgg19", perceptual_px=16)
     restored, target = pictures_of(3, 40).requires_grad_(True), pictures_of(3, 40, seed=1)
-    loss(restored, target, [5, 6, 7], "no").backward()
+    loss(restored, target, [5, 6, 7], "fp32").backward()
     boxes = set()
     for gradient in restored.grad:
         rows, columns = (gradient.abs().amax(dim=dim).amax(dim=0).nonzero() for dim in (2, 1))

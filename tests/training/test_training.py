@@ -23,12 +23,14 @@ from conftest import (
 from PIL import Image
 from safetensors.torch import load_file
 
+from dr2pipe.core import precision
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.files import locked
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.showings import ShuffledBatches
 from dr2pipe.diffusion.pipeline import DR2Pipeline
+from dr2pipe.training import recipes
 from dr2pipe.training.recipes import run_recipe
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.trainer import Trainer
@@ -276,6 +278,30 @@ def test_nan_stops_with_the_step_and_the_files(config_file, data, tmp_path):
         train(config_file, data, tmp_path / "run", "learning_rate=1e30", "max_grad_norm=1e30")
 
 
+@pytest.mark.parametrize("has_bf16", [True, False])
+def test_auto_trains_in_what_the_machine_multiplies(
+    config_file, data, tmp_path, monkeypatch, has_bf16
+):
+    used = set()
+
+    class Watched(DDPMRecipe):
+        def build(self, generator):
+            built = super().build(generator)
+            built["unet"].network.conv_in.register_forward_hook(
+                lambda module, args, output: used.add(output.dtype)
+            )
+            return built
+
+    schema, _, make_dataset = recipes.RECIPES["ddpm"]
+    monkeypatch.setitem(recipes.RECIPES, "ddpm", (schema, Watched, make_dataset))
+    monkeypatch.setattr(precision, "multiplies", lambda device, name: has_bf16)
+    few = ["total_steps=1", "preview_every_steps=2"]
+    train(config_file, data, tmp_path / "run", "precision=auto", *few)
+    assert used == {torch.bfloat16 if has_bf16 else torch.float32}
+    written = (tmp_path / "run" / "run.yaml").read_text()
+    assert f"precision: {'bf16' if has_bf16 else 'fp32'}\n" in written
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -284,7 +310,7 @@ def test_nan_stops_with_the_step_and_the_files(config_file, data, tmp_path):
         (["data.sources=[7]"], r"has sources \[0, 1\], not \[7\]"),
         (["data.path=nowhere.npz"], "no training data at nowhere.npz"),
         (["schedule=linear"], "choose constant, cosine or halving"),
-        (["precision=int4"], "choose no, bf16 or fp16"),
+        (["precision=int4"], "choose auto, fp32, bf16, fp16"),
         (["max_timestep=1000"], r"0\.\.999"),
         (["unet.attention_sizes=[3]"], r"none of the feature sizes \[16, 8\]"),
         (["unet.width=3"], "unknown key 'unet.width'"),

@@ -3,9 +3,10 @@ import types
 import pytest
 import torch
 
+from dr2pipe.core import precision
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.restoration import precision
-from dr2pipe.restoration.precision import PRECISIONS, name_of, resolve_precision
+from dr2pipe.core.precision import PRECISIONS, name_of, resolve_precision, warn_if_slow
+from dr2pipe.restoration.precision import is_faster_channels_last, restoration_precision
 
 
 def cpu_with(monkeypatch, **capabilities):
@@ -26,7 +27,9 @@ def cpu_with(monkeypatch, **capabilities):
 )
 def test_auto_is_what_measured_faster(monkeypatch, capabilities, enhancer, wanted):
     cpu_with(monkeypatch, **capabilities)
-    assert resolve_precision("auto", enhancer, "cpu") == wanted
+    assert restoration_precision("auto", enhancer, "cpu") == wanted
+    if enhancer != "spandrel":
+        assert resolve_precision("auto", "cpu") == wanted
 
 
 @pytest.mark.parametrize(
@@ -41,7 +44,7 @@ def test_auto_is_what_measured_faster(monkeypatch, capabilities, enhancer, wante
     ],
 )
 def test_channels_last_is_where_it_measured_faster(name, device, compiled, wanted):
-    assert precision.is_faster_channels_last(name, device, compiled=compiled) is wanted
+    assert is_faster_channels_last(name, device, compiled=compiled) is wanted
 
 
 def test_auto_on_a_gpu_asks_for_real_bf16(monkeypatch):
@@ -49,19 +52,33 @@ def test_auto_on_a_gpu_asks_for_real_bf16(monkeypatch):
         monkeypatch.setattr(
             torch.cuda, "is_bf16_supported", lambda including_emulation, a=answer: a
         )
-        assert precision.multiplies_bf16("cuda") is answer
-    assert not precision.multiplies_bf16("mps")
+        assert precision.multiplies("cuda", "bf16") is answer
+    assert precision.multiplies("cuda", "fp16")
+    assert not precision.multiplies("mps", "bf16")
 
 
 def test_an_old_torch_does_not_know(monkeypatch):
     monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
-    assert resolve_precision("auto", "sparnet", "cpu") == "fp32"
+    assert resolve_precision("auto", "cpu") == "fp32"
 
 
 def test_named_precisions_are_kept(monkeypatch):
     cpu_with(monkeypatch, avx512_bf16=True)
     for name, dtype in PRECISIONS.items():
-        assert resolve_precision(name, "sparnet", "cpu") == name
+        assert restoration_precision(name, "sparnet", "cpu") == name
         assert name_of(dtype) == name
     with pytest.raises(ConfigError, match="choose auto, fp32, bf16, fp16"):
-        resolve_precision("int8", "sparnet", "cpu")
+        resolve_precision("int8", "cpu")
+
+
+def test_a_slow_precision_is_named_once(monkeypatch, caplog):
+    precision._warn_of_slow.cache_clear()
+    cpu_with(monkeypatch, avx512_bf16=True)
+    for name in ("fp32", "bf16"):
+        warn_if_slow(name, "cpu")
+    warn_if_slow("fp16", "mps")
+    assert not caplog.messages
+    for _ in range(2):
+        warn_if_slow("fp16", "cpu")
+    assert len(caplog.messages) == 1
+    assert "no instructions for precision=fp16" in caplog.messages[0]
