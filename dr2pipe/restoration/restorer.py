@@ -40,6 +40,7 @@ from dr2pipe.enhancers import (
     sharp_folder,
 )
 from dr2pipe.restoration.precision import is_faster_channels_last
+from dr2pipe.restoration.restored import Begun, Restored
 
 _DEFAULT_SIZE = 512  # side in pixels when neither stage has one of its own
 
@@ -53,51 +54,6 @@ class EnhancerConfig:
     options: dict[str, Any] = field(default_factory=dict)  # of an enhancer without weights
     # 0..1: from the faithful to the sharp variant of a model that has both; null: as it is.
     sharpness: float | None = None
-
-
-@dataclass
-class Restored:
-    """The results of a batch.
-
-    Attributes:
-        coarse: (B,3,H,W) float32 around [-1,1], after stage 1.
-        restored: (B,3,H,W) float32 around [-1,1], after both stages.
-        in_fp32: for each picture, whether it was computed again in float32.
-        choices: what stage 1 did to each picture; empty without a stage 1.
-    """
-
-    coarse: torch.Tensor
-    restored: torch.Tensor
-    in_fp32: list[bool]
-    choices: list[Choice]
-
-    @property
-    def calls(self) -> list[int]:
-        """Network calls of stage 1 for each picture."""
-        return [choice.calls for choice in self.choices] or [0] * len(self.in_fp32)
-
-
-@dataclass
-class Begun:
-    """A batch that the networks were given; a GPU may still be at it.
-
-    Attributes:
-        degraded: (B,3,S,S), the batch.
-        seeds: one per picture.
-        choices: as in :class:`Restored`.
-        coarse: likewise.
-        restored: likewise.
-        finite: (B,) bool, whether a result is finite.
-        done: when a GPU is done with it; None elsewhere, where it is done already.
-    """
-
-    degraded: torch.Tensor
-    seeds: Sequence[int]
-    choices: list[Choice]
-    coarse: torch.Tensor
-    restored: torch.Tensor
-    finite: torch.Tensor
-    done: torch.cuda.Event | None
 
 
 class Restorer:
@@ -200,9 +156,12 @@ class Restorer:
             raise PictureError(f"expected (B,3,{side},{side}), not {tuple(degraded.shape)}")
         if len(seeds) != len(degraded):
             raise Dr2pipeError(f"{len(degraded)} pictures need as many seeds, not {len(seeds)}")
-        choices = self.remover.choose(degraded) if self.remover is not None else []
+        parts = self._parts(len(degraded))
+        choices: list[Choice] = []
+        if self.remover is not None:
+            choices = [choice for part in parts for choice in self.remover.choose(degraded[part])]
         if self.compiled:
-            self.padded_to = max(self.padded_to, len(degraded))
+            self.padded_to = max(self.padded_to, len(degraded) // len(parts))
         try:
             coarse, restored = self._run(degraded, seeds, choices)
         except Exception as error:
@@ -243,7 +202,28 @@ class Restorer:
             begun.done.wait()
             yield
 
+    def _parts(self, count: int) -> list[slice]:
+        """The parts of a batch that go through the networks together.
+
+        On a CPU in float32, that is every picture alone: a matrix product adds in another order where the
+        batch has another size. It is as fast on one thread (docs/performance.md).
+        """
+        if self.device.type == "cpu" and self.dtype == torch.float32:
+            return [slice(i, i + 1) for i in range(count)]
+        return [slice(count)]
+
     def _run(
+        self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The coarse faces and the results of (B,3,S,S)."""
+        both = [
+            self._run_together(degraded[part], seeds[part], choices[part])
+            for part in self._parts(len(degraded))
+        ]
+        coarse, restored = zip(*both, strict=True)
+        return torch.cat(coarse), torch.cat(restored)
+
+    def _run_together(
         self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
     ) -> tuple[torch.Tensor, torch.Tensor]:
         degraded = self._on_device(degraded)  # (B,3,S,S)
@@ -257,7 +237,7 @@ class Restorer:
             found = remover(degraded[places], generators)
             coarse[places[: len(at)]] = found[: len(at)].to(coarse.dtype)
         places = self._on_device(torch.tensor(self._padded(list(range(len(coarse))))))
-        restored = self.enhance(coarse[places])[: len(coarse)]
+        restored = self._enhance_together(coarse[places])[: len(coarse)]
         return coarse.float().clone(), restored.clone()
 
     def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -271,12 +251,19 @@ class Restorer:
 
     def enhance(self, coarse: torch.Tensor) -> torch.Tensor:
         """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
+        parts = self._parts(len(coarse))
+        return torch.cat([self._enhance_together(coarse[part]) for part in parts])
+
+    def _enhance_together(self, coarse: torch.Tensor) -> torch.Tensor:
         return self.enhancer(self._for_enhancer(coarse)).float()
 
     @torch.no_grad()
     def notes(self, coarse: torch.Tensor) -> list[dict[str, Any]]:
         """What the enhancer says about each of (B,3,H,W) coarse faces, for the manifest."""
-        return self.enhancer.notes(self._for_enhancer(coarse))
+        parts = self._parts(len(coarse))
+        return [
+            note for part in parts for note in self.enhancer.notes(self._for_enhancer(coarse[part]))
+        ]
 
     def _for_enhancer(self, coarse: torch.Tensor) -> torch.Tensor:
         if self.enhancer.input_size is not None:

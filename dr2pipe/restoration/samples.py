@@ -13,7 +13,8 @@ import torch
 
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.restoration.restorer import Restored, Restorer
+from dr2pipe.restoration.restored import Restored
+from dr2pipe.restoration.restorer import Restorer
 
 COMBINE = ("mean", "medoid")
 

@@ -19,7 +19,8 @@ from dr2pipe.restoration.inpainter import (
     read_mask,
     resize_mask,
 )
-from dr2pipe.restoration.restorer import Restored, Restorer
+from dr2pipe.restoration.restored import Restored
+from dr2pipe.restoration.restorer import Restorer
 from dr2pipe.restoration.samples import Samples, sample_restorer
 from dr2pipe.restoration.settings import load_restorer
 from dr2pipe.runs.batches import BatchResult, Result

@@ -29,14 +29,18 @@ LoadSteps = Callable[[RestoreConfig, str], Steps]
 
 
 @contextmanager
-def cluster(config: ManyConfig) -> Iterator[None]:
-    """A cluster: the one of RAY_ADDRESS, one that is there already, or one on this machine."""
+def cluster(config: ManyConfig) -> Iterator[bool]:
+    """A cluster: the one of RAY_ADDRESS, one that is there already, or one on this machine.
+
+    Yields whether it was started here, and is this machine alone.
+    """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     with needs_extra("ray"):
         import ray
         import ray.data
     own = not ray.is_initialized()
-    if own and os.environ.get("RAY_ADDRESS"):
+    is_here = own and not os.environ.get("RAY_ADDRESS")
+    if own and not is_here:
         ray.init(log_to_driver=False, logging_level=logging.ERROR)
     elif own:
         # Ray's CPUs are places for processes: readers and writers fit beside busy actors.
@@ -48,7 +52,7 @@ def cluster(config: ManyConfig) -> Iterator[None]:
             logging_level=logging.ERROR,
         )
     try:
-        yield
+        yield is_here
     finally:
         if own:
             ray.shutdown()
@@ -61,10 +65,15 @@ class Pool:
     actors: int
     gpus: float
     cpus: int
+    is_here: bool  # the cluster is this machine alone
 
     @classmethod
-    def of(cls, config: ManyConfig) -> Pool:
+    def of(cls, config: ManyConfig, *, is_here: bool) -> Pool:
         """The pool that a run asks for.
+
+        Args:
+            config: the settings.
+            is_here: the cluster is this machine alone, see :func:`cluster`.
 
         Raises:
             ConfigError: the cluster is too small for it.
@@ -90,7 +99,7 @@ class Pool:
                 f"{actors} actors and a reader need {needed} CPUs and {actors * gpus:g} GPUs; the "
                 f"cluster has {in_cluster['CPU']:g} and {in_cluster['GPU']:g}: use fewer --actors"
             )
-        return cls(actors, gpus, config.cpus_per_actor)
+        return cls(actors, gpus, config.cpus_per_actor, is_here)
 
     @property
     def device(self) -> str:
@@ -99,6 +108,8 @@ class Pool:
 
     def describe(self, config: ManyConfig, load: LoadSteps) -> Steps:
         """The steps as an actor will have them; also sees that everything can be loaded."""
+        if self.is_here and not self.gpus:  # no other process need be waited for
+            return many.described_steps(load(config.restore, self.device))
         import ray
 
         def loaded() -> bytes | Exception:

@@ -56,8 +56,8 @@ def restore_many(config: ManyConfig, *, load: LoadSteps = load_steps) -> RunSumm
     _check_marker(output, config)
     lease = Lease(output, beat_s=config.beat_s)
     joins = config.join and lease.living() is not None
-    with cluster(config), nullcontext() if joins else lease:
-        pool = Pool.of(config)
+    with cluster(config) as is_here, nullcontext() if joins else lease:
+        pool = Pool.of(config, is_here=is_here)
         steps = pool.describe(config, load)
         if not joins:
             output.remove_partial()

@@ -305,7 +305,7 @@ def store(work, pictures, seconds, block):
 
 
 def compare(work, pictures, seconds, block):
-    """Both engines with real networks on the same pictures; equal files."""
+    """Both commands with real networks on the same pictures; equal files."""
     make_pictures(work / "in", pictures, side=64)
     root = Path(__file__).resolve().parents[2]
     settings = ["faces.mode=aligned", "dr2.num_evaluations=2", "batch_size=8"]
@@ -320,10 +320,11 @@ def compare(work, pictures, seconds, block):
     )  # fmt: skip
     said["torchrun_s"] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
-    overrides = [f"input={work / 'in'}", f"output={work / 'many'}", *settings]
-    config = load_config(RestoreConfig, preset, overrides)
-    with ray_here(4):
-        restore_many(ManyConfig(config, actors=2, block_pictures=block))
+    subprocess.run(
+        [sys.executable, "-m", "dr2pipe", "restore-many", str(work / "in"), str(work / "many"),
+         "--preset", "portrait128", "--actors", "2", "--block", str(block), "--set", *settings],
+        check=True,
+    )  # fmt: skip
     said["ray_s"] = round(time.perf_counter() - start, 1)
     said["ray_pipeline_s"] = json.loads((work / "many/summary.json").read_text())["seconds"]
     files = [

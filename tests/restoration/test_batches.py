@@ -112,6 +112,31 @@ class TwoSettings:
         return [Choice(self.removers[i % 3 == 1]) for i in range(len(degraded))]
 
 
+@pytest.fixture
+def whole_batches(monkeypatch):
+    """As on a GPU."""
+    monkeypatch.setattr(Restorer, "_parts", lambda self, count: [slice(count)])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pictures_go_alone_where_a_batch_would_change_them(dtype):
+    torch.manual_seed(0)
+    unet, enhancer = make_unet(), build_enhancer("sparnet", **SPARNET)
+    restorer = Restorer(TwoSettings(unet), enhancer, dtype=dtype)
+    shapes = []
+    for network in (unet, enhancer):
+        network.register_forward_pre_hook(lambda _, given: shapes.append(len(given[0])))
+    batch = restorer(faces(5), list(range(5)))
+    assert (max(shapes) == 1) == (dtype == torch.float32)
+    assert len(batch.choices) == len(batch.restored) == 5
+    again = restorer.enhance(batch.coarse)
+    if dtype == torch.float32:
+        assert again.equal(batch.restored)
+        alone = restorer(faces(5)[3:4], [3])
+        assert alone.restored.equal(batch.restored[3:4])
+
+
+@pytest.mark.usefixtures("whole_batches")
 @pytest.mark.parametrize("noise", ["reference", "philox"])
 def test_compiled_networks_see_one_shape_and_give_the_same(noise):
     """Without a compiler: what the networks get is watched."""
@@ -140,6 +165,7 @@ def test_compiled_networks_see_one_shape_and_give_the_same(noise):
         hook.remove()
 
 
+@pytest.mark.usefixtures("whole_batches")
 def test_padding_ends_where_memory_does():
     restorer = Restorer(None, build_enhancer("bicubic", size=16))
     restorer.compiled = True

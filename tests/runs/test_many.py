@@ -74,7 +74,7 @@ def pool(monkeypatch):
     pool = InProcess()
     monkeypatch.setattr(lease, "_SETTLE_S", 0)
     monkeypatch.setattr(restore_many, "cluster", lambda config: contextlib.nullcontext())
-    monkeypatch.setattr(restore_many.Pool, "of", lambda config: pool)
+    monkeypatch.setattr(restore_many.Pool, "of", lambda config, is_here: pool)
     return pool
 
 
@@ -218,7 +218,7 @@ def test_two_runs_share_the_work(places, pool):
     first = Meeting()
     of = restore_many.Pool.of
     pools = iter([first, pool])
-    restore_many.Pool.of = lambda config: next(pools)
+    restore_many.Pool.of = lambda config, is_here: next(pools)
     try:
         summary = restore_many.restore_many(asked, load=fake_steps)
     finally:
