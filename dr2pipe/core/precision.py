@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import Any
 
 import torch
 
@@ -48,16 +49,33 @@ def multiplies(device: torch.device | str, precision: str) -> bool:
         return precision == "fp16" or torch.cuda.is_bf16_supported(including_emulation=False)
     if kind != "cpu":
         return False
-    # Versions of torch before it had this question say nothing of either.
-    capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return any(capabilities.get(name) for name in _CPU_CAPABILITIES[precision])
+    return any(_cpu_capabilities().get(name) for name in _CPU_CAPABILITIES[precision])
+
+
+def parts_of_batch(count: int, device: torch.device, dtype: torch.dtype) -> list[slice]:
+    """The parts of a batch of ``count`` pictures that go through a network together.
+
+    On a CPU in float32, that is every picture alone. A matrix product adds in another order where the
+    batch has another size, and a result should not depend on the pictures beside it. Little is lost:
+    see docs/performance.md. Elsewhere it is the whole batch.
+    """
+    if device.type == "cpu" and dtype == torch.float32:
+        return [slice(i, i + 1) for i in range(count)]
+    return [slice(count)]
 
 
 def warn_if_slow(precision: str, device: torch.device | str) -> None:
     """Warn, once, of a precision in which a CPU is many times slower than in fp32."""
-    is_cpu = torch.device(device).type == "cpu"
-    if precision != "fp32" and is_cpu and not multiplies(device, precision):
+    if precision == "fp32" or torch.device(device).type != "cpu" or multiplies(device, precision):
+        return
+    if _cpu_capabilities().get("architecture") == "x86_64":  # others were not measured
         _warn_of_slow(precision)
+
+
+def _cpu_capabilities() -> dict[str, Any]:
+    """What torch says of the CPU; empty in versions that had no such question."""
+    found: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()
+    return found
 
 
 @lru_cache

@@ -26,6 +26,7 @@ from dr2pipe.core import files
 from dr2pipe.core.config import stable_seed, to_yaml
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.foreign import to_csv
+from dr2pipe.core.precision import AUTO
 from dr2pipe.diffusion.degradation_features import FEATURES
 from dr2pipe.diffusion.stage1 import STRENGTHS, DR2Config
 from dr2pipe.diffusion.timesteps import default_omega
@@ -241,7 +242,7 @@ def _preset(config: SweepConfig, best: DR2Config, protocol_hash: str) -> str:
     content = {
         "seed": config.seed,
         "batch_size": config.batch_size,
-        "precision": config.precision,
+        "precision": AUTO,  # for other machines than this
         "dr2": dataclasses.asdict(best),
         "enhancer": dataclasses.asdict(config.enhancer),
     }

@@ -38,8 +38,8 @@ _BATCH = 32
 class IdentityEmbedder:
     """Embeds faces; two pictures of one person lie close together.
 
-    It may be used by several threads. Equal pictures have equal embeddings, up to the last bits
-    that depend on the batch.
+    It may be used by several threads. Equal pictures have equal embeddings; on a GPU, the last bits
+    depend on the batch.
 
     Args:
         network: of dlib.
@@ -71,8 +71,10 @@ class IdentityEmbedder:
     @torch.no_grad()
     def _embed_chips(self, chips: list[Pixels]) -> Embeddings:
         found = [np.zeros((0, 128))]
-        for start in range(0, len(chips), _BATCH):
-            levels = torch.from_numpy(np.stack(chips[start : start + _BATCH])).permute(0, 3, 1, 2)
+        # On a CPU alone: the embedding of a face must not depend on the faces beside it.
+        together = 1 if torch.device(self.device).type == "cpu" else _BATCH
+        for start in range(0, len(chips), together):
+            levels = torch.from_numpy(np.stack(chips[start : start + together])).permute(0, 3, 1, 2)
             embeddings = self.network(levels.to(self.device, torch.float32))
             found.append(embeddings.double().cpu().numpy())
         return np.concatenate(found)

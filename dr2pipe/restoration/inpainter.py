@@ -17,6 +17,7 @@ from dr2pipe.core import files, images
 from dr2pipe.core.errors import CheckpointError, Dr2pipeError, NotFiniteError, PictureError
 from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
+from dr2pipe.core.precision import parts_of_batch
 from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
 from dr2pipe.features.psp import StyleEncoder, load_style_encoder
 
@@ -79,8 +80,13 @@ class Inpainter:
     @torch.no_grad()
     def styles(self, exemplars: torch.Tensor) -> torch.Tensor:
         """(B,3,H,W) RGB in [-1,1], any size, to (B,num_exemplar_rows,C)."""
-        styles: torch.Tensor = self.encoder(exemplars.to(self.device), self.network.exemplar_rows)
-        return styles
+        rows = self.network.exemplar_rows
+        return torch.cat(
+            [
+                self.encoder(exemplars[part].to(self.device), rows)
+                for part in parts_of_batch(len(exemplars), self.device, torch.float32)
+            ]
+        )
 
     @torch.no_grad()
     def __call__(
@@ -111,7 +117,13 @@ class Inpainter:
         if len(seeds) != len(pictures):
             raise Dr2pipeError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
         small = images.resize_tensor(pictures, self.size)
-        fill = self._fill(small, resize_mask(masks, self.size), styles, seeds)
+        holes = resize_mask(masks, self.size)
+        fill = torch.cat(
+            [
+                self._fill(small[part], holes[part], styles[part], seeds[part])
+                for part in parts_of_batch(len(small), self.device, torch.float32)
+            ]
+        )
         if not fill.isfinite().all():
             raise NotFiniteError("the filled holes are not finite")
         height, width = pictures.shape[-2:]
@@ -153,7 +165,7 @@ class Inpainter:
     ) -> torch.Tensor:
         """(B,3,size,size), the network's result for pictures and masks of that size."""
         network, width = self.network, self.network.config.style_channels
-        # One CPU generator per picture, so that neither device nor batch changes a result.
+        # One CPU generator per picture, so that neither device nor batch changes the noise.
         generators = [torch.Generator().manual_seed(seed) for seed in seeds]
         z = torch.stack([torch.randn(width, generator=g) for g in generators])  # (B,width)
         noise = [

@@ -19,7 +19,7 @@ from dr2pipe.core.errors import (
     is_out_of_memory,
 )
 from dr2pipe.core.models import find_model
-from dr2pipe.core.precision import PRECISIONS, warn_if_slow
+from dr2pipe.core.precision import PRECISIONS, parts_of_batch, warn_if_slow
 from dr2pipe.diffusion.networks import use_attention
 from dr2pipe.diffusion.noise import noise_of, resolve_noise
 from dr2pipe.diffusion.stage1 import (
@@ -139,7 +139,7 @@ class Restorer:
         """Restore (B,3,S,S) float32 RGB in [-1,1] with S = ``input_size``.
 
         ``seeds`` holds one integer per picture. Each result depends on its picture and seed
-        alone. A result that is not finite in low precision is computed again in float32.
+        alone (its last bits also on the size of the batch, but not on a CPU in float32). A result that is not finite in low precision is computed again in float32.
 
         Raises:
             PictureError: a batch of another shape.
@@ -203,14 +203,7 @@ class Restorer:
             yield
 
     def _parts(self, count: int) -> list[slice]:
-        """The parts of a batch that go through the networks together.
-
-        On a CPU in float32, that is every picture alone: a matrix product adds in another order where the
-        batch has another size. It is as fast on one thread (docs/performance.md).
-        """
-        if self.device.type == "cpu" and self.dtype == torch.float32:
-            return [slice(i, i + 1) for i in range(count)]
-        return [slice(count)]
+        return parts_of_batch(count, self.device, self.dtype)
 
     def _run(
         self, degraded: torch.Tensor, seeds: Sequence[int], choices: list[Choice]
@@ -237,7 +230,7 @@ class Restorer:
             found = remover(degraded[places], generators)
             coarse[places[: len(at)]] = found[: len(at)].to(coarse.dtype)
         places = self._on_device(torch.tensor(self._padded(list(range(len(coarse))))))
-        restored = self._enhance_together(coarse[places])[: len(coarse)]
+        restored = self.enhance_together(coarse[places])[: len(coarse)]
         return coarse.float().clone(), restored.clone()
 
     def _on_device(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -252,9 +245,10 @@ class Restorer:
     def enhance(self, coarse: torch.Tensor) -> torch.Tensor:
         """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
         parts = self._parts(len(coarse))
-        return torch.cat([self._enhance_together(coarse[part]) for part in parts])
+        return torch.cat([self.enhance_together(coarse[part]) for part in parts])
 
-    def _enhance_together(self, coarse: torch.Tensor) -> torch.Tensor:
+    def enhance_together(self, coarse: torch.Tensor) -> torch.Tensor:
+        """As :meth:`enhance`, in one batch on every device."""
         return self.enhancer(self._for_enhancer(coarse)).float()
 
     @torch.no_grad()
@@ -281,13 +275,14 @@ class Restorer:
     def in_fp32(self) -> Iterator[None]:
         """Let the networks compute in float32 for the length of a block."""
         usual, self.dtype = self.dtype, torch.float32
+        padded_to, self.padded_to = self.padded_to, 0  # compiled anew for this type
         try:
             self._wait()  # another batch may need the weights as they are
             for network in self._networks():
                 network.to(torch.float32)
             yield
         finally:
-            self.dtype = usual
+            self.dtype, self.padded_to = usual, padded_to
             for network in self._networks():
                 network.to(usual)
             self._wait()

@@ -51,9 +51,8 @@ class CoarseConfig:
     omegas: list[int | None] = field(default_factory=lambda: [None])  # null: by the table of N
     degradations: dict[str, float] = field(default_factory=dict)  # chain: share of the pictures
     batch_size: int = 16
-    precision: str = (
-        "fp32"  # fp32 | bf16 | fp16 | auto: bf16 where the device multiplies it, else fp32
-    )
+    # fp32 | bf16 | fp16 | auto: bf16 where the device multiplies it, else fp32
+    precision: str = "fp32"
 
 
 def make_coarse(config: CoarseConfig) -> list[RunSummary]:
@@ -143,7 +142,7 @@ def _build_variant(config: CoarseConfig, variant: int) -> tuple[Restorer, dict[s
         "ranges": {name: describe_chain(name) for name in config.degradations},
         "seed": [config.seed, variant],
         "weights_sha256": hashes,
-    }
+    } | ({} if config.precision == "fp32" else {"precision": config.precision})
 
 
 def draw_settings(config: CoarseConfig, variant: int) -> DR2Config:

@@ -158,7 +158,7 @@ def check_config(config: TrainConfig) -> None:
     for name in _AT_LEAST_ONE:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
-    resolve_precision(config.precision, "cpu")  # raises for a name that there is not
+    resolve_precision(config.precision, "cpu")  # raises for an unknown name
 
 
 def pair_of(name: str, values: Sequence[float]) -> tuple[float, float]:

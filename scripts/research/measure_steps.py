@@ -14,7 +14,7 @@ import time
 import torch
 
 from dr2pipe.core.config import load_config
-from dr2pipe.core.precision import resolve_precision
+from dr2pipe.core.precision import resolve_precision, warn_if_slow
 from dr2pipe.core.seeding import random_stream
 from dr2pipe.training.recipes.enhancer import EnhancerRecipe, EnhancerTrainConfig
 
@@ -28,13 +28,14 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*")
     options = parser.parse_args()
     config = load_config(EnhancerTrainConfig, options.config, ["data.path=-", *options.overrides])
-    precision = resolve_precision(config.precision, "cpu")
+    config.precision = resolve_precision(config.precision, "cpu")
+    warn_if_slow(config.precision, "cpu")
     torch.set_num_threads(1)
     recipe = EnhancerRecipe(config)
     generator = torch.Generator().manual_seed(config.seed)
     trained = recipe.build(generator)
     networks = {name: built.network for name, built in trained.items()}
-    in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16")
+    in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
     for network in networks.values():
         network.forward = in_bf16(network.forward)  # as accelerate does
     count, side = config.batch_size, config.data.size

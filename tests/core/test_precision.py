@@ -73,7 +73,9 @@ def test_named_precisions_are_kept(monkeypatch):
 
 def test_a_slow_precision_is_named_once(monkeypatch, caplog):
     precision._warn_of_slow.cache_clear()
-    cpu_with(monkeypatch, avx512_bf16=True)
+    cpu_with(monkeypatch, architecture="aarch64", bf16=True)
+    warn_if_slow("bf16", "cpu")
+    cpu_with(monkeypatch, architecture="x86_64", avx512_bf16=True)
     for name in ("fp32", "bf16"):
         warn_if_slow(name, "cpu")
     warn_if_slow("fp16", "mps")

@@ -147,9 +147,10 @@ def test_style_encoder_equals_the_reference(style_encoder):
     expected = record["scalars"]["attribute_loss_vs_target"]
     assert loss.item() == pytest.approx(expected, rel=1e-4)
     (gradient,) = torch.autograd.grad(loss, small)
-    # Through fifty layers of kinks, float32 and float64 of one network differ by 8e-4 of it.
+    # Through fifty layers of kinks, float32 and float64 of one network differ by 8e-4 of it, and
+    # float32 on processors of two kinds by 1.1e-3.
     name = "grad_attribute_loss_wrt_img_with_weight_map"
-    assert_close(gradient, record, arrays, name, share=1e-3)
+    assert_close(gradient, record, arrays, name, share=3e-3)
 
 
 def test_weights_by_place_equal_the_reference():

@@ -356,6 +356,19 @@ def test_restore_takes_masks_from_the_command_line(faces, model, model_folder):
     assert len(list((faces / "out/repaired").rglob("*.png"))) == 3
 
 
+def test_a_filled_hole_does_not_depend_on_the_batch(model):
+    inpainter, _ = load_inpainter(InpainterConfig(model=str(model)))
+    generator = torch.Generator().manual_seed(0)
+    pictures = torch.rand(5, 3, 40, 40, generator=generator) * 2 - 1
+    masks = torch.zeros(5, 1, 40, 40)
+    masks[..., 8:24, 8:24] = 1
+    seeds = list(range(5))
+    together = inpainter(pictures, masks, inpainter.styles(pictures), seeds)
+    part = slice(3, 4)
+    alone = inpainter(pictures[part], masks[part], inpainter.styles(pictures[part]), seeds[part])
+    assert alone.equal(together[part])
+
+
 def test_the_measuring_command(model, tmp_path):
     faces = np.stack([make_pixels(i, 16, 16) for i in range(3)])
     np.savez(tmp_path / "faces.npz", images=faces)

@@ -45,6 +45,22 @@ def test_steps_without_networks_can_be_sent():
     assert sent.settings_hash == steps.settings_hash
 
 
+def test_a_cluster_that_is_this_machine_describes_its_steps_here(monkeypatch):
+    """Without Ray: no process is waited for."""
+    pool = on_ray.Pool(actors=1, gpus=0.0, cpus=1, is_here=True)
+    config = ManyConfig(RestoreConfig(input="i", output="o"))
+    described = pool.describe(config, fake_steps)
+    assert described.settings_hash == fake_steps(config.restore, "cpu").settings_hash
+    with pytest.raises(AssertionError, match="no networks"):
+        pickle.loads(pickle.dumps(described)).process()
+
+    def fails(restore, device):
+        raise ConfigError(f"no weights for {device}")
+
+    with pytest.raises(ConfigError, match="no weights for cpu"):
+        pool.describe(config, fails)
+
+
 @dataclasses.dataclass
 class InProcess:
     """Stands in for Ray: blocks one after another; those with a poison picture are lost."""

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -5,12 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, make_pictures, run_here
+from conftest import DEVICE, ROOT, make_pictures, run_here
 from PIL import Image
 from torch.utils.data import DataLoader
 
 from dr2pipe.core.config import load_config, peek
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.precision import resolve_precision
 from dr2pipe.data.coarse import CoarseCache
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.pairs import PairDataset
@@ -68,6 +70,9 @@ def test_coarse_faces_are_made_once(clean, model_folder, tmp_path):
     config = coarse_config(clean, tmp_path / "coarse", model_folder, *settings)
     assert [s.restored for s in make_coarse(config)] == [6, 6, 6]
     assert [s.skipped for s in make_coarse(config)] == [6, 6, 6]
+    other = "fp32" if resolve_precision("auto", DEVICE) == "bf16" else "bf16"
+    again = dataclasses.replace(config, precision=other)
+    assert [s.restored for s in make_coarse(again)] == [6, 6, 6]
     drawn = [draw_settings(config, variant) for variant in range(30)]
     assert {d.factor for d in drawn} == {2, 4}
     assert {d.tau for d in drawn} == {2, 4}
