@@ -104,7 +104,7 @@ def compare_compiled(check: Check) -> Any:
     batch, found = (2 if check.toy else 32), {}
     results = []
     for compiled in (False, True):
-        restorer = _default(check.device, f"compile={str(compiled).lower()}", "precision=bf16")
+        restorer = _default(check.device, f"compile={str(compiled).lower()}", "precision=auto")
         pictures, seeds = _pictures(restorer, batch), list(range(batch))
         start = time.perf_counter()
         restorer(pictures, seeds).restored.cpu()
@@ -124,7 +124,7 @@ def compare_attention(check: Check) -> Any:
     results = [
         restorer(_pictures(restorer, 4), [1, 2, 3, 4]).restored.cpu()
         for name in ("sdpa", "xformers")
-        for restorer in [_default(check.device, f"attention={name}", "precision=bf16")]
+        for restorer in [_default(check.device, f"attention={name}", "precision=auto")]
     ]
     return {"mean_difference_of_255": _mean_difference(results)}
 
@@ -217,7 +217,7 @@ def _published_config(check: Check, calls: int, batch: int, *more: str) -> Resto
         5: ["dr2.scheduler=dpmsolver++", "dr2.num_evaluations=5"],
         1: [f"dr2.student={models['student']}"],
     }[calls]
-    settings += [f"dr2.model={models['dr2']}", "dr2.factor=4", "dr2.tau=22", "precision=bf16"]
+    settings += [f"dr2.model={models['dr2']}", "dr2.factor=4", "dr2.tau=22", "precision=auto"]
     settings += ["enhancer.name=sparnet", f"enhancer.weights={models['sparnet']}"]
     settings += [f"batch_size={batch}", *more]
     return load_config(RestoreConfig, None, [*_UNUSED, *settings])
