@@ -105,7 +105,7 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
             differing,
             largest,
             [
-                "so little differs on processors of another kind, and in bf16 or on a GPU in other batches"
+                "so little differs on processors of another kind; in bf16 and on a GPU, also in other batches"
             ],
         )
     reasons = ["version, weights and device are the same: the original may be another picture"]

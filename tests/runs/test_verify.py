@@ -147,7 +147,8 @@ def test_a_difference_of_the_last_bits_is_none_of_the_picture(aligned, moved, tm
     Image.fromarray(pixels).save(path, pnginfo=info)
     verdict = verify(path, aligned / "in/face_000.png", moved)
     assert (verdict.largest, verdict.is_same) == (1, False)
-    assert verdict.reasons == ["so little differs on processors of another kind"]
+    (reason,) = verdict.reasons
+    assert reason.startswith("so little differs on processors of another kind")
 
 
 def test_weights_that_are_gone(aligned, tmp_path):
