@@ -68,8 +68,14 @@ def warn_if_slow(precision: str, device: torch.device | str) -> None:
     """Warn, once, of a precision in which a CPU is many times slower than in fp32."""
     if precision == "fp32" or torch.device(device).type != "cpu" or multiplies(device, precision):
         return
-    if _cpu_capabilities().get("architecture") == "x86_64":  # others were not measured
+    if _cpu_capabilities().get("architecture") == "x86_64":  # no other kind was measured
         _warn_of_slow(precision)
+
+
+def is_x86_without_avx512(device: torch.device | str) -> bool:
+    """Whether a device is a CPU of this kind."""
+    said = _cpu_capabilities() if torch.device(device).type == "cpu" else {}
+    return said.get("architecture") == "x86_64" and not said.get("avx512_f")
 
 
 def _cpu_capabilities() -> dict[str, Any]:

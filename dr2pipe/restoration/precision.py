@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from dr2pipe.core.precision import AUTO, resolve_precision
+from dr2pipe.core.precision import AUTO, is_x86_without_avx512, resolve_precision
 
 # Measured faster in bf16, at nearly the same result (docs/performance.md). Stage 1 is too.
 _FASTER_IN_BF16 = ("none", "bicubic", "sparnet", "gfpgan")
@@ -32,6 +32,8 @@ def is_faster_channels_last(precision: str, device: torch.device | str, *, compi
     """Whether networks measured faster with channels last (docs/performance.md).
 
     In low precision they do; on an NVIDIA GPU only if they are compiled, because its norms and
-    mirrored borders convert the layout there and back.
+    mirrored borders convert the layout there and back. In float32 they do on x86 without AVX-512.
     """
-    return precision != "fp32" and (compiled or torch.device(device).type != "cuda")
+    if precision == "fp32":
+        return is_x86_without_avx512(device)
+    return compiled or torch.device(device).type != "cuda"

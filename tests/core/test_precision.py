@@ -43,8 +43,24 @@ def test_auto_is_what_measured_faster(monkeypatch, capabilities, enhancer, wante
         ("fp32", "cuda", True, False),
     ],
 )
-def test_channels_last_is_where_it_measured_faster(name, device, compiled, wanted):
+def test_channels_last_is_where_it_measured_faster(monkeypatch, name, device, compiled, wanted):
+    cpu_with(monkeypatch, architecture="x86_64", avx512_f=True)
     assert is_faster_channels_last(name, device, compiled=compiled) is wanted
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "wanted"),
+    [
+        ({"architecture": "x86_64", "avx512_f": False}, True),
+        ({"architecture": "x86_64", "avx512_f": True}, False),
+        ({"architecture": "aarch64"}, False),
+        ({}, False),
+    ],
+)
+def test_channels_last_in_fp32_depends_on_the_cpu(monkeypatch, capabilities, wanted):
+    cpu_with(monkeypatch, **capabilities)
+    assert is_faster_channels_last("fp32", "cpu", compiled=False) is wanted
+    assert not is_faster_channels_last("fp32", "cuda", compiled=True)
 
 
 def test_auto_on_a_gpu_asks_for_real_bf16(monkeypatch):
