@@ -55,6 +55,10 @@ class FolderInUseError(Dr2pipeError):
     """Another run is writing into the same output folder."""
 
 
+class ClusterError(Dr2pipeError):
+    """A cluster loses its workers."""
+
+
 class NotFiniteError(Dr2pipeError, FloatingPointError):
     """A loss, a gradient or a result is NaN or infinite."""
 

@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 import uuid
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -92,8 +93,10 @@ class Lease:
             content = json.loads(self.storage.read(LEASE))
         except FileNotFoundError:
             return None
-        except ValueError:  # written by halves, which a disk may show for a moment
-            return {"beat": time.time(), "owner": ""}
+        except (
+            ValueError
+        ):  # written by halves: a disk may show that for a moment, or a kill leave it
+            content = {"beat": self._changed(), "owner": ""}
         except Exception as error:
             raise ConfigError(
                 f"{self.storage.url} cannot be read: {describe_error(error)}"
@@ -101,6 +104,13 @@ class Lease:
         if not isinstance(content, dict) or not isinstance(content.get("beat"), int | float):
             return None
         return content if time.time() - content["beat"] < self._dead_s else None
+
+    def _changed(self) -> float:
+        """When the lease's file was written; 0 where it is gone. Stores never hold a half of one."""
+        try:
+            return Path(self.storage.root, LEASE).stat().st_mtime if self.storage.is_local else 0.0
+        except FileNotFoundError:
+            return 0.0
 
     @property
     def _dead_s(self) -> float:

@@ -251,6 +251,12 @@ def _is_final(error: Exception) -> bool:
     return isinstance(error, OSError) and error.errno in _FINAL_NUMBERS
 
 
+def absolute_url(url: str) -> str:
+    """The same place by an absolute path or a URL, without a slash at its end."""
+    storage = Storage(url)
+    return storage.root if storage.is_local else str(storage.fs.unstrip_protocol(storage.root))
+
+
 def _file_system(url: str) -> tuple[Any, str]:
     try:
         fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=False)

@@ -96,6 +96,7 @@ class Block:
     Attributes:
         items: the pictures.
         shard: the name of their records.
+        again: records of this name are there already, and no longer hold.
         loaded: those that were read and decoded.
         processed: those that were restored.
         rows: those that are settled.
@@ -105,6 +106,7 @@ class Block:
 
     items: list[Item]
     shard: str
+    again: bool = False
     loaded: list[LoadedPicture] = field(default_factory=list)
     processed: list[Processed] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -171,14 +173,16 @@ def plan(
             else:
                 pending.append(dataclasses.replace(item, attempts=row.attempts))
         if pending:
-            blocks.append(block_of(pending, steps))
+            blocks.append(block_of(pending, steps, stored))
     return blocks, done, given_up
 
 
-def block_of(items: list[Item], steps: Steps) -> Block:
-    """A block of these pictures."""
+def block_of(items: list[Item], steps: Steps, stored: Mapping[str, StoredFile]) -> Block:
+    """A block of pictures that are to be done, with a listing of the output."""
     known = ((item.path, item.version, item.attempts) for item in items)
-    return Block(items, shard_name(known, steps.settings_hash))
+    shard = shard_name(known, steps.settings_hash)
+    # Other settings came between, or another version of the input, and then these again.
+    return Block(items, shard, again=shard in stored)
 
 
 def _groups(items: Iterable[Item], most: int) -> Iterable[list[Item]]:
@@ -291,10 +295,11 @@ def _no_networks(*_: Any, **__: Any) -> Any:
 
 def read_block(block: Block, steps: Steps, output: Storage) -> Block:
     """Read and decode the pictures; those that another run has just done are not read."""
-    try:
-        return dataclasses.replace(block, rows=read_shard(output, block.shard))
-    except FileNotFoundError:
-        pass
+    if not block.again:
+        try:
+            return dataclasses.replace(block, rows=read_shard(output, block.shard))
+        except FileNotFoundError:
+            pass
     with ThreadPoolExecutor(_THREADS) as readers:
         contents = list(readers.map(_tried(lambda item: read_url(item.url)), block.items))
     loaded, rows = [], []

@@ -91,7 +91,9 @@ class Pool:
                 f"the actors are to have {gpus:g} GPUs each, and the cluster has "
                 f"{in_cluster['GPU']:g}: add GPU nodes, or use --gpus-per-actor 0"
             )
-        by_size = in_cluster["GPU"] / gpus if gpus else count_cores() / config.cpus_per_actor
+        # On this machine, readers and writers have places of their own.
+        cores = count_cores() if is_here else in_cluster["CPU"] - 1
+        by_size = in_cluster["GPU"] / gpus if gpus else cores / config.cpus_per_actor
         actors = config.actors or max(1, int(by_size))
         needed = actors * config.cpus_per_actor + 1
         if in_cluster["CPU"] < needed or (gpus and actors * gpus > in_cluster["GPU"]):
@@ -174,10 +176,13 @@ class _Actor:
 
 
 def _step(name: str, described: bytes, table: Any) -> Any:
-    steps, output = _of_worker(described, name == "read")
-    if name == "read":
-        return _each(table, lambda block: many.read_block(block, steps, output))
-    return _each(table, lambda block: many.write_block(block, steps, output))
+    def step(block: Block) -> Block:
+        steps, output = _of_worker(described, name == "read")
+        if name == "read":
+            return many.read_block(block, steps, output)
+        return many.write_block(block, steps, output)
+
+    return _each(table, step)
 
 
 @lru_cache(maxsize=2)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from contextlib import nullcontext
 
 from dr2pipe.core.config import to_yaml
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ClusterError, ConfigError
 from dr2pipe.core.lease import Lease
 from dr2pipe.core.markers import MARKER, marked, parse_marker
 from dr2pipe.core.processes import stop_signals_caught
 from dr2pipe.core.records import FAILURES, MANIFEST
-from dr2pipe.core.storage import Storage
+from dr2pipe.core.storage import Storage, StoredFile, absolute_url
 from dr2pipe.runs import many
 from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.many import Block, ManyConfig
@@ -46,10 +47,20 @@ def restore_many(config: ManyConfig, *, load: LoadSteps = load_steps) -> RunSumm
             cluster that lacks what is asked for; nothing was restored then.
     """
     check_config(config.restore)
+    # Workers may run in another folder.
+    restore = dataclasses.replace(
+        config.restore,
+        input=absolute_url(config.restore.input),
+        output=absolute_url(config.restore.output),
+    )
+    config = dataclasses.replace(config, restore=restore)
     if config.restore.repair.mask is not None or config.restore.pages != "first":
         raise ConfigError("restore-many takes no masks (repair.mask), and no pages=all")
     if min(config.block_pictures, config.cpus_per_actor, config.actors or 1) < 1:
         raise ConfigError("block, actors and cpus-per-actor must be at least 1")
+    gpus = config.gpus_per_actor
+    if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
+        raise ConfigError(f"gpus-per-actor={gpus:g}: 0, a part of 1, or a whole number")
     output = Storage(config.restore.output)
     items = many.list_pictures(config.restore, output)
     check_listed(config.restore, [item.path for item in items])
@@ -75,7 +86,9 @@ def restore_many(config: ManyConfig, *, load: LoadSteps = load_steps) -> RunSumm
         )
         progress = Progress(len(items), done, given_up, pool.actors, config.price)
         # Two runs meet in the middle.
-        _run_rounds(blocks[::-1] if joins else blocks, config, steps, pool, load, lease, progress)
+        if joins:
+            blocks.reverse()
+        _run_rounds(blocks, config, steps, pool, load, lease, progress, stored)
         if not joins and not lease.is_lost:
             write_reports(output, progress, describe_run(config.restore, steps))
             output.remove_partial()
@@ -90,6 +103,7 @@ def _run_rounds(
     load: LoadSteps,
     lease: Lease,
     progress: Progress,
+    stored: Mapping[str, StoredFile],
 ) -> None:
     stop: list[bool] = []
     with progress, stop_signals_caught(lambda: stop.append(True)):
@@ -99,7 +113,8 @@ def _run_rounds(
             if divisor != 1:
                 logger.warning("%d pictures were lost with their workers: again", len(items))
                 blocks = [
-                    many.block_of(items[i : i + most], steps) for i in range(0, len(items), most)
+                    many.block_of(items[i : i + most], steps, stored)
+                    for i in range(0, len(items), most)
                 ]
             waiting = {block.shard: block for block in blocks}
             for block in pool.run(blocks, config, steps, load, alone=most == 1):
@@ -114,8 +129,9 @@ def _run_rounds(
             if not blocks:
                 return
     lost = [item for block in blocks for item in block.items]
-    if len(lost) > _MOST_LOST_ALONE and len(lost) > progress.summary.restored:
-        raise RuntimeError(f"{len(lost)} pictures were lost with their workers: see Ray's logs")
+    all_are_lost = len(lost) > 1 and progress.summary.restored == 0
+    if all_are_lost or len(lost) > max(_MOST_LOST_ALONE, progress.summary.restored):
+        raise ClusterError(f"{len(lost)} pictures were lost with their workers: see Ray's logs")
     error = RuntimeError(f"its worker died {len(_ROUNDS)} times, at last with this picture alone")
     rows = [many.failed_row(item, error, steps, QUARANTINED) for item in lost]
     for row in rows:

@@ -1,5 +1,7 @@
 import json
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -88,3 +90,12 @@ def test_an_output_that_cannot_be_written(output, monkeypatch):
     monkeypatch.setattr(output, "create", create)
     with pytest.raises(ConfigError, match="cannot be written: no such bucket"):
         Lease(output).__enter__()
+
+
+def test_half_of_a_lease_that_a_kill_left_does_not_stay(output):
+    output.write(LEASE, b"")
+    assert Lease(output, beat_s=1).living() is not None  # somebody may be writing it
+    long_ago = time.time() - 3600
+    os.utime(Path(output.root, LEASE), (long_ago, long_ago))
+    with Lease(output, beat_s=BEAT_S):
+        assert beat(output) > long_ago

@@ -16,7 +16,7 @@ from test_runs import FakeNetwork
 
 from dr2pipe.core import lease
 from dr2pipe.core.config import load_config
-from dr2pipe.core.errors import ConfigError, FolderInUseError, MissingPackageError
+from dr2pipe.core.errors import ClusterError, ConfigError, FolderInUseError, MissingPackageError
 from dr2pipe.core.models import find_file
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs import many, on_ray, restore_many
@@ -136,6 +136,43 @@ def test_a_run_and_the_next(places, pool):
     assert counts(run(places, "seed=1")) == (0, 10, 0)
 
 
+def test_earlier_settings_come_back(places, pool):
+    """Their records are there already, but the results are those of other settings."""
+    output, made = Storage(places[1]), []
+    for seed in ("seed=7", "seed=9", "seed=7"):
+        assert counts(run(places, seed)) == (10, 0, 0)
+        names = sorted(name for name in output.find() if name.startswith("restored/"))
+        made.append([output.read(name) for name in names])
+    assert made[0] == made[2]
+    assert made[0] != made[1]
+    assert counts(run(places, "seed=7")) == (0, 10, 0)
+
+
+def test_a_small_run_that_loses_everything_quarantines_nothing(tmp_path, pool):
+    make_pictures(tmp_path / "in", 3)
+    places = str(tmp_path / "in"), str(tmp_path / "out")
+    pool.poison = tuple(Storage(places[0]).find())
+    with pytest.raises(ClusterError, match="3 pictures were lost"):
+        run(places)
+    pool.poison = ()
+    assert counts(run(places)) == (3, 0, 0)
+
+
+def test_one_place_has_many_names(tmp_path, pool, monkeypatch):
+    make_pictures(tmp_path / "in", 3)
+    monkeypatch.chdir(tmp_path)
+    assert counts(run(("in", "out"))) == (3, 0, 0)
+    for name in ("in/", "./in", str(tmp_path / "in")):
+        assert counts(run((name, str(tmp_path / "out")))) == (0, 3, 0)
+
+
+@pytest.mark.parametrize("gpus", [-1, 1.5])
+def test_gpus_of_an_actor(tmp_path, gpus):
+    restore = RestoreConfig(input=str(tmp_path), output=str(tmp_path / "out"))
+    with pytest.raises(ConfigError, match="gpus-per-actor"):
+        restore_many.restore_many(ManyConfig(restore, gpus_per_actor=gpus))
+
+
 def test_what_is_gone_or_changed_is_done_again(places, pool):
     run(places)
     source, output = Storage(places[0]), Storage(places[1])
@@ -186,7 +223,7 @@ def test_a_cluster_that_loses_everything_quarantines_nothing(tmp_path, pool):
     make_pictures(tmp_path / "in", 25)
     places = str(tmp_path / "in"), str(tmp_path / "out")
     pool.poison = tuple(Storage(places[0]).find())
-    with pytest.raises(RuntimeError, match="25 pictures were lost"):
+    with pytest.raises(ClusterError, match="25 pictures were lost"):
         run(places)
     assert not list((tmp_path / "out").glob(f"{RECORDS}/*"))
 
@@ -199,7 +236,7 @@ def test_a_full_disk_ends_the_run(places, pool, monkeypatch):
     config = config_of(places)
     steps = fake_steps(config.restore, "cpu")
     items = list_pictures(config.restore, Storage(places[1]))
-    block = many.read_block(many.block_of(items[:2], steps), steps, Storage(places[1]))
+    block = many.read_block(many.block_of(items[:2], steps, {}), steps, Storage(places[1]))
     block = many.restore_block(block, steps)
     monkeypatch.setattr(Storage, "write", write)
     with pytest.raises(OSError, match="full"):
