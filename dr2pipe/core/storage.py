@@ -88,6 +88,14 @@ class Storage:
             if path != self.root and info.get("type", "file") == "file"
         }
 
+    def file(self, name: str) -> StoredFile:
+        """Size and version of a file below the folder; of size 0 where it is gone."""
+        try:
+            info = self.fs.info(self._path(name))
+        except FileNotFoundError:
+            return StoredFile(0, "")
+        return StoredFile(int(info["size"] or 0), _version(info))
+
     def read(self, name: str) -> bytes:
         """The content of a file below the folder.
 

@@ -216,6 +216,8 @@ def _is_done(row: Row, item: Item, steps: Steps, stored: Mapping[str, StoredFile
 
 def _below(source: Storage, output: Storage) -> list[tuple[str, str, StoredFile]]:
     """(relative path, URL, file) of the pictures below a folder, without results of runs."""
+    if source.is_local and Path(source.root).is_dir():
+        return _below_on_disk(source, output)
     listing = source.find()
     if not listing:
         raise ConfigError(f"no files in {source.url}; is the name right?")
@@ -230,6 +232,21 @@ def _below(source: Storage, output: Storage) -> list[tuple[str, str, StoredFile]
         (path, source.fs.unstrip_protocol(f"{source.root}/{path}"), listing[path])
         for path in paths
         if not f"{source.root}/{path}".startswith(tuple(excluded))
+        and not path.rpartition("/")[2].startswith("._")  # macOS's companions of files
+    ]
+
+
+def _below_on_disk(source: Storage, output: Storage) -> list[tuple[str, str, StoredFile]]:
+    """The same as ``restore`` finds, links too."""
+    root = Path(source.root)
+    exclude = (Path(output.root),) if output.is_local and output.root != source.root else ()
+    paths = {
+        path.relative_to(root).as_posix(): path
+        for path in images.find_images(root, exclude=exclude).paths
+    }
+    return [
+        (name, source.fs.unstrip_protocol(str(paths[name])), source.file(name))
+        for name in sorted(paths, key=lambda name: name.split("/"))
     ]
 
 

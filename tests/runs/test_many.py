@@ -14,7 +14,7 @@ from conftest import make_pictures
 from test_photo_runs import photos, settings_for
 from test_runs import FakeNetwork
 
-from dr2pipe.core import lease
+from dr2pipe.core import images, lease
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ClusterError, ConfigError, FolderInUseError, MissingPackageError
 from dr2pipe.core.models import find_file
@@ -156,6 +156,23 @@ def test_a_small_run_that_loses_everything_quarantines_nothing(tmp_path, pool):
         run(places)
     pool.poison = ()
     assert counts(run(places)) == (3, 0, 0)
+
+
+def test_the_pictures_of_a_disk_are_those_of_restore(tmp_path, pool):
+    make_pictures(tmp_path / "elsewhere", 2)
+    make_pictures(tmp_path / "in", 2)
+    (tmp_path / "in/._face.png").write_bytes(b"a companion")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/one.png").symlink_to(sorted((tmp_path / "elsewhere").iterdir())[0])
+    (tmp_path / "in/gone.png").symlink_to(tmp_path / "nowhere.png")
+    places = str(tmp_path / "in"), str(tmp_path / "in/out")
+    assert counts(run(places)) == (5, 0, 1)  # the link to nothing
+    found = images.find_images(tmp_path / "in", exclude=(tmp_path / "in/out",)).paths
+    items = list_pictures(config_of(places).restore, Storage(places[1]))
+    assert [item.path for item in items] == sorted(
+        path.relative_to(tmp_path / "in").as_posix() for path in found
+    )
+    assert counts(run(places)) == (0, 5, 1)
 
 
 def test_one_place_has_many_names(tmp_path, pool, monkeypatch):
