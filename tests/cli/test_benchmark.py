@@ -11,7 +11,10 @@ SMALL = ["--pictures", "5", "--size", "32"]
 
 
 @pytest.fixture
-def benchmark(model_folder, tmp_path, capsys):
+def benchmark(model_folder, tmp_path, capsys, monkeypatch):
+    # A CPU without bf16 takes half a minute for the usual matrix.
+    monkeypatch.setattr("dr2pipe.cli.benchmark._MATRIX_SIDE", {"cpu": 256})
+
     def run(*arguments):
         settings = ["--set", f"dr2.model={model_folder}", *TINY, "batch_size=2"]
         file = tmp_path / "report.json"
