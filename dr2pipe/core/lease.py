@@ -93,9 +93,8 @@ class Lease:
             content = json.loads(self.storage.read(LEASE))
         except FileNotFoundError:
             return None
-        except (
-            ValueError
-        ):  # written by halves: a disk may show that for a moment, or a kill leave it
+        except ValueError:
+            # Half of one: a disk may show that for a moment, and a kill may leave it.
             content = {"beat": self._changed(), "owner": ""}
         except Exception as error:
             raise ConfigError(

@@ -59,7 +59,7 @@ def parts_of_batch(count: int, device: torch.device, dtype: torch.dtype) -> list
     batch has another size, and a result should not depend on the pictures beside it. Little is lost:
     see docs/performance.md. Elsewhere it is the whole batch.
     """
-    if device.type == "cpu" and dtype == torch.float32:
+    if count and device.type == "cpu" and dtype == torch.float32:
         return [slice(i, i + 1) for i in range(count)]
     return [slice(count)]
 

@@ -139,7 +139,8 @@ class Restorer:
         """Restore (B,3,S,S) float32 RGB in [-1,1] with S = ``input_size``.
 
         ``seeds`` holds one integer per picture. Each result depends on its picture and seed
-        alone (its last bits also on the size of the batch, but not on a CPU in float32). A result that is not finite in low precision is computed again in float32.
+        alone. In low precision and on a GPU, its last bits may also depend on the size of the
+        batch. A result that is not finite in low precision is computed again in float32.
 
         Raises:
             PictureError: a batch of another shape.

@@ -87,6 +87,14 @@ def test_named_precisions_are_kept(monkeypatch):
         resolve_precision("int8", "cpu")
 
 
+def test_parts_of_a_batch():
+    cpu = torch.device("cpu")
+    assert precision.parts_of_batch(2, cpu, torch.float32) == [slice(0, 1), slice(1, 2)]
+    assert precision.parts_of_batch(2, cpu, torch.bfloat16) == [slice(2)]
+    assert precision.parts_of_batch(2, torch.device("cuda"), torch.float32) == [slice(2)]
+    assert precision.parts_of_batch(0, cpu, torch.float32) == [slice(0)]
+
+
 def test_a_slow_precision_is_named_once(monkeypatch, caplog):
     precision._warn_of_slow.cache_clear()
     cpu_with(monkeypatch, architecture="aarch64", bf16=True)
