@@ -129,7 +129,8 @@ def _run_rounds(
             if not blocks:
                 return
     lost = [item for block in blocks for item in block.items]
-    all_are_lost = len(lost) > 1 and progress.summary.restored == 0
+    none_was_ever_restored = progress.summary.restored + progress.summary.skipped == 0
+    all_are_lost = len(lost) > 1 and none_was_ever_restored
     if all_are_lost or len(lost) > max(_MOST_LOST_ALONE, progress.summary.restored):
         raise ClusterError(f"{len(lost)} pictures were lost with their workers: see Ray's logs")
     error = RuntimeError(f"its worker died {len(_ROUNDS)} times, at last with this picture alone")

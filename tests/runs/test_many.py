@@ -156,6 +156,10 @@ def test_a_small_run_that_loses_everything_quarantines_nothing(tmp_path, pool):
         run(places)
     pool.poison = ()
     assert counts(run(places)) == (3, 0, 0)
+    # Others were restored before, so it is these two.
+    make_pictures(tmp_path / "in/more", 2)
+    pool.poison = tuple(name for name in Storage(places[0]).find() if "more/" in name)
+    assert counts(run(places)) == (0, 3, 2)
 
 
 def test_the_pictures_of_a_disk_are_those_of_restore(tmp_path, pool):
