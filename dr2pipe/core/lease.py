@@ -32,10 +32,14 @@ class Lease:
     Args:
         storage: the output.
         beat_s: seconds between signs of life.
+
+    Attributes:
+        about: what the run does, for those that would join it; to be set before ``__enter__``.
     """
 
     def __init__(self, storage: Storage, *, beat_s: float = BEAT_S):
         self.storage, self.beat_s = storage, beat_s
+        self.about: dict[str, Any] = {}
         self.owner = uuid.uuid4().hex
         self.is_lost = False  # another run has taken it over
         self._ended = threading.Event()
@@ -48,14 +52,7 @@ class Lease:
             FolderInUseError: another run has it, and has given a sign of life lately.
             ConfigError: the output cannot be written.
         """
-        found = self.living()
-        if found is not None:
-            silent_s = time.time() - found["beat"]
-            raise FolderInUseError(
-                f"another run ({found.get('host', '?')}) is writing into {self.storage.url}: its "
-                f"last sign of life was {max(silent_s, 0):.0f} s ago. Help it with --join; if it "
-                f"was killed, start again in {self._dead_s - silent_s:.0f} s"
-            )
+        self.check_free()
         try:
             if self.storage.create(LEASE, self._content()):
                 pass
@@ -87,6 +84,22 @@ class Lease:
         if not self.is_lost and self._is_own():
             self.storage.remove(LEASE)
 
+    def check_free(self) -> None:
+        """See that no other run has the lease.
+
+        Raises:
+            FolderInUseError: another run has it, and has given a sign of life lately.
+            ConfigError: the output cannot be read.
+        """
+        found = self.living()
+        if found is not None:
+            silent_s = time.time() - found["beat"]
+            raise FolderInUseError(
+                f"another run ({found.get('host', '?')}) is writing into {self.storage.url}: its "
+                f"last sign of life was {max(silent_s, 0):.0f} s ago. Help it with --join; if it "
+                f"was killed, start again in {self._dead_s - silent_s:.0f} s"
+            )
+
     def living(self) -> dict[str, Any] | None:
         """What the lease's file says of a run that lives; None where none does."""
         try:
@@ -117,7 +130,7 @@ class Lease:
 
     def _content(self) -> bytes:
         said = {"owner": self.owner, "host": f"{socket.gethostname()}, process {os.getpid()}"}
-        return json.dumps({**said, "beat": time.time()}).encode()
+        return json.dumps({**said, "about": self.about, "beat": time.time()}).encode()
 
     def _is_own(self) -> bool:
         try:

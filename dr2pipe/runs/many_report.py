@@ -33,14 +33,11 @@ class Progress:
         total: pictures of the input.
         done: of them, done by earlier runs.
         given_up: rows of those that failed too often before.
-        actors: copies of the networks.
         price: of one actor for an hour; None: unknown.
     """
 
-    def __init__(
-        self, total: int, done: int, given_up: list[Row], actors: int, price: float | None
-    ):
-        self.total, self.actors, self.price = total, actors, price
+    def __init__(self, total: int, done: int, given_up: list[Row], price: float | None):
+        self.total, self.price = total, price
         self.summary = RunSummary(skipped=done)
         self.kinds: Counter[str] = Counter()
         self.examples: list[dict[str, Any]] = []
@@ -49,6 +46,7 @@ class Progress:
         self.samples: list[tuple[float, int]] = []  # (seconds, pictures)
         self.quarantined: list[str] = []
         self.busy_s = 0.0
+        self.since: dict[str, float] = {}  # when each actor began with its first block
         self._start = time.perf_counter()
         for row in given_up:
             self._add_failure(row)
@@ -72,6 +70,9 @@ class Progress:
     def add(self, block: Block) -> None:
         """Count the pictures of a block after its last step."""
         self.busy_s += block.busy_s
+        if block.actor:
+            began = time.perf_counter() - block.busy_s
+            self.since[block.actor] = min(began, self.since.get(block.actor, began))
         for row in block.rows:
             if row.status != DONE:
                 self._add_failure(row)
@@ -89,9 +90,11 @@ class Progress:
         """The numbers of the run."""
         seconds, pictures = self.samples[-1] if self.samples else (0.0, 0)
         rate = pictures / seconds if seconds else 0.0
+        now = self._start + seconds
+        actors_s = sum(max(now - began, 0.0) for began in self.since.values())
         cost = None
-        if self.price is not None and rate:
-            cost = round(self.price * self.actors / 3600 / rate * 1000, 4)
+        if self.price is not None and pictures:
+            cost = round(self.price * actors_s / 3600 / pictures * 1000, 4)
         return {
             "pictures": self.total,
             "restored": self.summary.restored,
@@ -100,8 +103,8 @@ class Progress:
             "interrupted": self.summary.interrupted,
             "seconds": round(seconds, 1),
             "pictures_per_s": round(rate, 3),
-            "actors": self.actors,
-            "actors_busy": round(self.busy_s / seconds / self.actors, 3) if seconds else None,
+            "actors": len(self.since),
+            "actors_busy": round(min(self.busy_s / actors_s, 1.0), 3) if actors_s else None,
             "cost_per_1000": cost,
             "failures": dict(self.kinds.most_common()),
             "quarantined": self.quarantined,

@@ -7,6 +7,7 @@ what waits within the memory, and asks for more nodes; none of this is written h
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import pickle
@@ -16,11 +17,12 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import describe_error
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.processes import count_cores
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs import many
+from dr2pipe.runs.actor_places import ActorPlaces, find_places
 from dr2pipe.runs.many import Block, ManyConfig
 from dr2pipe.runs.restore_config import RestoreConfig
 from dr2pipe.runs.steps import Steps
@@ -60,20 +62,19 @@ def cluster(config: ManyConfig) -> Iterator[bool]:
 
 @dataclass
 class Pool:
-    """The actors of a run, and the resources of each."""
+    """The actors of a run.
 
-    actors: int
-    gpus: float
-    cpus: int
-    is_here: bool  # the cluster is this machine alone
+    Attributes:
+        places: how many there are, and what each has.
+        is_here: the cluster is this machine alone.
+    """
+
+    places: ActorPlaces
+    is_here: bool
 
     @classmethod
     def of(cls, config: ManyConfig, *, is_here: bool) -> Pool:
-        """The pool that a run asks for.
-
-        Args:
-            config: the settings.
-            is_here: the cluster is this machine alone, see :func:`cluster`.
+        """The pool that a run asks for; ``is_here`` as :func:`cluster` says.
 
         Raises:
             ConfigError: the cluster is too small for it.
@@ -81,46 +82,30 @@ class Pool:
         import ray
 
         cluster: Any = ray  # it has types for a part of its functions only
-        has: dict[str, float] = cluster.cluster_resources()
-        in_cluster = {name: has.get(name, 0.0) for name in ("CPU", "GPU")}
-        gpus = config.gpus_per_actor
-        if gpus is None:
-            gpus = 1.0 if in_cluster["GPU"] else 0.0
-        if gpus > in_cluster["GPU"]:
-            raise ConfigError(
-                f"the actors are to have {gpus:g} GPUs each, and the cluster has "
-                f"{in_cluster['GPU']:g}: add GPU nodes, or use --gpus-per-actor 0"
-            )
-        # On this machine, readers and writers have places of their own.
-        cores = count_cores() if is_here else in_cluster["CPU"] - 1
-        by_size = in_cluster["GPU"] / gpus if gpus else cores / config.cpus_per_actor
-        actors = config.actors or max(1, int(by_size))
-        needed = actors * config.cpus_per_actor + 1
-        if in_cluster["CPU"] < needed or (gpus and actors * gpus > in_cluster["GPU"]):
-            raise ConfigError(
-                f"{actors} actors and a reader need {needed} CPUs and {actors * gpus:g} GPUs; the "
-                f"cluster has {in_cluster['CPU']:g} and {in_cluster['GPU']:g}: use fewer --actors"
-            )
-        return cls(actors, gpus, config.cpus_per_actor, is_here)
+        machines = [node["Resources"] for node in cluster.nodes() if node["Alive"]]
+        return cls(find_places(config, machines, is_here=is_here), is_here)
 
     @property
     def device(self) -> str:
         """Where an actor's networks are."""
-        return "cuda" if self.gpus else "cpu"
+        return "cuda" if self.places.gpus else "cpu"
 
     def describe(self, config: ManyConfig, load: LoadSteps) -> Steps:
         """The steps as an actor will have them; also sees that everything can be loaded."""
-        if self.is_here and not self.gpus:  # no other process need be waited for
+        if self.is_here and not self.places.gpus:  # no other process need be waited for
             return many.described_steps(load(config.restore, self.device))
         import ray
 
+        folder = os.getcwd()
+
         def loaded() -> bytes | Exception:
             try:
+                _work_in(folder)
                 return pickle.dumps(many.described_steps(load(config.restore, self.device)))
             except Exception as error:
-                return error
+                return _sendable(error)
 
-        task = ray.remote(num_cpus=self.cpus, num_gpus=self.gpus)(loaded)
+        task = ray.remote(num_cpus=self.places.cpus, num_gpus=self.places.gpus)(loaded)
         found = ray.get(task.remote())
         if isinstance(found, Exception):
             raise found
@@ -139,22 +124,25 @@ class Pool:
         context.enable_progress_bars = context.print_on_execution_start = False
         context.enable_operator_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
-        cpu_step: dict[str, Any] = {"num_cpus": 1, "max_retries": 0, "batch_size": None}
+        cpu_step: dict[str, Any] = {"num_cpus": 1, "max_retries": 0, "batch_size": 1}
         cpu_step["batch_format"] = "pyarrow"
         tables = [_table(block) for block in blocks]
-        described = pickle.dumps((config.restore, steps))
+        folder = os.getcwd()
+        described = pickle.dumps((config.restore, steps, folder))
         data = (
             ray.data.from_arrow(tables)
             .map_batches(partial(_step, "read", described), **cpu_step)
             .map_batches(
                 _Actor,
-                fn_constructor_args=(config.restore, self.device, load),
+                fn_constructor_args=(config.restore, self.device, load, folder),
                 compute=ray.data.ActorPoolStrategy(
-                    size=self.actors, max_tasks_in_flight_per_actor=1 if alone else 2
+                    min_size=self.places.now,
+                    max_size=self.places.most,
+                    max_tasks_in_flight_per_actor=1 if alone else 2,
                 ),
-                num_cpus=self.cpus,
-                num_gpus=self.gpus,
-                batch_size=None,
+                num_cpus=self.places.cpus,
+                num_gpus=self.places.gpus,
+                batch_size=1,  # a table holds one block; Ray Data refuses None on GPUs
                 batch_format="pyarrow",
                 max_restarts=-1,
                 max_task_retries=0,
@@ -168,11 +156,33 @@ class Pool:
 class _Actor:
     """The networks, in a process that restores one block after another."""
 
-    def __init__(self, config: RestoreConfig, device: str, load: LoadSteps):
+    def __init__(self, config: RestoreConfig, device: str, load: LoadSteps, folder: str):
+        import ray
+
+        _work_in(folder)
         self.steps = load(config, device)
+        self.name = str(ray.get_runtime_context().get_actor_id())  # of a restarted one too
 
     def __call__(self, table: Any) -> Any:
-        return _each(table, lambda block: many.restore_block(block, self.steps))
+        return _each(table, self._restored)
+
+    def _restored(self, block: Block) -> Block:
+        return dataclasses.replace(many.restore_block(block, self.steps), actor=self.name)
+
+
+def _work_in(folder: str) -> None:
+    """Be in the folder of the driver where there is one, so that relative paths mean the same."""
+    if os.path.isdir(folder):
+        os.chdir(folder)
+
+
+def _sendable(error: Exception) -> Exception:
+    """The error, or what it says where it does not come through to another process."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {describe_error(error)}")
+    return error
 
 
 def _step(name: str, described: bytes, table: Any) -> Any:
@@ -188,7 +198,8 @@ def _step(name: str, described: bytes, table: Any) -> Any:
 @lru_cache(maxsize=2)
 def _of_worker(described: bytes, reads: bool) -> tuple[Steps, Storage]:
     """What a worker needs for all of its blocks; a reader has the face detector."""
-    config, steps = pickle.loads(described)
+    config, steps, folder = pickle.loads(described)
+    _work_in(folder)
     return many.reading_steps(config, steps) if reads else steps, Storage(config.output)
 
 
@@ -199,7 +210,7 @@ def _each(table: Any, step: Callable[[Block], Block]) -> Any:
         try:
             return step(block)
         except Exception as error:  # a bug, or a full disk: the driver raises it
-            return Block(block.items, block.shard, error=error)
+            return Block(block.items, block.shard, error=_sendable(error))
 
     import pyarrow as pa
 

@@ -5,18 +5,18 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Mapping
-from contextlib import nullcontext
+from typing import Any
 
 from dr2pipe.core.config import to_yaml
-from dr2pipe.core.errors import ClusterError, ConfigError
+from dr2pipe.core.errors import ClusterError, ConfigError, FolderInUseError
 from dr2pipe.core.lease import Lease
 from dr2pipe.core.markers import MARKER, marked, parse_marker
 from dr2pipe.core.processes import stop_signals_caught
 from dr2pipe.core.records import FAILURES, MANIFEST
 from dr2pipe.core.storage import Storage, StoredFile, absolute_url
-from dr2pipe.runs import many
+from dr2pipe.runs import many, many_plan
 from dr2pipe.runs.batches import RunSummary
-from dr2pipe.runs.many import Block, ManyConfig
+from dr2pipe.runs.many import Block, Item, ManyConfig
 from dr2pipe.runs.many_report import REPORT, SUMMARY, Progress, write_reports
 from dr2pipe.runs.on_ray import LoadSteps, Pool, cluster
 from dr2pipe.runs.photos import check_listed
@@ -62,36 +62,62 @@ def restore_many(config: ManyConfig, *, load: LoadSteps = load_steps) -> RunSumm
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise ConfigError(f"gpus-per-actor={gpus:g}: 0, a part of 1, or a whole number")
     output = Storage(config.restore.output)
-    items = many.list_pictures(config.restore, output)
+    items = many_plan.list_pictures(config.restore, output)
     check_listed(config.restore, [item.path for item in items])
     _check_marker(output, config)
     lease = Lease(output, beat_s=config.beat_s)
-    joins = config.join and lease.living() is not None
-    with cluster(config) as is_here, nullcontext() if joins else lease:
+    if not config.join:
+        lease.check_free()  # before a cluster starts
+    with cluster(config) as is_here:
         pool = Pool.of(config, is_here=is_here)
         steps = pool.describe(config, load)
-        if not joins:
-            output.remove_partial()
-            description = {"kind": KIND, "inputs": [config.restore.input]}
-            description |= describe_run(config.restore, steps)
-            output.write(MARKER, to_yaml(marked(description, steps.outputs)).encode())
-        stored = output.find()
-        blocks, done, given_up = many.plan(
-            items,
-            steps,
-            read_rows(output, stored),
-            stored,
-            block_pictures=config.block_pictures,
-            retries=config.retries,
-        )
-        progress = Progress(len(items), done, given_up, pool.actors, config.price)
-        # Two runs meet in the middle.
-        if joins:
-            blocks.reverse()
-        _run_rounds(blocks, config, steps, pool, load, lease, progress, stored)
-        if not joins and not lease.is_lost:
-            write_reports(output, progress, describe_run(config.restore, steps))
-            output.remove_partial()
+        lease.about = {
+            "input": config.restore.input,
+            "settings": steps.settings_hash,
+            "--block": config.block_pictures,
+            "--retries": config.retries,
+        }
+        other = lease.living() if config.join else None
+        if other is None:
+            with lease:
+                return _run(items, config, steps, pool, load, lease, joins=False)
+        _check_same(other.get("about"), lease.about)
+        return _run(items, config, steps, pool, load, lease, joins=True)
+
+
+def _run(
+    items: list[Item],
+    config: ManyConfig,
+    steps: Steps,
+    pool: Pool,
+    load: LoadSteps,
+    lease: Lease,
+    *,
+    joins: bool,
+) -> RunSummary:
+    output = lease.storage
+    if not joins:
+        output.remove_partial()
+        description = {"kind": KIND, "inputs": [config.restore.input]}
+        description |= describe_run(config.restore, steps)
+        output.write(MARKER, to_yaml(marked(description, steps.outputs)).encode())
+    stored = output.find()
+    blocks, done, given_up = many_plan.plan(
+        items,
+        steps,
+        read_rows(output, stored),
+        stored,
+        block_pictures=config.block_pictures,
+        retries=config.retries,
+    )
+    progress = Progress(len(items), done, given_up, config.price)
+    # Two runs meet in the middle.
+    if joins:
+        blocks.reverse()
+    _run_rounds(blocks, config, steps, pool, load, lease, progress, stored)
+    if not joins and not lease.is_lost:
+        write_reports(output, progress, describe_run(config.restore, steps))
+        output.remove_partial()
     return progress.summary
 
 
@@ -113,7 +139,7 @@ def _run_rounds(
             if divisor != 1:
                 logger.warning("%d pictures were lost with their workers: again", len(items))
                 blocks = [
-                    many.block_of(items[i : i + most], steps, stored)
+                    many_plan.block_of(items[i : i + most], steps, stored)
                     for i in range(0, len(items), most)
                 ]
             waiting = {block.shard: block for block in blocks}
@@ -141,6 +167,15 @@ def _run_rounds(
     name = shard_name([(row.path, row.version, row.attempts) for row in rows], "quarantined")
     write_shard(Storage(config.restore.output), name, rows)
     progress.add(dataclasses.replace(blocks[0], rows=rows))
+
+
+def _check_same(theirs: object, ours: dict[str, Any]) -> None:
+    """See that a run that would join makes the same results, from the same blocks."""
+    if not isinstance(theirs, dict):
+        raise FolderInUseError("the run to join has just begun: try again in a minute")
+    other = [name for name in ours if theirs.get(name) != ours[name]]
+    if other:
+        raise ConfigError(f"the run to join has other values here: {', '.join(other)}")
 
 
 def _check_marker(output: Storage, config: ManyConfig) -> None:

@@ -8,7 +8,7 @@ import json
 import time
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from dr2pipe.core.extras import needs_extra
@@ -33,6 +33,7 @@ class Row:
         attempts: how often it was tried with this version and these settings.
         written: seconds since 1970; the latest row about a picture counts.
         record: as a line of ``manifest.jsonl`` or ``failures.jsonl``.
+        former: bytes of the files that earlier rows about the picture name, by their path.
     """
 
     path: str
@@ -42,6 +43,13 @@ class Row:
     attempts: int
     record: dict[str, Any]
     written: float = 0.0
+    former: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def files(self) -> dict[str, int]:
+        """Bytes of all files that runs made of the picture, by their path."""
+        own = self.record.get("files") or {}
+        return {**self.former, **{name: size for name, (size, _) in own.items()}}
 
 
 def shard_name(pictures: Iterable[tuple[str, str, int]], settings: str) -> str:
@@ -90,10 +98,12 @@ def read_rows(storage: Storage, names: Iterable[str]) -> dict[str, Row]:
     with ThreadPoolExecutor(_READERS) as readers:
         for rows in readers.map(lambda name: read_shard(storage, name), shards):
             for row in rows:
-                known = latest.get(row.path)
-                if known is None or known.written <= row.written:
-                    row.record = {} if row.status != DONE else _kept(row.record)
-                    latest[row.path] = row
+                row.record = {} if row.status != DONE else _kept(row.record)
+                known = latest.setdefault(row.path, row)
+                if known is not row:
+                    older, newer = sorted((known, row), key=lambda one: one.written)
+                    newer.former = {**older.files, **newer.former}
+                    latest[row.path] = newer
     return latest
 
 

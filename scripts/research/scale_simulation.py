@@ -1,12 +1,14 @@
 """``restore-many`` on one machine as if on many: the real pipeline, with a sleep for the networks.
 
-    python scripts/research/scale_simulation.py tiny WORK --pictures 200000
+    python scripts/research/scale_simulation.py tiny WORK --pictures 200000 --seconds 0.0063
     python scripts/research/scale_simulation.py skip WORK --pictures 200000 --block 512
     python scripts/research/scale_simulation.py cpu WORK --pictures 2000 --block 512
     python scripts/research/scale_simulation.py nodes WORK --pictures 400
+    python scripts/research/scale_simulation.py grow WORK --pictures 240 --block 4 --seconds 0.4
     python scripts/research/scale_simulation.py poison WORK --pictures 60
     python scripts/research/scale_simulation.py store WORK --pictures 200
     python scripts/research/scale_simulation.py compare WORK --pictures 2000
+    python scripts/research/scale_simulation.py compare_store WORK --pictures 2000
 
 WORK is a new folder. Each prints one line of JSON, and fails where a promise is broken.
 """
@@ -19,7 +21,6 @@ import os
 import pickle
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -35,14 +36,8 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.models import find_file
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs.batches import BatchResult
-from dr2pipe.runs.many import (
-    ManyConfig,
-    list_pictures,
-    plan,
-    read_block,
-    restore_block,
-    write_block,
-)
+from dr2pipe.runs.many import ManyConfig, read_block, restore_block, write_block
+from dr2pipe.runs.many_plan import list_pictures, plan
 from dr2pipe.runs.restore import RestoreConfig
 from dr2pipe.runs.restore_many import restore_many
 from dr2pipe.runs.shards import DONE, RECORDS, Row, read_rows, read_shard, write_shard
@@ -113,6 +108,24 @@ def ray_here(cpus):
         ray.shutdown()
 
 
+@contextlib.contextmanager
+def nodes_here(*nodes):
+    """A simulated cluster with a machine for each of the resources, which RAY_ADDRESS names."""
+    from ray.cluster_utils import Cluster
+
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    head, *others = nodes
+    cluster = Cluster(initialize_head=True, head_node_args={**head, "include_dashboard": False})
+    os.environ["RAY_ADDRESS"] = cluster.address
+    try:
+        for node in others:
+            cluster.add_node(**node)
+        yield cluster
+    finally:
+        os.environ.pop("RAY_ADDRESS")
+        cluster.shutdown()
+
+
 def check_records(output, expected):
     """Each picture has one record and one result; returns what was found."""
     storage = Storage(str(output))
@@ -134,14 +147,16 @@ def tiny(work, pictures, seconds, block):
     make_pictures(work / "in", pictures)
     load = partial(simulated_steps, seconds=seconds)
     said = {"pictures": pictures}
-    with ray_here(4):
-        config = config_for(work / "in", work / "out", actors=1, block_pictures=block)
+    # Two machines with three GPUs each; few cores, since they are all this machine's.
+    node = {"num_cpus": 5, "num_gpus": 3, "object_store_memory": 200_000_000}
+    with nodes_here(node, node):
+        config = config_for(work / "in", work / "out", block_pictures=block)
         start = time.perf_counter()
         summary = restore_many(config, load=load)
         said["seconds"] = round(time.perf_counter() - start, 1)
         assert summary.restored == pictures, summary
-        rate = json.loads((work / "out/summary.json").read_text())["pictures_per_s"]
-        said["pictures_per_s"] = rate
+        numbers = json.loads((work / "out/summary.json").read_text())
+        said |= {name: numbers[name] for name in ("pictures_per_s", "actors", "actors_busy")}
         start = time.perf_counter()
         summary = restore_many(config, load=load)
         said["finished_run_s"] = round(time.perf_counter() - start, 1)
@@ -208,60 +223,67 @@ def cpu(work, pictures, seconds, block):
     return said
 
 
-def drive(work, seconds, block):
+def drive(work, seconds, block, actors):
     """A driver of its own, on the cluster of RAY_ADDRESS."""
-    config = config_for(work / "in", work / "out", actors=2, block_pictures=block)
+    config = config_for(work / "in", work / "out", actors=actors, block_pictures=block)
     return restore_many(config, load=partial(simulated_steps, seconds=seconds)).exit_code
 
 
+class Driver:
+    """A process that drives a run on the cluster of RAY_ADDRESS."""
+
+    def __init__(self, work, pictures, seconds, block, actors):
+        self.work, self.pictures = work, pictures
+        command = [sys.executable, __file__, "drive", str(work), "--seconds", str(seconds)]
+        command += ["--block", str(block), "--actors", str(actors)]
+        self.process = subprocess.Popen(command, start_new_session=True)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.process.kill()
+        self.process.wait()
+
+    def wait_for(self, share):
+        """Wait until a share of the pictures is done; returns how many are."""
+        while True:
+            done = sum(1 for _ in (self.work / "out/restored").rglob("*.png"))
+            if done >= share * self.pictures:
+                return done
+            assert self.process.poll() is None, "the driver ended too early"
+            time.sleep(0.2)
+
+
+NODE = {"num_cpus": 3, "object_store_memory": 200_000_000}
+
+
 def nodes(work, pictures, seconds, block):
-    from ray.cluster_utils import Cluster
-
     make_pictures(work / "in", pictures)
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    node = {"num_cpus": 3, "object_store_memory": 200_000_000}
-    cluster = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
-    driver = None
-    try:
-        second = cluster.add_node(**node)
-        environment = {**os.environ, "RAY_ADDRESS": cluster.address}
-        command = [sys.executable, __file__, "drive", str(work)]
-        command += ["--seconds", str(seconds), "--block", str(block)]
-        start = time.perf_counter()
-
-        def begin():
-            return subprocess.Popen(command, env=environment, start_new_session=True)
-
-        def results():
-            return sum(1 for _ in (work / "out/restored").rglob("*.png"))
-
-        def wait_for(share):
-            while results() < share * pictures:
-                assert driver.poll() is None, "the driver ended too early"
-                time.sleep(0.2)
-
-        driver = begin()
-        wait_for(0.2)
-        at_node = results()
-        cluster.remove_node(second, allow_graceful=False)
-        wait_for(0.5)
-        at_driver = results()
-        os.kill(driver.pid, signal.SIGKILL)
-        driver.wait()
-        cluster.add_node(**node)
+    said, start = {"pictures": pictures}, time.perf_counter()
+    with nodes_here(NODE) as cluster:
+        second = cluster.add_node(**NODE)
+        with Driver(work, pictures, seconds, block, actors=2) as driver:
+            said["node_killed_at"] = driver.wait_for(0.2)
+            cluster.remove_node(second, allow_graceful=False)
+            said["driver_killed_at"] = driver.wait_for(0.5)
+        cluster.add_node(**NODE)
         time.sleep(40)  # the lease runs out
-        driver = begin()
-        assert driver.wait(timeout=900) == 0
-        said = {
-            "pictures": pictures,
-            "node_killed_at": at_node,
-            "driver_killed_at": at_driver,
-            "seconds": round(time.perf_counter() - start, 1),
-        }
-    finally:
-        if driver is not None and driver.poll() is None:
-            driver.kill()
-        cluster.shutdown()
+        with Driver(work, pictures, seconds, block, actors=2) as driver:
+            assert driver.process.wait(timeout=900) == 0
+    said["seconds"] = round(time.perf_counter() - start, 1)
+    return said | check_records(work / "out", pictures)
+
+
+def grow(work, pictures, seconds, block):
+    make_pictures(work / "in", pictures)
+    with nodes_here(NODE) as cluster, Driver(work, pictures, seconds, block, actors=4) as driver:
+        grown_at = driver.wait_for(1 / pictures)
+        cluster.add_node(**NODE)
+        assert driver.process.wait(timeout=900) == 0
+    numbers = json.loads((work / "out/summary.json").read_text())
+    assert numbers["actors"] > 2, numbers  # so many have place on one node
+    said = {"pictures": pictures, "grown_at": grown_at, "actors": numbers["actors"]}
     return said | check_records(work / "out", pictures)
 
 
@@ -307,6 +329,19 @@ def store(work, pictures, seconds, block):
 def compare(work, pictures, seconds, block):
     """Both commands with real networks on the same pictures; equal files."""
     make_pictures(work / "in", pictures, side=64)
+    return both_commands(work, pictures, block, str(work / "many"))
+
+
+def compare_store(work, pictures, seconds, block):
+    """The same with results in an object store that refuses a twentieth of all requests."""
+    make_pictures(work / "in", pictures, side=64)
+    with store_here(refuse_every=20, stall_every=10**9, stall_s=0) as app:
+        Storage("s3://photos").fs.mkdir("photos")
+        said = both_commands(work, pictures, block, "s3://photos/many")
+        return said | {"requests": next(app.requests) - 1, "refused": app.refused}
+
+
+def both_commands(work, pictures, block, output):
     root = Path(__file__).resolve().parents[2]
     settings = ["faces.mode=aligned", "dr2.num_evaluations=2", "batch_size=8"]
     preset = find_file("configs/restore", "portrait128", what="preset")
@@ -321,32 +356,34 @@ def compare(work, pictures, seconds, block):
     said["torchrun_s"] = round(time.perf_counter() - start, 1)
     start = time.perf_counter()
     subprocess.run(
-        [sys.executable, "-m", "dr2pipe", "restore-many", str(work / "in"), str(work / "many"),
+        [sys.executable, "-m", "dr2pipe", "restore-many", str(work / "in"), output,
          "--preset", "portrait128", "--actors", "2", "--block", str(block), "--set", *settings],
         check=True,
     )  # fmt: skip
     said["ray_s"] = round(time.perf_counter() - start, 1)
-    said["ray_pipeline_s"] = json.loads((work / "many/summary.json").read_text())["seconds"]
+    many, one = Storage(output), Storage(str(work / "one"))
+    said["ray_pipeline_s"] = json.loads(many.read("summary.json"))["seconds"]
     files = [
-        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.png")}
-        for folder in (work / "one/restored", work / "many/restored")
+        {name: storage.read(name) for name in storage.find() if name.startswith("restored/")}
+        for storage in (one, many)
     ]
     assert len(files[0]) == pictures
     assert files[0] == files[1], "results differ"
-    return said | {"files_equal": True}
+    return said | {"files_equal": True} | check_records(output, pictures)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    studies = (tiny, skip, cpu, nodes, poison, store, compare)
+    studies = (tiny, skip, cpu, nodes, grow, poison, store, compare, compare_store)
     parser.add_argument("study", choices=[study.__name__ for study in studies] + ["drive"])
     parser.add_argument("work", type=Path)
     parser.add_argument("--pictures", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=0.0, help="of the networks, per picture")
     parser.add_argument("--block", type=int, default=16)
+    parser.add_argument("--actors", type=int, default=2, help="of drive")
     options = parser.parse_args()
     if options.study == "drive":
-        return drive(options.work, options.seconds, options.block)
+        return drive(options.work, options.seconds, options.block, options.actors)
     shutil.rmtree(options.work, ignore_errors=True)
     study = globals()[options.study]
     said = study(options.work, options.pictures, options.seconds, options.block)

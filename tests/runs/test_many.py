@@ -19,8 +19,10 @@ from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ClusterError, ConfigError, FolderInUseError, MissingPackageError
 from dr2pipe.core.models import find_file
 from dr2pipe.core.storage import Storage
-from dr2pipe.runs import many, on_ray, restore_many
-from dr2pipe.runs.many import ManyConfig, list_pictures
+from dr2pipe.runs import many, many_plan, on_ray, restore_many
+from dr2pipe.runs.actor_places import ActorPlaces
+from dr2pipe.runs.many import ManyConfig
+from dr2pipe.runs.many_plan import list_pictures
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
 from dr2pipe.runs.shards import RECORDS, read_rows, read_shard
 from dr2pipe.runs.steps import Steps
@@ -47,7 +49,7 @@ def test_steps_without_networks_can_be_sent():
 
 def test_a_cluster_that_is_this_machine_describes_its_steps_here(monkeypatch):
     """Without Ray: no process is waited for."""
-    pool = on_ray.Pool(actors=1, gpus=0.0, cpus=1, is_here=True)
+    pool = on_ray.Pool(ActorPlaces(now=1, most=1, gpus=0.0, cpus=1), is_here=True)
     config = ManyConfig(RestoreConfig(input="i", output="o"))
     described = pool.describe(config, fake_steps)
     assert described.settings_hash == fake_steps(config.restore, "cpu").settings_hash
@@ -65,7 +67,6 @@ def test_a_cluster_that_is_this_machine_describes_its_steps_here(monkeypatch):
 class InProcess:
     """Stands in for Ray: blocks one after another; those with a poison picture are lost."""
 
-    actors: int = 1
     poison: tuple = ()
     rounds: list = dataclasses.field(default_factory=list)
     interrupts: bool = False
@@ -257,7 +258,7 @@ def test_a_full_disk_ends_the_run(places, pool, monkeypatch):
     config = config_of(places)
     steps = fake_steps(config.restore, "cpu")
     items = list_pictures(config.restore, Storage(places[1]))
-    block = many.read_block(many.block_of(items[:2], steps, {}), steps, Storage(places[1]))
+    block = many.read_block(many_plan.block_of(items[:2], steps, {}), steps, Storage(places[1]))
     block = many.restore_block(block, steps)
     monkeypatch.setattr(Storage, "write", write)
     with pytest.raises(OSError, match="full"):
@@ -517,12 +518,12 @@ def test_ray_is_an_extra(monkeypatch):
 
 
 def test_blocks_hold_so_many_bytes(monkeypatch):
-    monkeypatch.setattr(many, "_BLOCK_BYTES", 100)
+    monkeypatch.setattr(many_plan, "_BLOCK_BYTES", 100)
     steps = fake_steps(RestoreConfig(), "cpu")
     items = [many.Item(str(n), "", str(n), size=60 if n < 2 else 10) for n in range(8)]
-    blocks, _, _ = many.plan(items, steps, {}, {}, block_pictures=4, retries=0)
+    blocks, _, _ = many_plan.plan(items, steps, {}, {}, block_pictures=4, retries=0)
     assert [len(block.items) for block in blocks] == [1, 4, 3]
     assert len({block.shard for block in blocks}) == 3
-    again, _, _ = many.plan(items, steps, {}, {}, block_pictures=4, retries=0)
+    again, _, _ = many_plan.plan(items, steps, {}, {}, block_pictures=4, retries=0)
     assert [block.shard for block in again] == [block.shard for block in blocks]
     assert np.unique([block.shard[:8] for block in blocks]) == [f"{RECORDS}/"]

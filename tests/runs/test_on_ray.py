@@ -30,6 +30,12 @@ def test_a_node_and_the_driver_are_killed(tmp_path):
     assert said["results"] == 120
 
 
+def test_actors_come_when_the_cluster_grows(tmp_path):
+    said = study("grow", tmp_path, 240, "--block", "4", "--seconds", "0.4")
+    assert said["actors"] > 2
+    assert (said["results"], said["records_written_twice"]) == (240, 0)
+
+
 def test_a_store_that_refuses_and_stalls(tmp_path):
     pytest.importorskip("s3fs", reason="the extra [ray] is not installed")
     pytest.importorskip(
@@ -42,3 +48,11 @@ def test_a_store_that_refuses_and_stalls(tmp_path):
 
 def test_both_engines_give_the_same_files(tmp_path):
     assert study("compare", tmp_path, 20)["files_equal"]
+
+
+def test_both_engines_give_the_same_files_in_a_store(tmp_path):
+    pytest.importorskip("s3fs", reason="the extra [ray] is not installed")
+    pytest.importorskip(
+        "moto", reason="a server for tests: pip install 'moto[s3]' flask flask-cors"
+    )
+    assert study("compare_store", tmp_path, 20)["files_equal"]

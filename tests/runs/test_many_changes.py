@@ -1,0 +1,222 @@
+"""Restorations in blocks whose settings, pictures, workers or machines change."""
+
+import dataclasses
+import json
+import pickle
+import time
+
+import pytest
+from conftest import make_pictures
+from test_many import config_of, counts, fake_steps, places, pool, run  # noqa: F401  fixtures
+from test_photo_runs import photos, settings_for  # noqa: F401
+from test_runs import FakeNetwork
+
+from dr2pipe.core.errors import ConfigError, FolderInUseError
+from dr2pipe.core.storage import Storage, absolute_url
+from dr2pipe.runs import on_ray, restore_many
+from dr2pipe.runs.actor_places import find_places
+from dr2pipe.runs.many import Block, Item, ManyConfig
+from dr2pipe.runs.many_report import Progress
+from dr2pipe.runs.restore import RestoreConfig
+from dr2pipe.runs.shards import DONE, Row
+from dr2pipe.runs.steps import Steps
+
+pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
+
+
+def results(output):
+    return {name for name in output.find() if name.startswith(("restored/", "coarse/", "faces/"))}
+
+
+def steps_with(*outputs):
+    """Steps with these result folders, which change what a record says of the settings."""
+
+    def load(config, device):
+        def process(pictures, seeds, decoded):
+            made = FakeNetwork()(pictures, seeds, decoded)
+            pixels = [dict.fromkeys(outputs, one["restored"]) for one in made.pixels]
+            return dataclasses.replace(made, pixels=pixels)
+
+        settings = {"outputs": list(outputs), "format": config.format}
+        options = dataclasses.replace(fake_steps(config, device).options)
+        return Steps(
+            process=process, size=16, output_size=16, settings=settings, outputs=list(outputs),
+            seed=0, batch_size=2, options=options,
+        )  # fmt: skip
+
+    return load
+
+
+def test_files_that_other_settings_do_not_make_go(places, pool):  # noqa: F811
+    output = Storage(places[1])
+    run(places, load=steps_with("restored", "coarse"))
+    assert len(results(output)) == 20
+    coarse = sorted(name for name in results(output) if name.startswith("coarse/"))
+    output.write(coarse[0], b"changed by someone")
+    assert counts(run(places, load=steps_with("restored"))) == (10, 0, 0)
+    assert len(results(output)) == 11
+    assert output.read(coarse[0]) == b"changed by someone"
+
+
+def test_files_of_failures_and_of_settings_before_the_last_go_too(places, pool):  # noqa: F811
+    output, source = Storage(places[1]), Storage(places[0])
+    name = sorted(source.find())[0]
+    whole = source.read(name)
+    run(places, load=steps_with("restored", "coarse"))
+    source.write(name, b"no picture")
+    assert counts(run(places, load=steps_with("restored"))) == (9, 0, 1)
+    assert len(results(output)) == 11  # what was made before it failed stays
+    source.write(name, whole)
+    assert counts(run(places, load=steps_with("restored"))) == (1, 9, 0)
+    assert len(results(output)) == 10
+
+
+def test_a_name_that_another_picture_has_now_stays(tmp_path, pool):  # noqa: F811
+    make_pictures(tmp_path / "in", 2)
+    first, second = sorted((tmp_path / "in").iterdir())
+    first.rename(first.with_suffix(".bmp"))
+    places = str(tmp_path / "in"), str(tmp_path / "out")  # noqa: F811
+    run(places)
+    output = Storage(places[1])
+    assert results(output) == {f"restored/{first.name}", f"restored/{second.name}"}
+    # first.png has the short name now, and first.bmp another.
+    first.write_bytes(second.read_bytes())
+    assert counts(run(places)) == (2, 1, 0)
+    assert len(results(output)) == 3
+    assert counts(run(places)) == (0, 3, 0)
+
+
+def test_faces_that_are_not_found_any_more_go(photos, model_folder, tmp_path, pool):  # noqa: F811
+    places = str(photos), str(tmp_path / "many")  # noqa: F811
+    settings = settings_for(photos, model_folder, "faces.mode=photos")
+    settings = [one for one in settings if not one.startswith(("input=", "output="))]
+    run(places, *settings, "save_faces=true", load=restore_many.load_steps)
+    output = Storage(places[1])
+    faces = {name for name in results(output) if name.startswith("faces/")}
+    assert faces
+    run(places, *settings, "save_faces=true", "faces.max_count=1", load=restore_many.load_steps)
+    fewer = {name for name in results(output) if name.startswith("faces/")}
+    assert fewer < faces
+    run(places, *settings, load=restore_many.load_steps)
+    assert not {name for name in results(output) if name.startswith("faces/")}
+
+
+@pytest.mark.parametrize(
+    ("overrides", "spread", "said"),
+    [
+        (["seed=3"], {}, "here: settings$"),
+        ([], {"block_pictures": 5}, "here: --block$"),
+        ([], {"retries": 5, "block_pictures": 5}, "here: --block, --retries$"),
+    ],
+)
+def test_who_joins_makes_the_same(places, pool, overrides, spread, said):  # noqa: F811
+    lease = restore_many.Lease(Storage(places[1]), beat_s=1)
+    steps = fake_steps(config_of(places).restore, "cpu")
+    lease.about = {
+        "input": absolute_url(places[0]), "settings": steps.settings_hash,
+        "--block": 4, "--retries": 2,
+    }  # fmt: skip
+    with lease:
+        with pytest.raises(ConfigError, match=said):
+            run(places, *overrides, join=True, **spread)
+        other = str(places[0]) + "/more", places[1]
+        Storage(other[0]).write("a.png", b"x")
+        with pytest.raises(ConfigError, match=r"another input|here: input"):
+            run(other, join=True)
+    begun = {"owner": "x", "beat": time.time()}  # says nothing yet of what it does
+    Storage(places[1]).write(".lease.json", json.dumps(begun).encode())
+    with pytest.raises(FolderInUseError, match="just begun"):
+        run(places, join=True)
+
+
+# -- what comes from other processes ----------------------------------------------------------
+
+
+class Unsendable(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+@pytest.mark.parametrize("error", [Unsendable("a", "b"), OSError(28, "full"), ConfigError("wrong")])
+def test_errors_of_workers_come_through(error):
+    def fails(block):
+        raise error
+
+    (block,) = on_ray._blocks_of(
+        on_ray._each(on_ray._table(Block([Item("a", "a", "a")], "x")), fails)
+    )
+    assert str(error) in str(block.error)
+    assert isinstance(error, Unsendable) or type(block.error) is type(error)
+    assert pickle.loads(pickle.dumps(block.error)).args == block.error.args
+
+
+def test_relative_paths_mean_the_drivers(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    on_ray._work_in(str(tmp_path / "elsewhere"))  # a folder that this machine does not have
+    assert on_ray.os.getcwd() == str(tmp_path)
+    (tmp_path / "elsewhere").mkdir()
+    on_ray._work_in(str(tmp_path / "elsewhere"))
+    assert on_ray.os.getcwd() == str(tmp_path / "elsewhere")
+
+
+def node(cpus, gpus=0):
+    return {"CPU": float(cpus), **({"GPU": float(gpus)} if gpus else {})}
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "now", "most", "gpus"),
+    [
+        ([node(8), node(8)], {}, 15, 15, 0),
+        ([node(8), node(3)], {"cpus_per_actor": 4}, 2, 2, 0),
+        ([node(8), node(8)], {"actors": 4}, 4, 4, 0),
+        ([node(8), node(8)], {"actors": 40}, 15, 40, 0),
+        ([node(8), node(32, 4), node(32, 4)], {}, 8, 8, 1),
+        ([node(32, 4)], {"gpus_per_actor": 0.5}, 8, 8, 0.5),
+        ([node(32, 1), node(32, 1)], {"gpus_per_actor": 0.6}, 2, 2, 0.6),
+        ([node(32, 4), node(32, 1)], {"gpus_per_actor": 2}, 2, 2, 2),
+        ([node(8, 1)], {"gpus_per_actor": 0}, 7, 7, 0),
+    ],
+)
+def test_actors_by_the_machines_of_a_cluster(caplog, nodes, asked, now, most, gpus):
+    config = ManyConfig(RestoreConfig(input="i", output="o"), **asked)
+    found = find_places(config, nodes, is_here=False)
+    assert (found.now, found.most, found.gpus) == (now, most, gpus)
+    assert ("when it grows" in caplog.text) == (most > now)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "said"),
+    [
+        ([node(8), node(8)], {"gpus_per_actor": 1}, "an actor is to have 1 GPUs"),
+        ([node(8, 1), node(8, 1)], {"gpus_per_actor": 2}, "no machine of the cluster has more"),
+        ([node(8), node(8)], {"cpus_per_actor": 9}, "no machine of the cluster has place"),
+        ([node(1)], {}, "beside a reader"),
+        ([node(8), node(4, 1)], {"cpus_per_actor": 6, "gpus_per_actor": 1}, "larger nodes"),
+    ],
+)
+def test_an_actor_has_to_fit_one_machine(nodes, asked, said):
+    config = ManyConfig(RestoreConfig(input="i", output="o"), **asked)
+    with pytest.raises(ConfigError, match=said):
+        find_places(config, nodes, is_here=False)
+
+
+def test_this_machine_does_not_grow():
+    config = ManyConfig(RestoreConfig(input="i", output="o"), actors=2)
+    with pytest.raises(ConfigError, match="place for 1 of 2 actors"):
+        find_places(config, [node(64, 1)], is_here=True)
+
+
+def test_the_cost_is_that_of_the_actors_that_were_there():
+    """The second one came at half of the time."""
+    progress = Progress(total=30, done=0, given_up=[], price=3600.0)
+    rows = [Row(str(number), DONE, "", "", 1, {}) for number in range(10)]
+    with progress:
+        for actor in ("a", "b", "a"):
+            progress._start -= 50.0
+            for name in progress.since:
+                progress.since[name] -= 50.0
+            progress.add(Block([], "x", rows=rows, actor=actor, busy_s=40.0))
+    said = progress.as_dict()
+    assert said["actors"] == 2
+    assert said["actors_busy"] == pytest.approx(120 / (140 + 90), abs=0.01)
+    assert said["cost_per_1000"] == pytest.approx((140 + 90) / 30 * 1000, rel=0.01)
