@@ -145,7 +145,9 @@ def _add_restore_many(to: Commands) -> None:
         "--aligned", action="store_true", help="the inputs are aligned faces, one in each"
     )
     command.add_argument(
-        "--actors", type=whole_number, help="copies of the networks (one for each GPU or core)"
+        "--actors",
+        type=whole_number,
+        help="copies of the networks, at most (one for each GPU or core)",
     )
     command.add_argument(
         "--gpus-per-actor", type=float, help="may be a part of one (1 where there are GPUs, or 0)"

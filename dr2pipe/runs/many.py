@@ -35,7 +35,8 @@ class ManyConfig:
 
     Attributes:
         restore: what is restored, and how; ``input`` and ``output`` are paths or URLs.
-        actors: copies of the networks; None: one for each GPU, or for each ``cpus_per_actor``.
+        actors: copies of the networks, at most; None: one for each GPU that the cluster has now, or
+            for each ``cpus_per_actor``.
         gpus_per_actor: may be a part of one; None: 1 where the cluster has GPUs, else 0.
         cpus_per_actor: cores of each actor.
         block_pictures: that go through the steps together, at most.
