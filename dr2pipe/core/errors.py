@@ -55,6 +55,10 @@ class FolderInUseError(Dr2pipeError):
     """Another run is writing into the same output folder."""
 
 
+class StorageError(Dr2pipeError):
+    """A store gives or takes nothing, in several tries."""
+
+
 class ClusterError(Dr2pipeError):
     """A cluster loses its workers."""
 

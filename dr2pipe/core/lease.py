@@ -1,4 +1,4 @@
-"""One run at a time in an output that several machines can reach: a file with a heartbeat."""
+"""Which runs write into an output that several machines can reach: a file with a heartbeat for each."""
 
 from __future__ import annotations
 
@@ -9,39 +9,49 @@ import socket
 import threading
 import time
 import uuid
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from dr2pipe.core.errors import ConfigError, FolderInUseError, describe_error
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, FolderInUseError, describe_error
 from dr2pipe.core.storage import Storage
 
 logger = logging.getLogger(__name__)
 
-LEASE = ".lease.json"
+LEASE = ".lease-"  # then the run, then .json
 BEAT_S = 10.0
 _SILENT_BEATS = 6  # after which a run is taken for dead
-_SETTLE_S = 0.5  # two that found a dead one at once: the last to write has it
+_SETTLE_S = 0.5  # of runs that begin at once, each can see the others' files by then
 
 
 class Lease:
-    """Keeps other runs out of an output, from ``__enter__`` to ``__exit__``.
+    """Keeps other runs out of an output, or lets those in that do the same.
 
-    The clocks of the machines have to agree within half a minute.
+    It lasts from ``__enter__`` to ``__exit__``. The clocks of the machines have to agree within
+    half a minute.
 
     Args:
         storage: the output.
+        about: what the run does.
+        joins: may work beside others that are about the same.
         beat_s: seconds between signs of life.
 
     Attributes:
-        about: what the run does, for those that would join it; to be set before ``__enter__``.
+        is_first: no other run was at work when this one began.
+        is_lost: another run took this one for dead, and has begun.
     """
 
-    def __init__(self, storage: Storage, *, beat_s: float = BEAT_S):
-        self.storage, self.beat_s = storage, beat_s
-        self.about: dict[str, Any] = {}
-        self.owner = uuid.uuid4().hex
-        self.is_lost = False  # another run has taken it over
+    def __init__(
+        self,
+        storage: Storage,
+        about: dict[str, Any],
+        *,
+        joins: bool = False,
+        beat_s: float = BEAT_S,
+    ):
+        self.storage, self.about, self.joins, self.beat_s = storage, about, joins, beat_s
+        self.is_first, self.is_lost = True, False
+        self._owner = uuid.uuid4().hex
+        self._name = f"{LEASE}{self._owner}.json"
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="lease")
 
@@ -49,21 +59,24 @@ class Lease:
         """Take the lease.
 
         Raises:
-            FolderInUseError: another run has it, and has given a sign of life lately.
-            ConfigError: the output cannot be written.
+            FolderInUseError: another run is at work.
+            ConfigError: a run to join does something else, or the output cannot be written.
         """
-        self.check_free()
+        others = self.others()
+        for other in others:
+            self._check(other)
+        self.is_first = not others
         try:
-            if self.storage.create(LEASE, self._content()):
-                pass
-            elif self.living() is None:
-                self.storage.write(LEASE, self._content())
-            else:
-                raise FolderInUseError(f"another run has just begun in {self.storage.url}")
+            self._say(is_at_work=False)
             time.sleep(min(_SETTLE_S, self.beat_s))
-            if not self._is_own():
-                raise FolderInUseError(f"another run has just begun in {self.storage.url}")
-        except FolderInUseError:
+            for other in self.others():
+                # Of those that have just begun, one stays.
+                if other["is_at_work"] or other["owner"] < self._owner:
+                    self._check(other)
+            self._say(is_at_work=True)
+            self._remove_dead()
+        except Dr2pipeError:
+            self.storage.remove(self._name)
             raise
         except Exception as error:
             raise ConfigError(
@@ -81,69 +94,84 @@ class Lease:
         """Give the lease back."""
         self._ended.set()
         self._thread.join()
-        if not self.is_lost and self._is_own():
-            self.storage.remove(LEASE)
+        self.storage.remove(self._name)
+        self.storage.remove_partial()
 
-    def check_free(self) -> None:
-        """See that no other run has the lease.
+    def others(self) -> list[dict[str, Any]]:
+        """What the other runs that are at work say of themselves.
 
         Raises:
-            FolderInUseError: another run has it, and has given a sign of life lately.
             ConfigError: the output cannot be read.
         """
-        found = self.living()
-        if found is not None:
-            silent_s = time.time() - found["beat"]
+        return [said for _, said in self._files() if self._is_alive(said)]
+
+    def _check(self, other: dict[str, Any]) -> None:
+        """Raise FolderInUseError or ConfigError unless this run may work beside the other one."""
+        if not self.joins:
+            silent_s = time.time() - other["beat"]
             raise FolderInUseError(
-                f"another run ({found.get('host', '?')}) is writing into {self.storage.url}: its "
+                f"another run ({other.get('host', '?')}) is writing into {self.storage.url}: its "
                 f"last sign of life was {max(silent_s, 0):.0f} s ago. Help it with --join; if it "
-                f"was killed, start again in {self._dead_s - silent_s:.0f} s"
+                f"was killed, start again in {max(self._dead_s - silent_s, 0) + 1:.0f} s"
+            )
+        theirs = other.get("about") or {}
+        different = [name for name in self.about if theirs.get(name) != self.about[name]]
+        if different:
+            raise ConfigError(
+                f"the run to join in {self.storage.url} has other values here: "
+                f"{', '.join(different)}"
             )
 
-    def living(self) -> dict[str, Any] | None:
-        """What the lease's file says of a run that lives; None where none does."""
+    def _files(self) -> list[tuple[str, dict[str, Any]]]:
+        """Names and contents of the other runs' files; nonsense is left out."""
+        found = []
         try:
-            content = json.loads(self.storage.read(LEASE))
-        except FileNotFoundError:
-            return None
-        except ValueError:
-            # Half of one: a disk may show that for a moment, and a kill may leave it.
-            content = {"beat": self._changed(), "owner": ""}
+            for name in self.storage.names():
+                if name.startswith(LEASE) and name != self._name:
+                    try:
+                        said = json.loads(self.storage.read(name))
+                    except (FileNotFoundError, ValueError):  # it has just ended
+                        continue
+                    if isinstance(said, dict) and isinstance(said.get("beat"), int | float):
+                        found.append((name, {"is_at_work": True, "owner": ""} | said))
+        except Dr2pipeError:
+            raise
         except Exception as error:
             raise ConfigError(
                 f"{self.storage.url} cannot be read: {describe_error(error)}"
             ) from error
-        if not isinstance(content, dict) or not isinstance(content.get("beat"), int | float):
-            return None
-        return content if time.time() - content["beat"] < self._dead_s else None
+        return found
 
-    def _changed(self) -> float:
-        """When the lease's file was written; 0 where it is gone. Stores never hold a half of one."""
-        try:
-            return Path(self.storage.root, LEASE).stat().st_mtime if self.storage.is_local else 0.0
-        except FileNotFoundError:
-            return 0.0
+    def _remove_dead(self) -> None:
+        """Remove the files of dead runs, so that one that was only asleep knows it when it wakes."""
+        for name, said in self._files():
+            if not self._is_alive(said):
+                self.storage.remove(name)
+
+    def _is_alive(self, said: dict[str, Any]) -> bool:
+        return bool(time.time() - said["beat"] < self._dead_s)
 
     @property
     def _dead_s(self) -> float:
         return self.beat_s * _SILENT_BEATS
 
-    def _content(self) -> bytes:
-        said = {"owner": self.owner, "host": f"{socket.gethostname()}, process {os.getpid()}"}
-        return json.dumps({**said, "about": self.about, "beat": time.time()}).encode()
-
-    def _is_own(self) -> bool:
-        try:
-            return bool(json.loads(self.storage.read(LEASE))["owner"] == self.owner)
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return False
+    def _say(self, *, is_at_work: bool) -> None:
+        said = {
+            "owner": self._owner,
+            "host": f"{socket.gethostname()}, process {os.getpid()}",
+            "about": self.about,
+            "is_at_work": is_at_work,
+            "beat": time.time(),
+        }
+        self.storage.write(self._name, json.dumps(said).encode())
 
     def _beat(self) -> None:
         while not self._ended.wait(self.beat_s):
             try:
-                if not self._is_own():
-                    self.is_lost = True
-                    return
-                self.storage.write(LEASE, self._content())
+                self.storage.read(self._name)
+                self._say(is_at_work=True)
+            except FileNotFoundError:
+                self.is_lost = True
+                return
             except Exception as error:  # a store in trouble: the next beat may come through
                 logger.warning("the lease could not be renewed: %s", describe_error(error))

@@ -24,7 +24,8 @@ from dr2pipe.core.errors import ConfigError, describe_error
 logger = logging.getLogger(__name__)
 
 PARTIAL = ".partial"
-_TRIES = 6
+_TRIES = 10  # over a minute or two
+_TRIES_TO_LIST = 4  # somebody waits for an answer
 _ABANDONED_S = 30.0  # a file takes less to be written
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 20.0
 # Asking again changes nothing.
@@ -32,6 +33,7 @@ _FINAL = (
     *(FileNotFoundError, FileExistsError, PermissionError, IsADirectoryError),
     *(NotADirectoryError, NotImplementedError, TypeError),
 )
+_SHORT = 256  # bytes; no part of such a name is too long for a disk
 _FINAL_NUMBERS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.ENAMETOOLONG)
 _FINAL_NAMES = ("NoCredentialsError", "PartialCredentialsError", "ParamValidationError")
 # What stores call the version of an object; the time of its last change is the weakest.
@@ -77,16 +79,42 @@ class Storage:
             ConfigError: the store cannot be reached, or refuses.
         """
         try:
-            found = again(lambda: self.fs.find(self.root, detail=True, withdirs=False), self.url)
+            found = again(
+                lambda: self.fs.find(self.root, detail=True, withdirs=False),
+                self.url,
+                tries=_TRIES_TO_LIST,
+            )
         except FileNotFoundError:
             return {}
         except Exception as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
         return {
             path[len(self.root) :].lstrip("/"): StoredFile(int(info["size"] or 0), _version(info))
             for path, info in found.items()
             if path != self.root and info.get("type", "file") == "file"
         }
+
+    def names(self) -> list[str]:
+        """Names of the files and folders in the folder itself; empty without a folder.
+
+        Raises:
+            ConfigError: the store cannot be reached, or refuses.
+        """
+        try:
+            found = again(
+                lambda: self.fs.ls(self.root, detail=False), self.url, tries=_TRIES_TO_LIST
+            )
+        except FileNotFoundError:
+            return []
+        except Exception as error:
+            raise unreachable(self.url, error) from error
+        return [path.rstrip("/").rpartition("/")[2] for path in found]
+
+    def listed_name(self, name: str) -> str:
+        """The name by which a listing has a file: a disk holds shortened names of long ones."""
+        if not self.is_local or len(os.fsencode(name)) < _SHORT:
+            return name
+        return files.safe_join(self.root, name).relative_to(self.root).as_posix()
 
     def file(self, name: str) -> StoredFile:
         """Size and version of a file below the folder; of size 0 where it is gone."""
@@ -117,28 +145,6 @@ class Storage:
             again(lambda: self._write_local(path, data), path)
         else:  # a put is atomic
             again(lambda: self.fs.pipe_file(path, data), path)
-
-    def create(self, name: str, data: bytes) -> bool:
-        """Write a small file if there is none; False where there is one.
-
-        Stores without conditional puts cannot refuse: read it again to see whose it is.
-        """
-        path = self._path(name)
-        if self.is_local:
-            Path(path).parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(path, "xb") as file:
-                    file.write(data)
-            except FileExistsError:
-                return False
-            return True
-        try:
-            self.fs.pipe_file(path, data, mode="create")
-        except FileExistsError:
-            return False
-        except (NotImplementedError, TypeError, ValueError):
-            self.fs.pipe_file(path, data)
-        return True
 
     def remove(self, name: str) -> None:
         """Remove a file, if it is there."""
@@ -195,7 +201,7 @@ class StoredObject:
         except FileNotFoundError:
             raise ConfigError(f"no file at {self.url}") from None
         except Exception as error:
-            raise _unreachable(self.url, error) from error
+            raise unreachable(self.url, error) from error
         if info.get("type", "file") != "file":
             raise ConfigError(f"{self.url} is no file")
         return StoredFile(int(info["size"] or 0), _version(info))
@@ -231,7 +237,7 @@ def read_url(url: str) -> bytes:
     return again(lambda: bytes(fs.cat_file(path)), url)
 
 
-def again(call: Callable[[], _Value], name: str) -> _Value:
+def again(call: Callable[[], _Value], name: str, *, tries: int = _TRIES) -> _Value:
     """What ``call`` returns; it is tried again, with growing waits, where a store is in trouble.
 
     Stores answer 503 to too many requests, and connections stall.
@@ -239,11 +245,11 @@ def again(call: Callable[[], _Value], name: str) -> _Value:
     Raises:
         Exception: what the last try raised, or the first where another cannot help.
     """
-    for tried in range(1, _TRIES + 1):
+    for tried in range(1, tries + 1):
         try:
             return call()
         except Exception as error:
-            if tried == _TRIES or _is_final(error):
+            if tried == tries or is_final(error):
                 raise
             # Not all processes at once: each file waits its own time.
             share = 0.5 + stable_seed(name, tried) % 1000 / 1000
@@ -253,7 +259,8 @@ def again(call: Callable[[], _Value], name: str) -> _Value:
     raise AssertionError("unreachable")
 
 
-def _is_final(error: Exception) -> bool:
+def is_final(error: Exception) -> bool:
+    """Whether trying again changes nothing."""
     if isinstance(error, _FINAL) or type(error).__name__ in _FINAL_NAMES:
         return True
     return isinstance(error, OSError) and error.errno in _FINAL_NUMBERS
@@ -267,7 +274,11 @@ def absolute_url(url: str) -> str:
 
 def _file_system(url: str) -> tuple[Any, str]:
     try:
-        fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=False)
+        if "::" in url and "://" not in url.partition("::")[2]:  # a name, no chain of file systems
+            fs = fsspec.filesystem(fsspec.core.split_protocol(url)[0] or "file")
+            path = fs._strip_protocol(url)
+        else:
+            fs, path = fsspec.core.url_to_fs(url, skip_instance_cache=False)
     except ImportError as error:
         raise ConfigError(f"{url}: {describe_error(error)}") from None
     except (ValueError, KeyError) as error:
@@ -290,7 +301,8 @@ def _version(info: dict[str, Any]) -> str:
     return next((str(info[name]).strip('"') for name in _VERSIONS if info.get(name)), "")
 
 
-def _unreachable(url: str, error: Exception) -> ConfigError:
+def unreachable(url: str, error: Exception) -> ConfigError:
+    """What to say of a store that could not be reached, or refused."""
     if isinstance(error, PermissionError) or type(error).__name__ in _FINAL_NAMES:
         return ConfigError(f"{url}: no access; check the credentials ({describe_error(error)})")
     return ConfigError(f"{url} cannot be reached: {describe_error(error)}")

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import describe_error
-from dr2pipe.core.storage import Storage, read_url
+from dr2pipe.core.errors import StorageError, describe_error
+from dr2pipe.core.storage import Storage, is_final, read_url
 from dr2pipe.faces import build_detector
 from dr2pipe.restoration.photos import FacePlacer
 from dr2pipe.runs.jobs import Job, LoadedPicture
 from dr2pipe.runs.photos import photo_preparation
 from dr2pipe.runs.restore_config import RestoreConfig
-from dr2pipe.runs.shards import DONE, FAILED, Row, read_shard, write_shard
+from dr2pipe.runs.shards import BEGUN, DONE, FAILED, Row, read_shard, write_shard
 from dr2pipe.runs.steps import FailedPicture, Processed, Steps, takes_nothing
 
 _THREADS = 16  # of a task, for files that are read or written at once
@@ -96,6 +96,7 @@ class Block:
         loaded: those that were read and decoded.
         processed: those that were restored.
         rows: those that are settled.
+        is_theirs: another run has settled them.
         actor: the one that restored it.
         busy_s: seconds that the networks took.
         error: of a task that failed as a whole, which ends the run.
@@ -107,6 +108,7 @@ class Block:
     loaded: list[LoadedPicture] = field(default_factory=list)
     processed: list[Processed] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
+    is_theirs: bool = False
     actor: str = ""
     busy_s: float = 0.0
     error: Exception | None = None
@@ -145,16 +147,21 @@ def read_block(block: Block, steps: Steps, output: Storage) -> Block:
     """Read and decode the pictures; those that another run has just done are not read."""
     if not block.again:
         try:
-            return dataclasses.replace(block, rows=read_shard(output, block.shard))
+            return dataclasses.replace(block, rows=read_shard(output, block.shard), is_theirs=True)
         except FileNotFoundError:
             pass
+        except Exception as error:
+            raise _store_error(block.shard, error) from error
     with ThreadPoolExecutor(_THREADS) as readers:
         contents = list(readers.map(_tried(lambda item: read_url(item.url)), block.items))
     loaded, rows = [], []
     for item, data in zip(block.items, contents, strict=True):
+        if isinstance(data, Exception):
+            # A store or credentials in trouble say nothing of the picture.
+            is_gone = isinstance(data, FileNotFoundError)
+            rows.append(failed_row(item, data, steps, is_attempt=is_gone))
+            continue
         try:
-            if isinstance(data, Exception):
-                raise data
             loaded.append(steps.load(item.job, data, images.hash_bytes(data)))
         except Exception as error:  # recorded; the next picture goes on
             rows.append(failed_row(item, error, steps))
@@ -183,7 +190,10 @@ def write_block(block: Block, steps: Steps, output: Storage) -> Block:
 
     Raises:
         OSError: the output takes nothing any more.
+        StorageError: it did not take the records, in several tries.
     """
+    if block.is_theirs:
+        return block
     by_path = {item.path: item for item in block.items}
 
     def write(done: Processed) -> Row:
@@ -195,24 +205,66 @@ def write_block(block: Block, steps: Steps, output: Storage) -> Block:
         except Exception as error:  # such as a name too long: recorded; the next one goes on
             if takes_nothing(error):
                 raise
-            return failed_row(item, error, steps)
+            return failed_row(item, error, steps, is_attempt=is_final(error))
         # Results of former settings, such as coarse/, would be taken for results of these.
         for name in set(item.former) - contents.keys():
             output.remove(name)
         record = steps.record_of(done, contents)
         return Row(item.path, DONE, item.version, steps.settings_hash, item.attempts + 1, record)
 
+    replaced = [by_path[done.loaded.job.relative] for done in block.processed]
+    replaced = [item for item in replaced if item.former]
+    if replaced:
+        # A kill from here on must not leave new files beside records of the old ones.
+        begun = [
+            Row(one.path, BEGUN, one.version, steps.settings_hash, one.attempts, {"path": one.path})
+            for one in replaced
+        ]
+        _write_records(output, begun_name(block.shard), begun)
     with ThreadPoolExecutor(_THREADS) as writers:
         rows = [*block.rows, *writers.map(write, block.processed)]
-    if any(row.written == 0 for row in rows):  # else they come from the shard
-        write_shard(output, block.shard, rows)
+    _write_records(output, block.shard, rows)
     return dataclasses.replace(block, processed=[], rows=rows)
 
 
-def failed_row(item: Item, error: BaseException, steps: Steps, status: str = FAILED) -> Row:
-    """What is recorded of a picture that could not be restored."""
+def begun_name(shard: str) -> str:
+    """The name of the records that a block has begun to replace results of other settings."""
+    return shard.replace(".parquet", f"-{BEGUN}.parquet")
+
+
+def failed_row(
+    item: Item,
+    error: BaseException,
+    steps: Steps,
+    status: str = FAILED,
+    *,
+    is_attempt: bool = True,
+) -> Row:
+    """What is recorded of a picture that could not be restored.
+
+    Args:
+        item: the picture.
+        error: why.
+        steps: what was to be done with it.
+        status: failed or quarantined.
+        is_attempt: counts among those after which it is given up.
+    """
     record = {"path": item.path, "kind": type(error).__name__, "message": describe_error(error)}
-    return Row(item.path, status, item.version, steps.settings_hash, item.attempts + 1, record)
+    attempts = item.attempts + is_attempt
+    return Row(item.path, status, item.version, steps.settings_hash, attempts, record)
+
+
+def _write_records(output: Storage, name: str, rows: list[Row]) -> None:
+    try:
+        write_shard(output, name, rows)
+    except Exception as error:
+        if takes_nothing(error):
+            raise
+        raise _store_error(name, error) from error
+
+
+def _store_error(name: str, error: Exception) -> StorageError:
+    return StorageError(f"{name}: {describe_error(error)}")
 
 
 def _tried(read: Callable[[Item], bytes]) -> Callable[[Item], bytes | Exception]:

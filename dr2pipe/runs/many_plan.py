@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
-from dr2pipe.core import images
-from dr2pipe.core.errors import ConfigError, describe_error
+from dr2pipe.core import files, images
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, describe_error
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.core.markers import MARKER, parse_marker
 from dr2pipe.core.storage import Storage, StoredFile, read_url
@@ -21,6 +21,8 @@ from dr2pipe.runs.result_folders import is_result_folder
 from dr2pipe.runs.results import is_complete
 from dr2pipe.runs.shards import DONE, Row, shard_name
 from dr2pipe.runs.steps import Steps
+
+Listed = Callable[[str], StoredFile | None]
 
 LISTS = (".parquet", ".csv")
 _BLOCK_BYTES = 32 << 20  # of files; decoded pictures are some ten times as large
@@ -51,6 +53,7 @@ def plan(
     rows: Mapping[str, Row],
     stored: Mapping[str, StoredFile],
     *,
+    listed_name: Callable[[str], str] = str,
     block_pictures: int,
     retries: int,
 ) -> tuple[list[Block], int, list[Row]]:
@@ -61,6 +64,7 @@ def plan(
         steps: what is done with each.
         rows: the records of earlier runs by relative path.
         stored: a listing of the output.
+        listed_name: gives the name by which the listing has a file.
         block_pictures: of a block at most.
         retries: how often a picture that failed is tried again.
 
@@ -74,6 +78,9 @@ def plan(
     def owners() -> dict[str, str]:
         return {name: item.path for item in items for name in steps.names_of(item.job).values()}
 
+    def listed(name: str) -> StoredFile | None:
+        return stored.get(listed_name(name))
+
     for group in _groups(items, block_pictures):
         pending = []
         for item in group:
@@ -82,13 +89,14 @@ def plan(
                 pending.append(item)
                 continue
             is_about = _is_about(row, item, steps)
-            if is_about and _is_done(row, item, steps, stored):
+            if is_about and _is_done(row, item, steps, listed):
                 done += 1
             elif is_about and row.status != DONE and row.attempts > retries:
                 given_up.append(row)
             else:
-                attempts = row.attempts if is_about else 0
-                former = _former(item, row, owners(), stored)
+                # A picture whose results are gone did not fail.
+                attempts = row.attempts if is_about and row.status != DONE else 0
+                former = _former(item, row, owners(), listed)
                 pending.append(dataclasses.replace(item, attempts=attempts, former=former))
         if pending:
             blocks.append(block_of(pending, steps, stored))
@@ -121,37 +129,38 @@ def _is_about(row: Row, item: Item, steps: Steps) -> bool:
     return same_version and row.settings == steps.settings_hash
 
 
-def _former(
-    item: Item, row: Row, owners: Mapping[str, str], stored: Mapping[str, StoredFile]
-) -> tuple[str, ...]:
+def _former(item: Item, row: Row, owners: Mapping[str, str], listed: Listed) -> tuple[str, ...]:
     """Files that are as a run made them of this picture, and belong to no other picture now.
 
     Args:
         item: the picture.
         row: its record.
         owners: the picture of each result by the path of its file, or of the folder of its faces.
-        stored: a listing of the output.
+        listed: what the output holds by a name.
     """
     return tuple(
         name
         for name, size in row.files.items()
-        if name in stored
-        and stored[name].size == size
+        if (file := listed(name)) is not None
+        and file.size == size
         and is_result_folder(name.partition("/")[0])
         and owners.get(name, item.path) == item.path
         and owners.get(name.rpartition("/")[0], item.path) == item.path
     )
 
 
-def _is_done(row: Row, item: Item, steps: Steps, stored: Mapping[str, StoredFile]) -> bool:
+def _is_done(row: Row, item: Item, steps: Steps, listed: Listed) -> bool:
     record, wanted = row.record, steps.names_of(item.job)
     if row.status != DONE or record.get("output") != wanted[steps.outputs[0]]:
         return False
     if steps.lacks is not None and steps.lacks(record):
         return False
-    return is_complete(
-        record, wanted, lambda name, file: name in stored and stored[name].size == file[0]
-    )
+
+    def is_whole(name: str, written: tuple[int, str]) -> bool:
+        file = listed(name)
+        return file is not None and file.size == written[0]
+
+    return is_complete(record, wanted, is_whole)
 
 
 def _below(source: Storage, output: Storage) -> list[tuple[str, str, StoredFile]]:
@@ -180,10 +189,9 @@ def _below_on_disk(source: Storage, output: Storage) -> list[tuple[str, str, Sto
     """The same as ``restore`` finds, links too."""
     root = Path(source.root)
     exclude = (Path(output.root),) if output.is_local and output.root != source.root else ()
-    paths = {
-        path.relative_to(root).as_posix(): path
-        for path in images.find_images(root, exclude=exclude).paths
-    }
+    found = images.find_images(root, exclude=exclude)
+    found.say_what_was_left_out()
+    paths = {path.relative_to(root).as_posix(): path for path in found.paths}
     return [
         (name, source.fs.unstrip_protocol(str(paths[name])), source.file(name))
         for name in sorted(paths, key=lambda name: name.split("/"))
@@ -194,7 +202,7 @@ def _listed(url: str) -> list[tuple[str, str, StoredFile]]:
     """The same of a parquet or csv file with a column ``url``, and perhaps ``name``, ``version``."""
     try:
         data = read_url(url)
-    except OSError as error:
+    except Exception as error:
         raise ConfigError(f"the list {url} cannot be read: {describe_error(error)}") from None
     if url.lower().endswith(".csv"):
         lines = list(csv.DictReader(io.StringIO(data.decode("utf-8-sig", "replace"))))
@@ -209,10 +217,26 @@ def _listed(url: str) -> list[tuple[str, str, StoredFile]]:
     if lines and "url" not in lines[0]:
         raise ConfigError(f"the list {url} has no column 'url'")
     found: dict[str, tuple[str, str, StoredFile]] = {}
-    for line in lines:
-        path = str(line.get("name") or line["url"].split("://")[-1].lstrip("/"))
-        if path in found:
-            raise ConfigError(f"the list {url} names {path} twice; each picture has one result")
-        version = str(line.get("version") or "")
-        found[path] = (path, line["url"], StoredFile(int(line.get("size") or 0), version))
+    for number, line in enumerate(lines, start=1):
+        try:
+            one = _listed_picture(line)
+        except (ValueError, Dr2pipeError) as error:
+            raise ConfigError(f"the list {url}, picture {number}: {error}") from None
+        if one[0] in found:
+            raise ConfigError(f"the list {url} names {one[0]} twice; each picture has one result")
+        found[one[0]] = one
     return list(found.values())
+
+
+def _listed_picture(line: Mapping[str, object]) -> tuple[str, str, StoredFile]:
+    """Raise ValueError or Dr2pipeError for values that make no sense."""
+    url = line.get("url")
+    if not isinstance(url, str) or not url.strip():
+        raise ValueError("it has no url")
+    path = str(line.get("name") or url.split("://")[-1].lstrip("/"))
+    files.safe_join("output", path)  # a url such as ../a.png needs a name
+    try:
+        size = int(float(str(line.get("size") or 0)))
+    except (ValueError, OverflowError):
+        raise ValueError(f"its size is no number of bytes: {line['size']}") from None
+    return path, url, StoredFile(size, str(line.get("version") or ""))

@@ -46,6 +46,7 @@ class Progress:
         self.samples: list[tuple[float, int]] = []  # (seconds, pictures)
         self.quarantined: list[str] = []
         self.busy_s = 0.0
+        self._own = 0  # pictures that this run settled
         self.since: dict[str, float] = {}  # when each actor began with its first block
         self._start = time.perf_counter()
         for row in given_up:
@@ -77,6 +78,9 @@ class Progress:
             if row.status != DONE:
                 self._add_failure(row)
                 continue
+            if block.is_theirs:
+                self.summary.skipped += 1
+                continue
             self.summary.restored += 1
             self.summary.warned += bool(row.record.get("warnings"))
             for face in row.record.get("faces", []):
@@ -84,6 +88,7 @@ class Progress:
                 if isinstance(face.get("identity"), float):
                     self.identities[_bin(face["identity"], _IDENTITIES)] += 1
         self._bar.update(len(block.rows))
+        self._own += 0 if block.is_theirs else len(block.rows)
         self._sample()
 
     def as_dict(self) -> dict[str, Any]:
@@ -125,7 +130,7 @@ class Progress:
         seconds = time.perf_counter() - self._start
         if not force and self.samples and seconds - self.samples[-1][0] < _SAMPLE_S:
             return
-        self.samples.append((seconds, int(self._bar.n - self._bar.initial)))
+        self.samples.append((seconds, self._own))
         if len(self.samples) > _WIDTH_PX:  # of a long run every other one is kept
             self.samples = self.samples[1::2]
         said = self.as_dict()
@@ -139,7 +144,7 @@ def write_reports(output: Storage, progress: Progress, description: dict[str, An
     """Write both reports into the output; ``description`` as ``run.yaml`` has it."""
     numbers = progress.as_dict()
     output.write(SUMMARY, json.dumps(numbers | {"failed_examples": progress.examples}).encode())
-    output.write(REPORT, page(progress, description).encode())
+    output.write(REPORT, page(progress, description).encode("utf-8", "replace"))
 
 
 def page(progress: Progress, description: dict[str, Any]) -> str:

@@ -11,53 +11,25 @@ import dataclasses
 import logging
 import os
 import pickle
+import socket
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from dr2pipe.core.errors import describe_error
-from dr2pipe.core.extras import needs_extra
-from dr2pipe.core.processes import count_cores
+from dr2pipe.core.errors import ConfigError, describe_error
+from dr2pipe.core.markers import MARKER
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs import many
 from dr2pipe.runs.actor_places import ActorPlaces, find_places
 from dr2pipe.runs.many import Block, ManyConfig
+from dr2pipe.runs.ray_cluster import PATIENCE_S, ray_errors
 from dr2pipe.runs.restore_config import RestoreConfig
 from dr2pipe.runs.steps import Steps
 
+logger = logging.getLogger(__name__)
+
 LoadSteps = Callable[[RestoreConfig, str], Steps]
-
-
-@contextmanager
-def cluster(config: ManyConfig) -> Iterator[bool]:
-    """A cluster: the one of RAY_ADDRESS, one that is there already, or one on this machine.
-
-    Yields whether it was started here, and is this machine alone.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with needs_extra("ray"):
-        import ray
-        import ray.data
-    own = not ray.is_initialized()
-    is_here = own and not os.environ.get("RAY_ADDRESS")
-    if own and not is_here:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
-    elif own:
-        # Ray's CPUs are places for processes: readers and writers fit beside busy actors.
-        places = count_cores() + (config.actors or count_cores()) * config.cpus_per_actor
-        ray.init(
-            num_cpus=places,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    try:
-        yield is_here
-    finally:
-        if own:
-            ray.shutdown()
 
 
 @dataclass
@@ -106,7 +78,11 @@ class Pool:
                 return _sendable(error)
 
         task = ray.remote(num_cpus=self.places.cpus, num_gpus=self.places.gpus)(loaded)
-        found = ray.get(task.remote())
+        with ray_errors():
+            waiting = task.remote()
+            if not ray.wait([waiting], timeout=PATIENCE_S)[0]:
+                logger.warning("waiting for a place on the cluster, or for the networks to load")
+            found = ray.get(waiting)
         if isinstance(found, Exception):
             raise found
         steps: Steps = pickle.loads(found)
@@ -149,8 +125,11 @@ class Pool:
             )
             .map_batches(partial(_step, "write", described), **cpu_step)
         )
-        for table in data.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            yield from _blocks_of(table)
+        with ray_errors():
+            for table in data.iter_batches(
+                batch_size=None, batch_format="pyarrow", prefetch_batches=0
+            ):
+                yield from _blocks_of(table)
 
 
 class _Actor:
@@ -200,7 +179,23 @@ def _of_worker(described: bytes, reads: bool) -> tuple[Steps, Storage]:
     """What a worker needs for all of its blocks; a reader has the face detector."""
     config, steps, folder = pickle.loads(described)
     _work_in(folder)
-    return many.reading_steps(config, steps) if reads else steps, Storage(config.output)
+    output = Storage(config.output)
+    _check_seen(config, output)
+    return many.reading_steps(config, steps) if reads else steps, output
+
+
+def _check_seen(config: RestoreConfig, output: Storage) -> None:
+    """See that this machine has the same output and input before it, not folders of its own."""
+    here = f"the machine {socket.gethostname()} does not see"
+    try:
+        output.read(MARKER)  # the driver has just written it
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{here} {config.output}: several machines need a shared disk or a store"
+        ) from None
+    source = Storage(config.input)
+    if source.is_local and not os.path.exists(source.root):
+        raise ConfigError(f"{here} {config.input}: several machines need a shared disk or a store")
 
 
 def _each(table: Any, step: Callable[[Block], Block]) -> Any:

@@ -7,19 +7,20 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from dr2pipe.core.config import to_yaml
-from dr2pipe.core.errors import ClusterError, ConfigError, FolderInUseError
+from dr2pipe.core.config import stable_hash, to_dict, to_yaml
+from dr2pipe.core.errors import ClusterError, ConfigError, StorageError
 from dr2pipe.core.lease import Lease
 from dr2pipe.core.markers import MARKER, marked, parse_marker
 from dr2pipe.core.processes import stop_signals_caught
 from dr2pipe.core.records import FAILURES, MANIFEST
-from dr2pipe.core.storage import Storage, StoredFile, absolute_url
+from dr2pipe.core.storage import Storage, StoredFile, absolute_url, unreachable
 from dr2pipe.runs import many, many_plan
 from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.many import Block, Item, ManyConfig
 from dr2pipe.runs.many_report import REPORT, SUMMARY, Progress, write_reports
-from dr2pipe.runs.on_ray import LoadSteps, Pool, cluster
+from dr2pipe.runs.on_ray import LoadSteps, Pool
 from dr2pipe.runs.photos import check_listed
+from dr2pipe.runs.ray_cluster import cluster
 from dr2pipe.runs.restore import describe_run, load_steps
 from dr2pipe.runs.restore_config import check_config
 from dr2pipe.runs.result_folders import RESULT_FOLDERS
@@ -62,27 +63,25 @@ def restore_many(config: ManyConfig, *, load: LoadSteps = load_steps) -> RunSumm
     if gpus is not None and (gpus < 0 or (gpus > 1 and gpus != int(gpus))):
         raise ConfigError(f"gpus-per-actor={gpus:g}: 0, a part of 1, or a whole number")
     output = Storage(config.restore.output)
+    _check_marker(output, config)
     items = many_plan.list_pictures(config.restore, output)
     check_listed(config.restore, [item.path for item in items])
-    _check_marker(output, config)
-    lease = Lease(output, beat_s=config.beat_s)
-    if not config.join:
-        lease.check_free()  # before a cluster starts
-    with cluster(config) as is_here:
+    lease = Lease(output, _about(config), joins=config.join, beat_s=config.beat_s)
+    with lease, cluster(config) as is_here:
         pool = Pool.of(config, is_here=is_here)
-        steps = pool.describe(config, load)
-        lease.about = {
-            "input": config.restore.input,
-            "settings": steps.settings_hash,
-            "--block": config.block_pictures,
-            "--retries": config.retries,
-        }
-        other = lease.living() if config.join else None
-        if other is None:
-            with lease:
-                return _run(items, config, steps, pool, load, lease, joins=False)
-        _check_same(other.get("about"), lease.about)
-        return _run(items, config, steps, pool, load, lease, joins=True)
+        return _run(items, config, pool.describe(config, load), pool, load, lease)
+
+
+def _about(config: ManyConfig) -> dict[str, Any]:
+    """What runs must have in common to share their work."""
+    settings = to_dict(config.restore)
+    input_ = settings.pop("input")
+    return {
+        "input": input_,
+        "settings": stable_hash(settings),
+        "--block": config.block_pictures,
+        "--retries": config.retries,
+    }
 
 
 def _run(
@@ -92,32 +91,30 @@ def _run(
     pool: Pool,
     load: LoadSteps,
     lease: Lease,
-    *,
-    joins: bool,
 ) -> RunSummary:
     output = lease.storage
-    if not joins:
+    if lease.is_first:
         output.remove_partial()
-        description = {"kind": KIND, "inputs": [config.restore.input]}
-        description |= describe_run(config.restore, steps)
-        output.write(MARKER, to_yaml(marked(description, steps.outputs)).encode())
+    description = {"kind": KIND, "inputs": [config.restore.input]}
+    description |= describe_run(config.restore, steps)
+    output.write(MARKER, to_yaml(marked(description, steps.outputs)).encode())
     stored = output.find()
     blocks, done, given_up = many_plan.plan(
         items,
         steps,
         read_rows(output, stored),
         stored,
+        listed_name=output.listed_name,
         block_pictures=config.block_pictures,
         retries=config.retries,
     )
     progress = Progress(len(items), done, given_up, config.price)
     # Two runs meet in the middle.
-    if joins:
+    if not lease.is_first:
         blocks.reverse()
     _run_rounds(blocks, config, steps, pool, load, lease, progress, stored)
-    if not joins and not lease.is_lost:
+    if not lease.is_lost and not lease.others():  # the last one reports
         write_reports(output, progress, describe_run(config.restore, steps))
-        output.remove_partial()
     return progress.summary
 
 
@@ -132,18 +129,28 @@ def _run_rounds(
     stored: Mapping[str, StoredFile],
 ) -> None:
     stop: list[bool] = []
-    with progress, stop_signals_caught(lambda: stop.append(True)):
+
+    def request_stop() -> None:
+        stop.append(True)
+        logger.warning("stopping when the next block is done; once more ends at once")
+
+    with progress, stop_signals_caught(request_stop):
         for divisor in _ROUNDS:
             most = 1 if divisor is None else max(1, config.block_pictures // divisor)
             items = [item for block in blocks for item in block.items]
             if divisor != 1:
-                logger.warning("%d pictures were lost with their workers: again", len(items))
+                logger.warning("%d pictures are not done yet: again", len(items))
                 blocks = [
                     many_plan.block_of(items[i : i + most], steps, stored)
                     for i in range(0, len(items), most)
                 ]
             waiting = {block.shard: block for block in blocks}
+            in_store: StorageError | None = None
             for block in pool.run(blocks, config, steps, load, alone=most == 1):
+                if isinstance(block.error, StorageError):  # as if its worker had died
+                    in_store = block.error
+                    logger.warning("%s", in_store)
+                    continue
                 if block.error is not None:
                     raise block.error
                 progress.add(block)
@@ -154,6 +161,8 @@ def _run_rounds(
             blocks = list(waiting.values())
             if not blocks:
                 return
+        if in_store is not None:
+            raise in_store
     lost = [item for block in blocks for item in block.items]
     none_was_ever_restored = progress.summary.restored + progress.summary.skipped == 0
     all_are_lost = len(lost) > 1 and none_was_ever_restored
@@ -169,15 +178,6 @@ def _run_rounds(
     progress.add(dataclasses.replace(blocks[0], rows=rows))
 
 
-def _check_same(theirs: object, ours: dict[str, Any]) -> None:
-    """See that a run that would join makes the same results, from the same blocks."""
-    if not isinstance(theirs, dict):
-        raise FolderInUseError("the run to join has just begun: try again in a minute")
-    other = [name for name in ours if theirs.get(name) != ours[name]]
-    if other:
-        raise ConfigError(f"the run to join has other values here: {', '.join(other)}")
-
-
 def _check_marker(output: Storage, config: ManyConfig) -> None:
     try:
         marker = parse_marker(output.read(MARKER))
@@ -190,8 +190,8 @@ def _check_marker(output: Storage, config: ManyConfig) -> None:
                 "choose another"
             ) from None
         return
-    except OSError as error:
-        raise ConfigError(f"{output.url} cannot be read: {error}") from None
+    except Exception as error:
+        raise unreachable(output.url, error) from error
     if marker is None or marker.get("kind") != KIND:
         raise ConfigError(f"{output.url} holds the results of another command; choose another")
     if config.restore.input not in (marker.get("inputs") or []):

@@ -17,6 +17,8 @@ from dr2pipe.core.storage import Storage
 
 RECORDS = "records"
 DONE, FAILED, QUARANTINED = "done", "failed", "quarantined"
+BEGUN = "begun"  # results of other settings are about to be replaced
+_REASON_CHARS = 200
 _READERS = 32
 _COLUMNS = ("path", "status", "version", "settings", "attempts", "written", "record")
 
@@ -27,7 +29,7 @@ class Row:
 
     Attributes:
         path: its relative path.
-        status: done, failed or quarantined.
+        status: done, failed, quarantined or begun.
         version: of its file, as the listing said; empty: unknown.
         settings: hash of what decides the result.
         attempts: how often it was tried with this version and these settings.
@@ -71,6 +73,8 @@ def write_shard(storage: Storage, name: str, rows: list[Row]) -> None:
     written = time.time()
     columns = {name: [getattr(row, name) for row in rows] for name in _COLUMNS}
     columns["written"] = [written] * len(rows)
+    # Names of files may be no UTF-8; the record, which is JSON, has them as they are.
+    columns["path"] = [row.path.encode("utf-8", "replace").decode() for row in rows]
     columns["record"] = [json.dumps(finite(row.record), allow_nan=False) for row in rows]
     data = io.BytesIO()
     pq.write_table(pa.table(columns), data, compression="zstd")
@@ -86,7 +90,10 @@ def read_shard(storage: Storage, name: str) -> list[Row]:
     with needs_extra("ray"):
         import pyarrow.parquet as pq
     content = pq.read_table(io.BytesIO(storage.read(name)))
-    return [Row(**{**row, "record": json.loads(row["record"])}) for row in content.to_pylist()]
+    rows = [Row(**{**row, "record": json.loads(row["record"])}) for row in content.to_pylist()]
+    for row in rows:
+        row.path = row.record.get("path", row.path)
+    return rows
 
 
 def read_rows(storage: Storage, names: Iterable[str]) -> dict[str, Row]:
@@ -98,7 +105,7 @@ def read_rows(storage: Storage, names: Iterable[str]) -> dict[str, Row]:
     with ThreadPoolExecutor(_READERS) as readers:
         for rows in readers.map(lambda name: read_shard(storage, name), shards):
             for row in rows:
-                row.record = {} if row.status != DONE else _kept(row.record)
+                row.record = _kept(row)
                 known = latest.setdefault(row.path, row)
                 if known is not row:
                     older, newer = sorted((known, row), key=lambda one: one.written)
@@ -107,7 +114,11 @@ def read_rows(storage: Storage, names: Iterable[str]) -> dict[str, Row]:
     return latest
 
 
-def _kept(record: dict[str, Any]) -> dict[str, Any]:
+def _kept(row: Row) -> dict[str, Any]:
     """What decides whether a picture is done; the rest would fill the memory of a long list."""
+    record = row.record
+    if row.status != DONE:
+        reason = {name: str(record[name]) for name in ("kind", "message") if name in record}
+        return {name: text[:_REASON_CHARS] for name, text in reason.items()}
     kept = {name: record[name] for name in ("output", "files", "saved") if name in record}
     return kept | ({"faces": [{}]} if record.get("faces") else {})

@@ -1,20 +1,37 @@
 import json
-import os
 import time
-from pathlib import Path
 
 import pytest
 
+from dr2pipe.core import lease as module
 from dr2pipe.core.errors import ConfigError, FolderInUseError
 from dr2pipe.core.lease import LEASE, Lease
 from dr2pipe.core.storage import Storage
 
 BEAT_S = 0.05
+ABOUT = {"input": "in", "--block": 4}
 
 
 @pytest.fixture
 def output(tmp_path):
     return Storage(str(tmp_path / "out"))
+
+
+@pytest.fixture
+def at_once(monkeypatch):
+    monkeypatch.setattr(module, "_SETTLE_S", 0)
+
+
+def lease_of(output, *, about=ABOUT, joins=False, beat_s=1.0):
+    return Lease(output, about, joins=joins, beat_s=beat_s)
+
+
+def of_another(output, *, beat=None, owner="0", **said):
+    """The file of a run on another machine; without ``said``, one that is at work."""
+    content = {"owner": owner, "beat": time.time() if beat is None else beat, **said}
+    name = f"{LEASE}{owner}.json"
+    output.write(name, json.dumps(content).encode())
+    return name
 
 
 def wait_until(condition):
@@ -24,78 +41,108 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def beat(output):
-    try:
-        return json.loads(output.read(LEASE))["beat"]
-    except ValueError:
-        return None
-
-
-def test_a_second_run_is_refused_and_the_lease_goes_at_the_end(output):
+def test_a_second_run_is_refused_and_nothing_stays(output, at_once):
     with (
-        Lease(output, beat_s=1),
+        lease_of(output) as first,
         pytest.raises(FolderInUseError, match=r"--join; if it was killed, start again in \d s"),
     ):
-        Lease(output, beat_s=1).__enter__()
-    with Lease(output, beat_s=BEAT_S):
+        lease_of(output).__enter__()
+    assert first.is_first
+    with lease_of(output):
         pass
-    assert output.find() == {}
+    assert output.names() == []
 
 
-def test_the_heart_beats(output):
-    with Lease(output, beat_s=BEAT_S):
-        first = beat(output)
-        wait_until(lambda: beat(output) not in (first, None))
+def test_those_that_join_keep_others_out_when_the_first_has_ended(output, at_once):
+    first, second = lease_of(output), lease_of(output, joins=True)
+    first.__enter__()
+    with second:
+        assert not second.is_first
+        assert len(first.others()) == len(second.others()) == 1
+        first.__exit__(None, None, None)
+        assert second.others() == []
+        with pytest.raises(FolderInUseError):
+            lease_of(output).__enter__()
+        with lease_of(output, joins=True):
+            pass
+    with lease_of(output, joins=True) as alone:
+        assert alone.is_first
 
 
-def test_a_dead_run_is_followed(output):
-    output.write(LEASE, json.dumps({"owner": "x", "beat": time.time() - 100}).encode())
-    with Lease(output, beat_s=BEAT_S) as lease:
-        assert json.loads(output.read(LEASE))["owner"] == lease.owner
+@pytest.mark.parametrize(
+    ("about", "said"),
+    [
+        ({"input": "other", "--block": 4}, "here: input$"),
+        ({"input": "in", "--block": 5}, "here: --block$"),
+        ({"input": "other", "--block": 5}, "here: input, --block$"),
+    ],
+)
+def test_who_joins_does_the_same(output, at_once, about, said):
+    with lease_of(output), pytest.raises(ConfigError, match=said):
+        lease_of(output, about=about, joins=True).__enter__()
 
 
-def test_a_run_that_is_overtaken_knows_and_leaves_the_lease_alone(output):
-    with Lease(output, beat_s=BEAT_S) as lease:
-        wait_until(lambda: beat(output))
-        for _ in range(3):  # a beat may be on its way
-            output.write(LEASE, json.dumps({"owner": "x", "beat": time.time()}).encode())
-            time.sleep(2 * BEAT_S)
-        wait_until(lambda: lease.is_lost)
-    assert json.loads(output.read(LEASE))["owner"] == "x"
+def test_the_heart_beats(output, at_once):
+    with lease_of(output, beat_s=BEAT_S) as lease:
+
+        def beat():
+            return json.loads(output.read(lease._name))["beat"]
+
+        first = beat()
+        wait_until(lambda: beat() != first)
 
 
-def test_of_two_at_once_one_wins(output, monkeypatch):
-    other = json.dumps({"owner": "x", "beat": time.time()}).encode()
+def test_a_dead_run_is_followed_and_knows_it_when_it_wakes(output, at_once):
+    asleep = lease_of(output, beat_s=BEAT_S)
+    asleep._say(is_at_work=True)
+    time.sleep(BEAT_S * 8)
+    with lease_of(output, beat_s=BEAT_S) as follower:
+        assert follower.is_first
+        asleep._thread.start()
+        wait_until(lambda: asleep.is_lost)
+        assert not follower.is_lost
+        asleep._ended.set()
+    assert output.names() == []
 
-    def create(name, data):
-        output.write(name, other)
-        return True
 
-    monkeypatch.setattr(output, "create", create)
-    with pytest.raises(FolderInUseError, match="just begun"):
-        Lease(output, beat_s=BEAT_S).__enter__()
+@pytest.mark.parametrize(
+    ("owner", "is_at_work", "stays"),
+    [("0", False, False), ("z", False, True), ("z", True, False)],
+)
+def test_of_two_that_begin_at_once_one_stays(output, monkeypatch, owner, is_at_work, stays):
+    """The other one's file comes between the first look and the second."""
+    monkeypatch.setattr(
+        module.time, "sleep", lambda _: of_another(output, owner=owner, is_at_work=is_at_work)
+    )
+    lease = lease_of(output)
+    if stays:
+        with lease:
+            pass
+        return
+    with pytest.raises(FolderInUseError):
+        lease.__enter__()
+    assert set(output.names()) - {".partial"} == {f"{LEASE}{owner}.json"}
 
 
-def test_nonsense_is_no_living_run(output):
-    output.write(LEASE, b"[]")
-    assert Lease(output).living() is None
-    output.write(LEASE, b"{")  # half of one: somebody is writing
-    assert Lease(output).living() is not None
+def test_two_that_join_at_once_both_stay(output, monkeypatch):
+    monkeypatch.setattr(
+        module.time, "sleep", lambda _: of_another(output, is_at_work=True, about=ABOUT)
+    )
+    with lease_of(output, joins=True):
+        pass
+
+
+def test_nonsense_is_no_run(output, at_once):
+    for number, content in enumerate([b"[]", b"{", b"", b"{}", b'{"beat": "soon"}']):
+        output.write(f"{LEASE}{number}.json", content)
+    with lease_of(output) as lease:
+        assert lease.is_first
 
 
 def test_an_output_that_cannot_be_written(output, monkeypatch):
-    def create(name, data):
+    def write(name, data):
         raise OSError("no such bucket")
 
-    monkeypatch.setattr(output, "create", create)
+    monkeypatch.setattr(output, "write", write)
     with pytest.raises(ConfigError, match="cannot be written: no such bucket"):
-        Lease(output).__enter__()
-
-
-def test_half_of_a_lease_that_a_kill_left_does_not_stay(output):
-    output.write(LEASE, b"")
-    assert Lease(output, beat_s=1).living() is not None  # somebody may be writing it
-    long_ago = time.time() - 3600
-    os.utime(Path(output.root, LEASE), (long_ago, long_ago))
-    with Lease(output, beat_s=BEAT_S):
-        assert beat(output) > long_ago
+        lease_of(output).__enter__()

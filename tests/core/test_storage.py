@@ -40,10 +40,24 @@ def test_what_is_written_is_listed_and_read(stored):
         stored.read("a/b.png")
 
 
-def test_a_file_is_created_once(stored):
-    assert stored.create("x", b"1")
-    assert not stored.create("x", b"2")
-    assert stored.read("x") == b"1"
+def test_names_of_the_folder_itself(stored):
+    assert stored.names() == []
+    for name in ("a", "b/c", ".d"):
+        stored.write(name, b"1")
+    assert set(stored.names()) - {".partial"} == {"a", "b", ".d"}
+
+
+def test_long_names_are_listed_as_they_are_written(stored):
+    for name in ("short.png", "x/" + "long" * 100 + ".png", "ä" * 200 + "/a.png"):
+        stored.write(name, b"1")
+        assert stored.listed_name(name) in stored.find()
+
+
+def test_two_colons_are_part_of_a_name(tmp_path):
+    stored = Storage(str(tmp_path))
+    stored.write("a::b.png", b"1")
+    assert read_url(f"file://{tmp_path}/a::b.png") == b"1"
+    assert read_url(f"{tmp_path}/a::b.png") == b"1"
 
 
 def test_versions_tell_that_a_file_changed(tmp_path):
@@ -99,8 +113,8 @@ def test_trouble_is_waited_out(waits):
         (FileNotFoundError("x"), 1),
         (PermissionError("x"), 1),
         (OSError(errno.ENOSPC, "full"), 1),
-        (ConnectionResetError("x"), 6),
-        (OSError(errno.EBUSY, "503"), 6),
+        (ConnectionResetError("x"), 10),
+        (OSError(errno.EBUSY, "503"), 10),
     ],
 )
 def test_some_errors_are_final(waits, error, calls):

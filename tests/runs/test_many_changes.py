@@ -2,8 +2,11 @@
 
 import dataclasses
 import json
+import os
 import pickle
-import time
+import shutil
+import socket
+import sys
 
 import pytest
 from conftest import make_pictures
@@ -11,14 +14,14 @@ from test_many import config_of, counts, fake_steps, places, pool, run  # noqa: 
 from test_photo_runs import photos, settings_for  # noqa: F401
 from test_runs import FakeNetwork
 
-from dr2pipe.core.errors import ConfigError, FolderInUseError
+from dr2pipe.core.errors import ConfigError, StorageError
 from dr2pipe.core.storage import Storage, absolute_url
-from dr2pipe.runs import on_ray, restore_many
+from dr2pipe.runs import many, on_ray, ray_cluster, restore_many
 from dr2pipe.runs.actor_places import find_places
 from dr2pipe.runs.many import Block, Item, ManyConfig
 from dr2pipe.runs.many_report import Progress
 from dr2pipe.runs.restore import RestoreConfig
-from dr2pipe.runs.shards import DONE, Row
+from dr2pipe.runs.shards import BEGUN, DONE, Row
 from dr2pipe.runs.steps import Steps
 
 pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
@@ -105,28 +108,197 @@ def test_faces_that_are_not_found_any_more_go(photos, model_folder, tmp_path, po
     ("overrides", "spread", "said"),
     [
         (["seed=3"], {}, "here: settings$"),
+        (["format=jpg"], {}, "here: settings$"),
+        (["save_compare=true"], {}, "here: settings$"),
         ([], {"block_pictures": 5}, "here: --block$"),
         ([], {"retries": 5, "block_pictures": 5}, "here: --block, --retries$"),
     ],
 )
 def test_who_joins_makes_the_same(places, pool, overrides, spread, said):  # noqa: F811
-    lease = restore_many.Lease(Storage(places[1]), beat_s=1)
-    steps = fake_steps(config_of(places).restore, "cpu")
-    lease.about = {
-        "input": absolute_url(places[0]), "settings": steps.settings_hash,
-        "--block": 4, "--retries": 2,
-    }  # fmt: skip
-    with lease:
+    asked = config_of(places)
+    restore = dataclasses.replace(
+        asked.restore, input=absolute_url(places[0]), output=absolute_url(places[1])
+    )
+    about = restore_many._about(dataclasses.replace(asked, restore=restore))
+    with restore_many.Lease(Storage(places[1]), about):
         with pytest.raises(ConfigError, match=said):
             run(places, *overrides, join=True, **spread)
-        other = str(places[0]) + "/more", places[1]
-        Storage(other[0]).write("a.png", b"x")
-        with pytest.raises(ConfigError, match=r"another input|here: input"):
-            run(other, join=True)
-    begun = {"owner": "x", "beat": time.time()}  # says nothing yet of what it does
-    Storage(places[1]).write(".lease.json", json.dumps(begun).encode())
-    with pytest.raises(FolderInUseError, match="just begun"):
-        run(places, join=True)
+        assert counts(run(places, join=True)) == (10, 0, 0)
+
+
+def test_pictures_of_another_run_are_not_counted_as_ones_own():
+    progress = Progress(total=4, done=0, given_up=[], price=None)
+    rows = [Row(str(number), DONE, "", "", 1, {}) for number in range(2)]
+    with progress:
+        progress.add(Block([], "x", rows=rows, actor="a", busy_s=1.0))
+        progress.add(Block([], "y", rows=rows, is_theirs=True))
+    assert counts(progress.summary) == (2, 2, 0)
+    assert progress.samples[-1][1] == 2
+
+
+# -- stores in trouble ------------------------------------------------------------------------
+
+
+def test_trouble_of_the_input_is_no_fault_of_its_pictures(places, pool, monkeypatch):  # noqa: F811
+    def refuses(url):
+        raise PermissionError("the token has expired")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(many, "read_url", refuses)
+        for _ in range(4):
+            assert counts(run(places)) == (0, 0, 10)
+    summary = json.loads(Storage(places[1]).read("summary.json"))
+    assert summary["failures"] == {"PermissionError": 10}
+    assert counts(run(places)) == (10, 0, 0)
+
+
+def test_blocks_whose_records_a_store_does_not_take_come_again(places, pool, monkeypatch):  # noqa: F811
+    write, refused = many.write_shard, []
+
+    def refuses_once(storage, name, rows):
+        if not refused:
+            refused.append(name)
+            raise OSError("503 Slow Down")
+        write(storage, name, rows)
+
+    monkeypatch.setattr(many, "write_shard", refuses_once)
+    pool.catches = True
+    assert counts(run(places)) == (10, 0, 0)
+    assert [sum(sizes) for sizes in pool.rounds] == [10, 4]
+    assert counts(run(places)) == (0, 10, 0)
+
+
+def test_a_store_that_takes_no_records_ends_the_run(places, pool, monkeypatch):  # noqa: F811
+    def refuses(storage, name, rows):
+        raise OSError("503 Slow Down")
+
+    monkeypatch.setattr(many, "write_shard", refuses)
+    pool.catches = True
+    with pytest.raises(StorageError, match="503 Slow Down"):
+        run(places)
+    assert len(pool.rounds) == 3
+
+
+@pytest.mark.parametrize("made_again", [1, 3])
+def test_making_results_again_is_no_failure(places, pool, made_again):  # noqa: F811
+    source, output = Storage(places[0]), Storage(places[1])
+    name = sorted(source.find())[0]
+    for _ in range(made_again):
+        run(places)
+        output.remove(f"restored/{name}")
+    whole = source.read(name)
+    source.remove(name)
+    source.write(name, b"no picture")
+    for attempt in range(1, 4):
+        pool.rounds.clear()
+        assert run(places).failed == 1
+        assert pool.rounds == [[1]], attempt
+    source.write(name, whole)
+
+
+def test_why_pictures_failed_is_not_forgotten(places, pool):  # noqa: F811
+    Storage(places[0]).write("bad.png", b"no picture")
+    for _ in range(4):
+        run(places)
+        summary = json.loads(Storage(places[1]).read("summary.json"))
+        assert summary["failures"] == {"PictureError": 1}
+        assert "not an image" in summary["failed_examples"][0]["message"]
+
+
+class OneSize(Steps):
+    """All results have as many bytes, as those of some formats have."""
+
+    def encode(self, done, read_again):
+        content = f"{self.settings['seed']:100}".encode()
+        return dict.fromkeys(self.names_of(done.loaded.job).values(), content)
+
+
+def test_a_kill_while_results_are_replaced(places, pool, monkeypatch):  # noqa: F811
+    """Where files have one size, only the records tell whose they are."""
+    write, output = many.write_shard, Storage(places[1])
+
+    def load(config, device):
+        steps = fake_steps(config, device)
+        kept = {one.name: getattr(steps, one.name) for one in dataclasses.fields(steps) if one.init}
+        return OneSize(**kept)
+
+    def killed(storage, name, rows):
+        if rows[0].status != BEGUN:
+            raise KeyboardInterrupt
+        write(storage, name, rows)
+
+    def seeds():
+        return {int(output.read(name)) for name in results(output)}
+
+    assert counts(run(places, "seed=1", load=load)) == (10, 0, 0)
+    with monkeypatch.context() as patched:
+        patched.setattr(many, "write_shard", killed)
+        with pytest.raises(KeyboardInterrupt):
+            run(places, "seed=2", load=load)
+    assert seeds() == {1, 2}
+    assert counts(run(places, "seed=1", load=load)) == (4, 6, 0)
+    assert seeds() == {1}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of bytes")
+def test_names_that_are_no_text(tmp_path, pool):  # noqa: F811
+    make_pictures(tmp_path / "in", 1)
+    (picture,) = (tmp_path / "in").iterdir()
+    for name in (b"caf\xe9.png", b"a::b.png", b"n" * 300 + b"/x.png"):
+        target = os.path.join(os.fsencode(tmp_path / "in"), name)
+        if len(name) < 200:
+            shutil.copy(picture, target)
+    places = str(tmp_path / "in"), str(tmp_path / "out")  # noqa: F811
+    assert counts(run(places)) == (3, 0, 0)
+    assert counts(run(places)) == (0, 3, 0)
+    # All of them fail: the report says so.
+    for name in os.listdir(os.fsencode(tmp_path / "in")):
+        with open(os.path.join(os.fsencode(tmp_path / "in"), name), "wb") as file:
+            file.write(b"no picture")
+    assert counts(run(places)) == (0, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["url,size", "{0},many"], "picture 1: its size is no number of bytes: many"),
+        (["url,name", "{0},a.png", ",b.png"], "picture 2: it has no url"),
+        (["url", "../in/a.png"], "picture 1: the name .* leads out"),
+        (["url,name", "{0},/etc/a.png"], "picture 1: the name .* absolute"),
+        (["url,size", "{0},nan"], "picture 1: its size"),
+        (["url,size", "{0},inf"], "picture 1: its size"),
+    ],
+)
+def test_lists_are_checked_before_work_starts(tmp_path, pool, lines, said):  # noqa: F811
+    make_pictures(tmp_path / "in", 1)
+    (picture,) = (tmp_path / "in").iterdir()
+    path = tmp_path / "list.csv"
+    path.write_text("\n".join(lines).format(picture))
+    with pytest.raises(ConfigError, match=said):
+        run((str(path), str(tmp_path / "out")))
+    assert pool.rounds == []
+
+
+def test_long_names_of_a_list_are_done_once(tmp_path, pool):  # noqa: F811
+    make_pictures(tmp_path / "in", 1)
+    (picture,) = (tmp_path / "in").iterdir()
+    path = tmp_path / "list.csv"
+    path.write_text(f"url,name\n{picture},{'signed' * 60}.png\n{picture},b.png\n")
+    places = str(path), str(tmp_path / "out")  # noqa: F811
+    assert counts(run(places)) == (2, 0, 0)
+    assert counts(run(places)) == (0, 2, 0)
+
+
+def test_no_credentials_are_one_sentence(places, pool, monkeypatch):  # noqa: F811
+    class NoCredentialsError(Exception):
+        pass
+
+    def refuses(self, name):
+        raise NoCredentialsError("Unable to locate credentials")
+
+    monkeypatch.setattr(Storage, "read", refuses)
+    with pytest.raises(ConfigError, match="no access; check the credentials"):
+        run(places)
 
 
 # -- what comes from other processes ----------------------------------------------------------
@@ -157,6 +329,30 @@ def test_relative_paths_mean_the_drivers(tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     on_ray._work_in(str(tmp_path / "elsewhere"))
     assert on_ray.os.getcwd() == str(tmp_path / "elsewhere")
+
+
+def test_machines_that_do_not_see_the_same_folders(tmp_path):
+    restore = RestoreConfig(input=str(tmp_path / "in"), output=str(tmp_path / "out"))
+    output = Storage(restore.output)
+    with pytest.raises(ConfigError, match=r"does not see .*out: several machines need a shared"):
+        on_ray._check_seen(restore, output)
+    output.write("run.yaml", b"")
+    with pytest.raises(ConfigError, match=r"does not see .*in: several machines need a shared"):
+        on_ray._check_seen(restore, output)
+    (tmp_path / "in").mkdir()
+    on_ray._check_seen(restore, output)
+
+
+def test_a_cluster_that_does_not_answer_is_one_sentence():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        for url in (address, f"ray://{address}"):
+            with pytest.raises(ConfigError, match="no cluster answers at RAY_ADDRESS"):
+                ray_cluster._check_address(url)
+        server.listen()
+        ray_cluster._check_address(address)
+    ray_cluster._check_address("auto")
 
 
 def node(cpus, gpus=0):
