@@ -15,12 +15,13 @@ import numpy as np
 import numpy.typing as npt
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import Dr2pipeError, PictureError
+from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
 from dr2pipe.core.foreign import read_object
 from dr2pipe.core.images import Pixels
 from dr2pipe.core.pairing import Pairing
 from dr2pipe.core.records import RunRecords
 from dr2pipe.data.folders import FaceDataset, written_name
+from dr2pipe.data.shards import are_shards
 
 PLAN = "coarse.json"  # holds the number of variants that a complete folder has
 CLEAN = "clean"  # the faces of an .npz, as files
@@ -99,6 +100,8 @@ class CoarseCache:
     def _sha256_of(self, faces: FaceDataset, place: int) -> str:
         """Of the file that the coarse versions of a face are to be made of."""
         name = faces.names[place]
+        if are_shards(str(faces.root)):
+            raise ConfigError(f"{faces.root}: tar files have no coarse versions; use a folder")
         if faces.pixels is None:
             return images.hash_bytes(images.read_file(name))
         path = files.safe_join(self.folder / CLEAN, written_name(name))

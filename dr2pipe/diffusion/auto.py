@@ -87,6 +87,9 @@ class AutoSetting:
                 chosen.append((self.fallback, 0.5))
                 continue
             best = int(row.argmax())
+            if len(row) == 1:
+                chosen.append((best, 0.5))
+                continue
             other = self.fixed if best != self.fixed else int(row.argsort()[-2])
             deviation = self.deviation[best if best != self.fixed else other]
             lead = (row[best] - row[other]) / max(deviation, 1e-9)

@@ -193,9 +193,13 @@ def _as_pixels(image: object) -> npt.NDArray[np.uint8]:
         )
     if image.dtype == np.uint8:
         return image
-    if not np.issubdtype(image.dtype, np.floating) or image.min() < 0 or image.max() > 1:
+    if not np.issubdtype(image.dtype, np.floating) or not _is_in_unit_range(image):
         raise PictureError("an array must be uint8, or float in [0,1]")
     return np.round(image * 255).astype(np.uint8)
+
+
+def _is_in_unit_range(image: npt.NDArray[Any]) -> bool:
+    return bool(image.min() >= 0 and image.max() <= 1)  # not of NaN
 
 
 def _as_output(coarse: torch.Tensor, output_type: str) -> ImageOutput:

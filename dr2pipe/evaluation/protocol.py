@@ -21,6 +21,7 @@ from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError, Unreada
 from dr2pipe.core.foreign import read_csv, read_text
 from dr2pipe.core.pairing import MadeFiles, Pairing, normalised
 from dr2pipe.data.folders import FaceDataset
+from dr2pipe.data.shards import are_shards
 from dr2pipe.degradations import check_degradation
 from dr2pipe.diffusion.stage1 import DR2Config
 from dr2pipe.restoration.restorer import EnhancerConfig
@@ -148,6 +149,10 @@ class CleanSet:
         if config.limit is not None and config.limit < 1:
             raise ConfigError(f"clean.limit={config.limit} must be at least 1")
         self.config, self.size = config, size
+        if are_shards(str(config.path)):
+            raise ConfigError(
+                f"clean.path={config.path}: a study takes a folder or an .npz, no tar"
+            )
         self._faces = FaceDataset(config.path, size=size, sources=config.sources, flip=False)
         self.paths = self._faces.names[: config.limit]
         self.names = [self._faces.relative(name) for name in self.paths]

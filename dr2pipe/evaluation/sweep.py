@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -170,14 +171,24 @@ def _write_results(
     return _as_text(summary)
 
 
+def _known(value: float) -> float:
+    return value if math.isfinite(value) else -math.inf
+
+
 def _summarise(
     config: SweepConfig, points: dict[str, DR2Config], study: Study, rows: list[Row]
 ) -> dict[str, Any]:
     labels = [d.label for d in study.degradations]
 
     def mean_of(name: str, metric: str, label: str | None = None) -> float:
-        chosen = [r for r in rows if label in (None, r["degradation"])]
-        return float(np.mean([row["values"][name][metric] for row in chosen]))
+        chosen = [row["values"] for row in rows if label in (None, row["degradation"])]
+        # Where a metric fails for one point, no face is found for example, it counts for none.
+        known = [
+            values[name][metric]
+            for values in chosen
+            if all(math.isfinite(one[metric]) for one in values.values() if metric in one)
+        ]
+        return float(np.mean(known)) if known else math.nan
 
     described: list[dict[str, Any]] = []
     for name in study.methods.configs:
@@ -205,7 +216,7 @@ def _summarise(
     chosen = config.metrics[0]
     sign = 1 if METRICS[chosen].better == "higher" else -1
     best = {
-        label: max(tried, key=lambda p: sign * p["values"][label][chosen])["id"]
+        label: max(tried, key=lambda p: _known(sign * p["values"][label][chosen]))["id"]
         for label in [*labels, "mean"]
     }
     shared = float(np.sum([row["made_calls"] for row in rows]))

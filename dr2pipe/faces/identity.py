@@ -71,7 +71,7 @@ class References:
         for path in paths:
             name = path.relative_to(folder).as_posix()
             try:
-                pixels = images.read_image(path).pixels
+                pixels = images.decode_image(images.read_file(path), whole_photo=True).pixels
                 faces = detect(pixels, name)
             except PictureError as error:
                 without[name] = str(error)

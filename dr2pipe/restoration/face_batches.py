@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,7 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, is_out_of_memory
+from dr2pipe.restoration.face_notes import describe_faces
 from dr2pipe.restoration.gentler import gentler_removers
 from dr2pipe.restoration.restorer import Restorer
 from dr2pipe.restoration.same_person import SamePerson
@@ -166,35 +168,23 @@ class FaceRestorer:
     def _restore(
         self, restorer: Restorer, degraded: torch.Tensor, seeds: list[int]
     ) -> list[RestoredFace]:
-        notes: list[dict[str, Any]] = [{} for _ in seeds]
+        found, nearest = None, None
         if self.samples == 1:
             result = restorer(degraded, seeds)
-            coarse, restored = result.coarse, result.restored
-            in_fp32, choices = result.in_fp32, result.choices
         else:
             found = sample_restorer(restorer, degraded, seeds, self.samples)
-            combined = found.combined(self.combine)
-            coarse, restored = combined.coarse, combined.restored
-            in_fp32, choices = combined.in_fp32, combined.choices
+            result = found.combined(self.combine)
             if self.same_person is not None and self.same_person.references is not None:
                 nearest = self.same_person.nearest(found.faces.cpu())
                 chosen = torch.tensor([best for best, _ in nearest]), torch.arange(len(seeds))
-                coarse, restored = found.coarse.cpu()[chosen], found.faces.cpu()[chosen]
-                for note, (_, choice_note) in zip(notes, nearest, strict=True):
-                    note["nearest_to_references"] = choice_note
-            spread = found.spread.cpu().double().mean(dim=(1, 2, 3)) * 127.5
-            for note, value, varies in zip(notes, spread.tolist(), found.varies, strict=True):
-                note["spread"] = round(value, 3) if varies else None
-        for note, choice in zip(notes, choices or [], strict=False):
-            if choice.note is not None:
-                note["auto"] = choice.note
-        for note, by_enhancer in zip(notes, restorer.notes(coarse), strict=True):
-            note.update(by_enhancer)
-        coarse, restored = coarse.cpu(), restored.cpu()
-        warning = "not finite in low precision, restored again in float32"
+                result = dataclasses.replace(
+                    result, coarse=found.coarse.cpu()[chosen], restored=found.faces.cpu()[chosen]
+                )
+        notes, warnings = describe_faces(restorer, result, found)
+        for note, (_, choice_note) in zip(notes, nearest or [], strict=False):
+            note["nearest_to_references"] = choice_note
+        coarse, restored = result.coarse.cpu(), result.restored.cpu()
         return [
-            RestoredFace(
-                coarse[i : i + 1], restored[i : i + 1], notes[i], [warning] if in_fp32[i] else []
-            )
+            RestoredFace(coarse[i : i + 1], restored[i : i + 1], notes[i], warnings[i])
             for i in range(len(seeds))
         ]

@@ -16,8 +16,8 @@ def gentler_removers(remover: Remover | AutoRemover | None) -> list[tuple[Remove
     """Stage 1 with N and τ halved once, and twice; and these settings, for the manifest.
 
     A smaller N keeps more of the input, and a smaller τ leaves less to be made up. The table of
-    DR2's paper gives ω (:func:`dr2pipe.diffusion.timesteps.default_omega`). Low-pass filters other
-    than the bicubic one stay as they are. Settings that change nothing are left out.
+    DR2's paper gives ω (:func:`dr2pipe.diffusion.timesteps.default_omega`), where that is not more
+    than before. Low-pass filters other than the bicubic one stay as they are. Settings that change nothing are left out.
     """
     if isinstance(remover, AutoRemover):
         # The strongest candidate: its halves are gentler than most.
@@ -32,7 +32,7 @@ def gentler_removers(remover: Remover | AutoRemover | None) -> list[tuple[Remove
         if isinstance(low_pass, BicubicLowPass):
             factor = max(1, low_pass.factor >> halving)
             low_pass = BicubicLowPass(factor)
-        omega = default_omega(tau, factor or 1, remover.num_steps)
+        omega = max(tau, min(default_omega(tau, factor or 1, remover.num_steps), remover.omega))
         if factor is None:
             omega = tau + remover.omega - remover.tau
         calls = remover.num_evaluations and min(remover.num_evaluations, omega - tau + 1)

@@ -137,7 +137,8 @@ def _as_given(image: Any, levels: images.Levels, picture: images.Picture) -> Any
     own = picture.own
     if own is not None and own.is_other_than_srgb and own.profile is None:
         levels = own.to_srgb(levels)  # nothing that Pillow saves would say in which space they are
-    result = Image.fromarray(images.reduced(levels))
+    is_deep = image.mode.startswith("I;16") and levels.dtype == np.uint16 and levels.ndim == 2
+    result = Image.fromarray(levels if is_deep else images.reduced(levels))
     if picture.alpha is not None:
         result.putalpha(Image.fromarray(images.reduced(picture.alpha)))
     if own is not None and own.profile is not None:

@@ -13,6 +13,7 @@ import torch
 from dr2pipe.core import images
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.restoration.batch_size import resolve_batch_size
+from dr2pipe.restoration.face_notes import LEVELS_PER_UNIT, describe_faces
 from dr2pipe.restoration.inpainter import (
     Inpainter,
     load_inpainter,
@@ -30,13 +31,8 @@ from dr2pipe.runs.restore_notes import describe_repair, describe_settings, text_
 from dr2pipe.runs.result_folders import COARSE, COMPARE, REPAIRED, RESTORED, SPREAD
 from dr2pipe.runs.steps import Steps
 
-_LEVELS_PER_UNIT = 127.5
 # A spread map is this many times brighter than the standard deviation in levels of 255.
 SPREAD_BRIGHTNESS = 4
-_NO_SPREAD = (
-    "the automatic setting left out stage 1, whose noise makes samples differ: the spread is "
-    "unknown, and the black spread map does not mean certainty"
-)
 
 
 def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
@@ -170,22 +166,12 @@ def _fetch(
     inputs: torch.Tensor | None,
 ) -> BatchResult:
     """What is written of a batch; ``found`` are the samples that the result was combined of."""
-    notes: list[dict[str, Any]] = [{} for _ in pictures]
-    warnings: list[list[str]] = [[] for _ in pictures]
+    notes, warnings = describe_faces(restorer, result, found)
     results: dict[str, list[npt.NDArray[Any]]] = {}  # (H,W,3) of each picture by result folder
     if found is not None:
-        levels = found.spread.cpu().double() * _LEVELS_PER_UNIT  # (B,1,H,W)
+        levels = found.spread.cpu().double() * LEVELS_PER_UNIT  # (B,1,H,W)
         grey = images.round_to_uint8((levels * SPREAD_BRIGHTNESS).permute(0, 2, 3, 1).numpy())
         results[SPREAD] = list(grey.repeat(3, axis=3))
-        for i, spread in enumerate(levels.mean(dim=(1, 2, 3)).tolist()):
-            notes[i]["spread"] = round(spread, 3) if found.varies[i] else None
-            if not found.varies[i]:
-                warnings[i].append(_NO_SPREAD)
-    for i, choice in enumerate(result.choices):
-        if choice.note is not None:
-            notes[i]["auto"] = choice.note
-    for note, by_enhancer in zip(notes, restorer.notes(result.coarse), strict=True):
-        note.update(by_enhancer)
     wanted = {*outputs, *((COARSE, RESTORED) if COMPARE in outputs else ())}
     tensors = ((COARSE, result.coarse), (RESTORED, result.restored), (REPAIRED, pictures))
     for name, tensor in tensors:
@@ -197,9 +183,6 @@ def _fetch(
         columns += [results[COARSE], results[RESTORED]]
         rows = zip(*columns, strict=True)
         results[COMPARE] = [side_by_side([images.reduced(p) for p in row]) for row in rows]
-    for i, retried in enumerate(result.in_fp32):
-        if retried:
-            warnings[i].append("not finite in low precision, restored again in float32")
     pixels: list[dict[str, Result | None]] = [
         {name: results[name][i] for name in outputs} for i in range(len(pictures))
     ]

@@ -12,7 +12,7 @@ from typing import Any
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import versions
+from dr2pipe.core.records import check_output, versions
 from dr2pipe.faces import (
     DetectorConfig,
     align,
@@ -118,11 +118,11 @@ def cut_faces(config: CutConfig) -> RunSummary:
             "versions": versions(),
         },
     )
+    if process_state().is_main_process:
+        check_output(config.output, [TABLE])
     summary = run.run()
     if process_state().is_main_process:
-        records = run.records.finished()
-        here = {job.relative for job in run.jobs}
-        table = _table([records[path] for path in sorted(here & records.keys())])
+        table = _table(run.made_records())
         data = table.encode("utf-8", "surrogateescape")
         files.write_bytes(Path(config.output) / TABLE, data)
     return summary

@@ -98,14 +98,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
         check_output(config.output, [PARAMETERS])
     summary = run.run()
     if process_state().is_main_process:
-        # The manifest may hold lines of an earlier run with other settings.
-        valid = {job.relative for job in run.jobs}
-        records = [
-            record
-            for path, record in sorted(run.records.finished().items())
-            if path in valid and record.get("settings") == run.settings_hash
-        ]
-        table = _csv_of(records, settings)
+        table = _csv_of(run.made_records(), settings)
         # File names of other encodings keep their bytes.
         data = table.encode("utf-8", "surrogateescape")
         files.write_bytes(Path(config.output) / PARAMETERS, data)

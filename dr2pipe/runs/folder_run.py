@@ -85,6 +85,15 @@ class FolderRun:
         self.stop_requested = False
         self._summary_lock = threading.Lock()
 
+    def made_records(self) -> list[dict[str, Any]]:
+        """After a run: what the manifest says of its pictures, by path, if made with its settings."""
+        finished, here = self.records.finished(), {job.relative for job in self.jobs}
+        return [
+            record
+            for path, record in sorted(finished.items())
+            if path in here and record.get("settings") == self.settings_hash
+        ]
+
     def run(self) -> RunSummary:
         """Process what is missing or changed; returns the counts over all processes."""
         state = process_state()

@@ -263,7 +263,7 @@ def prepare_paired(
     prepared = {}
     for name, data in found.items():
         try:
-            decoded = images.decode_image(data, max_pixels=max_pixels)
+            decoded = images.decode_image(data, max_pixels=max_pixels, whole_photo=True)
             prepared[name] = paired[name].prepare(decoded, picture)
         except PictureError as error:
             raise PictureError(f"its {name}: {error}") from None

@@ -91,6 +91,12 @@ def _check_mode(config: RestoreConfig) -> None:
         "scale": config.scale if config.scale != 1 else None,
         **{name: getattr(config, name) or None for name in ("save_faces", "boxes", "strict")},
     }
+    for section in ("faces", "paste"):
+        given = vars(getattr(config, section))
+        usual = vars(getattr(RestoreConfig(), section))
+        differing = {name: given[name] for name in given if given[name] != usual[name]}
+        of_photos |= {f"{section}.{name}": v for name, v in differing.items() if name != "mode"}
+    of_photos["identity.measure"] = config.identity.measure or None
     for name, value in of_photos.items():
         if value is not None:
             raise ConfigError(

@@ -105,10 +105,19 @@ def _without_paths(values: dict[str, Any]) -> dict[str, Any]:
         name: _without_paths(value)
         if isinstance(value, dict)
         else Path(value).name
-        if isinstance(value, str) and Path(value).is_absolute()
+        if isinstance(value, str) and _is_path(value)
         else value
         for name, value in values.items()
     }
+
+
+def _is_path(value: str) -> bool:
+    """Whether a text is a path, and not, say, a model's name on a hub, which has a slash too."""
+    path = Path(value)
+    try:
+        return path.is_absolute() or (len(path.parts) > 1 and path.exists())
+    except (OSError, ValueError):  # such as a name too long
+        return False
 
 
 def _hash_of(path: str | None) -> str | None:

@@ -188,7 +188,11 @@ class Steps:
             picture.warnings.append(
                 f"{width}x{height} reduced: the result has {self.output_size} pixels a side"
             )
-        return images.to_tensor(picture.pixels) if self.size is None else picture.resized(self.size)
+        if self.size is None:
+            return images.to_tensor(picture.pixels)
+        if height != width:
+            picture.warnings.append(f"{width}x{height} squeezed to a square")
+        return picture.resized(self.size)
 
     # -- process -----------------------------------------------------------------------------
 

@@ -21,6 +21,8 @@ from dr2pipe.core import images
 from dr2pipe.core.config import load_config, to_yaml
 from dr2pipe.core.errors import ConfigError, picture_named
 from dr2pipe.core.processes import process_state
+from dr2pipe.faces import build_detector
+from dr2pipe.faces.listed import ListedDetector
 from dr2pipe.runs.jobs import Job
 from dr2pipe.runs.restore import load_steps
 from dr2pipe.runs.restore_config import RestoreConfig, check_config
@@ -73,7 +75,7 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
     """
     for path in (result, original):
         with picture_named(path):
-            images.check_file(path)
+            images.check_file(path, is_face=False)
     if images.read_file(result) == images.read_file(original):
         return Verdict(0.0, 0, ["the result is the original itself: nothing was restored in it"])
     said = _said_by(result)
@@ -88,11 +90,11 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
             "so: --set dr2.model=FOLDER, --set enhancer.weights=FOLDER"
         ) from None
     steps.picture_seed = said["seed"]
-    there = _samples(images.decode_image(images.read_file(result), keep_own=True))
+    there = _samples(images.decode_result(images.read_file(result), keep_own=True))
 
     def compare() -> tuple[float | None, int]:
-        made = _make_again(steps, Path(original), Path(result))
-        return _compare(there, _samples(images.decode_image(made, keep_own=True)))
+        made = _make_again(steps, config, Path(original), Path(result))
+        return _compare(there, _samples(images.decode_result(made, keep_own=True)))
 
     differing, largest = compare()
     reasons = _reasons(said, steps, made_on(device))
@@ -154,14 +156,15 @@ def _config_of(said: dict[str, Any], original: Path, overrides: Sequence[str]) -
         return load_config(RestoreConfig, path, overrides)
 
 
-def _make_again(steps: Steps, original: Path, result: Path) -> bytes:
+def _make_again(steps: Steps, config: RestoreConfig, original: Path, result: Path) -> bytes:
     """The file of the result, made again."""
+    name = _name_in_run(config, original)
     ending = ".png" if result.suffix == "" else result.suffix
-    job = Job(original, original.name, f"{original.stem}{ending}")
+    job = Job(original, name, f"{original.stem}{ending}")
     later = re.search(r"\.page(\d+)$", result.stem)  # of a file with several pages
     if later is not None and not original.stem.endswith(later[0]):
         number = int(later[1])
-        job = Job(original, f"{original.name}#{number}", f"{result.stem}{ending}", number - 1)
+        job = Job(original, f"{name}#{number}", f"{result.stem}{ending}", number - 1)
     data = images.read_file(original)
     sha256 = images.hash_bytes(data)
     paired = {}
@@ -175,6 +178,17 @@ def _make_again(steps: Steps, original: Path, result: Path) -> bytes:
     main = steps.names_of(job)[steps.outputs[0]]
     only = dataclasses.replace(done, pixels={steps.outputs[0]: done.pixels[steps.outputs[0]]})
     return steps.encode(only, lambda: data)[main]
+
+
+def _name_in_run(config: RestoreConfig, original: Path) -> str:
+    """The original's path below the run's input, as far as it matters: in a list of faces."""
+    if config.faces.mode != "photos" or config.faces.name != "file":
+        return original.name
+    detector = build_detector(config.faces)
+    assert isinstance(detector, ListedDetector)
+    place = original.resolve().as_posix()
+    names = [name for name in detector.entries if place.endswith(f"/{name}")]
+    return max(names, key=len, default=original.name)
 
 
 def _samples(picture: images.Picture) -> npt.NDArray[Any]:

@@ -125,7 +125,7 @@ class VideoRun:
             config.faces, min_score=config.faces.min_score * SCORE_SLACK
         )
         self.detector = detector or build_detector(looked_for)
-        has_network = config.identity.measure and weights_file() is not None
+        has_network = config.identity.measure is not False and weights_file() is not None
         self.embed = embed or (load_identity(restorer.device).embed if has_network else None)
         self.engine = VideoEngine(
             restorer,

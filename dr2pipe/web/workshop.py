@@ -228,7 +228,7 @@ class Workshop:
         restore_folder(config, loaded=self.engine(config), watch=say)
         record = _record_of(output, photo)
         restored = output / record["output"]
-        shown = images.decode_image(images.read_file(restored), whole_photo=True)
+        shown = images.decode_result(images.read_file(restored))
         after = write_preview(shown.pixels, output / "shown" / f"{restored.name}.png")
         faces = sorted((output / "faces").glob(f"{restored.stem}/*_restored.png"))
         marked = bool(wish.marks and photo.marks)

@@ -184,7 +184,7 @@ def test_every_page_of_any_tiff_is_itself_and_upright(pages, kind):
         upright = upright[:, ::-1] if turned in (2, 3, 6, 7) else upright
         assert picture.bits == bits
         assert (picture.own.levels == upright).all()
-        assert not picture.warnings or "squeezed" in "".join(picture.warnings)
+        assert not picture.warnings
 
 
 @pytest.mark.parametrize("turned", range(1, 9))

@@ -41,7 +41,7 @@ def test_formats(kind):
     picture = decode_image(encoded(rgb(), kind, **options.get(kind, {})))
     assert picture.pixels.shape == (24, 32, 3)
     assert np.abs(picture.pixels.astype(int) - PIXELS).max() <= (6 if kind == "JPEG" else 0)
-    assert picture.warnings == ["32x24 squeezed to a square"]
+    assert picture.warnings == []
 
 
 def test_grey_palette_and_bilevel_become_rgb():
@@ -237,3 +237,17 @@ def test_writing_is_whole_or_not_at_all(tmp_path, monkeypatch):
         images.write_png(target, PIXELS[::-1])
     assert target.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.png"]
+
+
+def test_results_may_have_any_shape_and_be_large(tmp_path, monkeypatch):
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (400, 20)).save(path)
+    with pytest.raises(PictureError, match="too narrow"):
+        images.check_file(path)
+    assert images.check_file(path, is_face=False) == (400, 20)
+    assert images.decode_result(path.read_bytes()).pixels.shape == (20, 400, 3)
+    monkeypatch.setattr(images.reading, "MAX_RESULT_PIXELS", 400 * 20 - 1)
+    with pytest.raises(PictureError, match="more than"):
+        images.check_file(path, is_face=False)
+    with pytest.raises(PictureError, match="more than"):
+        images.decode_result(path.read_bytes())

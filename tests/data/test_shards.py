@@ -16,6 +16,7 @@ from dr2pipe.core.errors import ConfigError, Dr2pipeError, MissingPackageError, 
 from dr2pipe.core.storage import StoredObject
 from dr2pipe.data.folders import FaceDataset
 from dr2pipe.data.shards import Shards, are_shards, expand
+from dr2pipe.evaluation.protocol import CleanConfig, CleanSet
 
 
 @pytest.fixture(autouse=True)
@@ -175,3 +176,8 @@ def test_what_is_refused_before_work(tmp_path, shards):
     (tmp_path / "other/a.tar").write_bytes(b"")
     with pytest.raises(Dr2pipeError):
         Shards(f"{tmp_path}/{{a,other/a}}.tar")
+
+
+def test_tar_files_are_refused_where_faces_must_be_files(shards):
+    with pytest.raises(ConfigError, match="a study takes a folder"):
+        CleanSet(CleanConfig(path=str(shards)), 16)

@@ -207,3 +207,12 @@ def test_coarse_faces_are_not_made_automatically(pictures, tmp_path, model_folde
     )  # fmt: skip
     assert done.returncode == 2
     assert "drawn settings, not dr2.mode=auto" in done.stderr
+
+
+def test_a_setting_with_one_candidate_takes_it():
+    setting = AutoSetting(
+        model_sha256="", sweep="", candidates=[{"enabled": False}], fixed=0, fallback=0,
+        mean=[0.0] * len(FEATURES), scale=[1.0] * len(FEATURES), inverse=np.eye(10).tolist(),
+        farthest=1e9, weights=np.zeros((INPUTS, 1)).tolist(), deviation=[1.0],
+    )  # fmt: skip
+    assert setting.choose(torch.zeros(2, 3, 32, 32)) == [(0, 0.5)] * 2

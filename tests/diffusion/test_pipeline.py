@@ -1,4 +1,5 @@
 import json
+import math
 
 import numpy as np
 import pytest
@@ -8,7 +9,8 @@ from diffusers import DDPMPipeline, DDPMScheduler
 from PIL import Image
 from safetensors.torch import save_file
 
-from dr2pipe.core.errors import CheckpointError, ConfigError
+from dr2pipe.core.errors import CheckpointError, ConfigError, PictureError
+from dr2pipe.diffusion import pipeline as pipeline_module
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
@@ -168,3 +170,11 @@ def test_a_foreign_folder_is_checked_before_diffusers_sees_it(unet, tmp_path, fi
         DR2Pipeline.from_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=says):
         load_ddpm(tmp_path)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1, 1.1])
+def test_arrays_that_are_no_pictures(value):
+    array = np.full((8, 8, 3), 0.5, np.float32)
+    array[3, 3, 1] = value
+    with pytest.raises(PictureError, match=r"float in \[0,1\]"):
+        pipeline_module._as_pixels(array)

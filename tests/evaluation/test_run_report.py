@@ -108,7 +108,7 @@ def test_moved_photos(finished, run, tmp_path):
     marker = run / "run.yaml"
     marker.write_text(marker.read_text().replace(str(finished / "in"), str(tmp_path / "gone")))
     page = Page(write_run_report(run))
-    assert "6 faces are not shown: their pictures are no longer in" in page.text
+    assert "6 faces are not shown: their pictures cannot be read in" in page.text
     assert cli.main(["report", str(run), "--input", str(finished / "in")]) == 0
     assert "not shown" not in Page(run / "report.html").text
 

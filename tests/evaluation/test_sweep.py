@@ -1,6 +1,8 @@
 import csv
 import dataclasses
 import json
+import math
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -8,6 +10,8 @@ from conftest import make_pictures, make_unet, run_here
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion.stage1 import DR2Config
+from dr2pipe.evaluation import sweep as sweep_module
 from dr2pipe.evaluation.shared_unet import SharedUNet
 from dr2pipe.evaluation.sweep import SweepConfig, grid_points, pareto_front, sweep
 from dr2pipe.metrics import METRICS
@@ -167,3 +171,32 @@ def test_a_shared_network_computes_once():
         assert not torch.equal(shared(x, 8).sample, first)
         assert not torch.equal(shared(x + 1, 7).sample, first)
     assert (shared.requested, shared.computed) == (8, 6)
+
+
+def test_what_a_metric_does_not_know_decides_nothing():
+    points = {"p00": DR2Config(), "p01": DR2Config(tau=10)}
+    errors = {"p00": [50.0, math.nan, 52.0], "p01": [5.0, 6.0, 4.0]}
+
+    def row(number):
+        values = {
+            name: {"landmark_error": errors[name][number], "fidelity": 1.0, "removal": 1.0}
+            for name in points
+        }
+        calls = dict.fromkeys(points, 1)
+        return {
+            "degradation": "mild", "picture": str(number), "values": values, "calls": calls,
+            "made_calls": 1,
+        }  # fmt: skip
+
+    study = SimpleNamespace(
+        degradations=[SimpleNamespace(label="mild")], methods=SimpleNamespace(configs=points),
+        clean=[0, 1, 2], hash="h", description={},
+    )  # fmt: skip
+    config = SweepConfig(name="n", metrics=["landmark_error"])
+    summary = sweep_module._summarise(config, points, study, [row(number) for number in range(3)])
+    assert summary["best"] == {"mild": "p01", "mean": "p01"}
+    means = [point["values"]["mean"]["landmark_error"] for point in summary["points"]]
+    assert means == [51.0, 4.5]  # of the faces for which both have one
+    errors["p00"] = [math.nan] * 3
+    summary = sweep_module._summarise(config, points, study, [row(number) for number in range(3)])
+    assert summary["best"]["mean"] in points

@@ -319,3 +319,15 @@ def test_from_preset(model_folder):
         dr2pipe.PhotoRestorer.from_preset("best")
     with pytest.raises(ConfigError, match="whole photos"):
         dr2pipe.PhotoRestorer.from_preset("default", faces__mode="aligned", **settings)
+
+
+def test_grey_pictures_of_16_bits_keep_them():
+    levels = np.random.default_rng(0).integers(0, 65536, (40, 50), dtype=np.uint16)
+    restorer = PhotoRestorer.from_preset(
+        "default",
+        **{"dr2.enabled": False, "enhancer.name": "none", "faces.name": "none"},
+        **{"identity.measure": False},
+    )
+    result = restorer(Image.fromarray(levels)).image
+    assert result.mode == "I;16"
+    assert np.array_equal(np.asarray(result), levels)

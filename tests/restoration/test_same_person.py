@@ -157,3 +157,13 @@ def test_references_choose_among_samples(model_folder):
 def test_invalid_settings(config, samples, says):
     with pytest.raises(ConfigError, match=says):
         load_same_person(config, samples, torch.device("cpu"))
+
+
+@pytest.mark.parametrize(("factor", "tau", "omega"), [(16, 10, 12), (8, 22, 24), (1, 4, 4)])
+def test_gentler_settings_never_forget_more(model_folder, factor, tau, omega):
+    remover, _ = load_remover(
+        DR2Config(model=str(model_folder), factor=factor, tau=tau, omega=omega)
+    )
+    for changed, settings in gentler_removers(remover):
+        assert settings["tau"] <= settings["omega"] <= omega
+        assert changed.tau <= tau

@@ -104,3 +104,11 @@ def test_sizes_out_of_range(photos, tmp_path, changes):
     with pytest.raises(ConfigError, match="must be at least 16, and min_px="):
         cut_faces(config_for(photos, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_table_of_the_user_stays(photos, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/faces.csv").write_text("mine")
+    with pytest.raises(ConfigError, match=r"holds faces\.csv, which no run"):
+        cut_faces(config_for(photos, tmp_path / "out"))
+    assert (tmp_path / "out/faces.csv").read_text() == "mine"

@@ -41,6 +41,8 @@ def test_copies_keep_their_size_and_parameters_are_listed(mixed, tmp_path):
     assert [r["path"] for r in rows] == sorted(r["path"] for r in rows)
     assert len({r["sigma_x_px"] for r in rows}) == 5
     assert all(20 <= int(r["jpeg_quality"]) <= 50 and r["degradation"] == "severe" for r in rows)
+    lines = (tmp_path / "o/manifest.jsonl").read_text().splitlines()
+    assert not any(json.loads(line)["warnings"] for line in lines)  # nothing is made square
 
 
 def test_a_picture_depends_on_seed_and_path_alone(mixed, tmp_path):

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dr2pipe.core.records import RunRecords
+from dr2pipe.runs import restore_notes
 from dr2pipe.runs.restore_notes import describe_notes
 
 
@@ -58,3 +59,22 @@ def test_a_manifest_of_any_values_is_described(changes):
         assert said[0].startswith("faces: ")
         for record in RunRecords(folder).finished().values():
             assert all(isinstance(warning, str) for warning in record.get("warnings", []))
+
+
+def test_a_result_names_no_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("customers/jane").mkdir(parents=True)
+    Path("customers/jane/faces.json").write_text("{}")
+    given = {
+        "faces": {"file": "customers/jane/faces.json"},
+        "dr2": {"model": "google/ddpm-celebahq-256", "student": str(tmp_path / "runs/final")},
+        "format": "png",
+        "long": "x/" * 5000,
+    }
+    kept = restore_notes._without_paths(given)
+    assert kept == {
+        "faces": {"file": "faces.json"},
+        "dr2": {"model": "google/ddpm-celebahq-256", "student": "final"},
+        "format": "png",
+        "long": given["long"],
+    }

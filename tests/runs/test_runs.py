@@ -36,6 +36,7 @@ from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.jobs import find_jobs
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.restore import RestoreConfig, restore_folder
+from dr2pipe.runs.restore_config import check_config
 from dr2pipe.runs.steps import Steps
 
 SCRIPT = ROOT / "scripts" / "restore.py"
@@ -200,8 +201,8 @@ def test_alpha_and_exif_come_along(tmp_path, model_folder):
         assert result.getexif()[ExifTags.Base.Orientation] == 1
     (record,) = lines(tmp_path / "out" / "manifest.jsonl")
     assert record["warnings"] == [
-        "40x20 squeezed to a square",
         "40x20 reduced: the result has 16 pixels a side",
+        "40x20 squeezed to a square",
     ]
 
 
@@ -646,3 +647,13 @@ def test_memory_stays_flat_over_500_pictures(tmp_path, model_folder, monkeypatch
     assert len(used) == 100
     second, last = np.mean(used[20:40]), np.mean(used[80:])
     assert abs(last - second) < 0.05 * second
+
+
+@pytest.mark.parametrize(
+    "override",
+    ["faces.blend=0.5", "faces.only=largest", "paste.match_colours=false", "identity.measure=true"],
+)
+def test_settings_of_photos_do_not_go_with_aligned_faces(override):
+    given = ["input=i", "output=o", "faces.mode=aligned", override]
+    with pytest.raises(ConfigError, match="belongs to whole photos"):
+        check_config(load_config(RestoreConfig, None, given))

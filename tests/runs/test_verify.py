@@ -63,10 +63,29 @@ def test_photos_are_made_again(moved, tmp_path, format):
         "dr2.num_evaluations=2", "enhancer.name=none", "faces.skip_good=false",
         "faces.name=file", "identity.measure=false", f"format={format}",
     )  # fmt: skip
-    result = tmp_path / f"out/restored/b.{format}"
-    said = images.read_mark(result)
-    assert str(tmp_path) not in said  # nobody learns how the disk is ordered
-    verdict = verify(result, tmp_path / "in/b.png", here)
+    for result, original in (("b", "b.png"), ("sub/a", "sub/a.jpg")):
+        result = tmp_path / f"out/restored/{result}.{format}"
+        said = images.read_mark(result)
+        assert str(tmp_path) not in said  # nobody learns how the disk is ordered
+        verdict = verify(result, tmp_path / "in" / original, here)
+        assert verdict.is_same, str(verdict)
+
+
+def test_photos_of_any_shape_are_made_again(moved, tmp_path):
+    """A photo may be narrow, and a result larger than a photo may be."""
+    wide = np.hstack([smooth_photo(seed=seed) for seed in range(5)])[:300]
+    (tmp_path / "in").mkdir()
+    Image.fromarray(wide).save(tmp_path / "in/wide.png")
+    listed = {"wide.png": [{"landmarks": landmarks_at(150, 140, 100).round(2).tolist()}]}
+    (tmp_path / "faces.json").write_text(json.dumps(listed))
+    here = [*moved, f"faces.file={tmp_path / 'faces.json'}"]
+    restore(
+        tmp_path / "in", tmp_path / "out", *here, "dr2.tau=2", "dr2.omega=8", "dr2.factor=2",
+        "dr2.num_evaluations=2", "enhancer.name=none", "faces.skip_good=false",
+        "faces.name=file", "identity.measure=false",
+    )  # fmt: skip
+    assert wide.shape[1] > 4 * wide.shape[0]
+    verdict = verify(tmp_path / "out/restored/wide.png", tmp_path / "in/wide.png", here)
     assert verdict.is_same, str(verdict)
 
 

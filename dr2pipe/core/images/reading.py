@@ -32,6 +32,7 @@ from dr2pipe.core.images.samples import Samples, fill_transparent, read_samples,
 from dr2pipe.core.images.tint import Tint, find_tint, to_grey
 
 MAX_PIXELS = 64_000_000
+MAX_RESULT_PIXELS = 16 * MAX_PIXELS  # a photo may be enlarged four times
 MAX_FILE_BYTES = 1 << 29
 MIN_SIDE_PX = 8
 MAX_ASPECT = 4.0
@@ -117,8 +118,17 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
     return decode_image(read_file(path), max_pixels=max_pixels)
 
 
-def check_file(path: str | Path) -> tuple[int, int]:
+def decode_result(data: bytes, *, keep_own: bool = False) -> Picture:
+    """As :func:`decode_image`, for what a run made: of any shape, and as large as runs make it."""
+    return decode_image(data, max_pixels=MAX_RESULT_PIXELS, keep_own=keep_own, whole_photo=True)
+
+
+def check_file(path: str | Path, *, is_face: bool = True) -> tuple[int, int]:
     """Width and height of a picture file, which is not decoded.
+
+    Args:
+        path: the file.
+        is_face: it is to hold one face; else it may have any shape, and be as large as a result.
 
     Raises:
         PictureError: its header or its end shows that it is no usable picture.
@@ -126,12 +136,16 @@ def check_file(path: str | Path) -> tuple[int, int]:
     data = read_file(path)
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_shape(*image.size, MAX_PIXELS)
+            if is_face:
+                _check_shape(*image.size, MAX_PIXELS)
+            else:
+                _check_pixels(*image.size, MAX_RESULT_PIXELS)
             size, ending = image.size, _ENDINGS.get(image.format or "")
     except PictureError:
         raise
     except Exception:
-        height, width = decode_image(data).pixels.shape[:2]  # says what is wrong
+        decode = decode_image if is_face else decode_result
+        height, width = decode(data).pixels.shape[:2]  # says what is wrong
         return width, height
     if ending is not None and ending not in data[-_TRAILING_BYTES:]:
         raise PictureError("truncated or damaged: its end is missing")
@@ -176,9 +190,6 @@ def decode_image(
             check(width, height, max_pixels)
             with _turn_of_large(width * height):
                 picture = _decode(image, data, page, max_pixels, keep_own, check)
-            height, width = picture.pixels.shape[:2]
-            if height != width and not whole_photo:
-                picture.warnings.append(f"{width}x{height} squeezed to a square")
     except Image.DecompressionBombError:
         raise TooManyPixelsError("the header says more pixels than Pillow decodes safely") from None
     except UnidentifiedImageError:

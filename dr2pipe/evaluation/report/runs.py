@@ -179,7 +179,7 @@ def _sections(
     places = ", ".join(map(str, inputs)) or "their folder"
     return (
         sections,
-        f"{lost} faces are not shown: their pictures are no longer in {places} or in {run}.",
+        f"{lost} faces are not shown: their pictures cannot be read in {places} or in {run}.",
     )
 
 
@@ -194,8 +194,10 @@ def _card(run: Path, inputs: list[Path], face: RunFace) -> dict[str, Any] | None
     path = folder / name if folder.is_dir() else folder
     try:
         page_number = int(page) - 1 if page.isdecimal() else None
-        before = images.decode_image(images.read_file(path), page=page_number).pixels
-        after = images.read_image(run / str(face.record["output"])).pixels
+        before = images.decode_image(
+            images.read_file(path), page=page_number, whole_photo=True
+        ).pixels
+        after = images.decode_result(images.read_file(run / str(face.record["output"]))).pixels
     except (Dr2pipeError, OSError, KeyError):
         return None
     scale = after.shape[1] / before.shape[1]
