@@ -220,6 +220,8 @@ def auto_by_brightness(model_folder, tmp_path):
         mean=[0.0] * count,
         scale=[1.0] * count,
         inverse=np.eye(10).tolist(),
+        known=[[0.0] * 10],
+        known_scores=[[0.0, 0.0]],
         farthest=1e9,
         weights=weights.tolist(),
         deviation=[1.0, 1.0],

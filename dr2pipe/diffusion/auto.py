@@ -1,11 +1,13 @@
 """The automatic setting: settings of DR2 chosen for each picture, by how it seems degraded.
 
-For every candidate setting, a ridge regression on features of the degraded picture predicts the
-score it would reach. The candidate with the best prediction is taken. The regression is fitted
-on a sweep (:mod:`dr2pipe.evaluation.fit_auto`), where every face met every candidate.
+The score that every candidate setting would reach is predicted from features of the degraded picture:
+by a ridge regression, and by the nearest faces of a sweep, where every face met every candidate
+(:mod:`dr2pipe.evaluation.fit_auto`). The mean of the two is better than each, above all for damage that
+the sweep did not have. The candidate with the best prediction is taken.
 
-Predictions mean nothing for a picture unlike all faces of the sweep, by the Mahalanobis distance of
-its features. It gets the fallback: the candidate that was best for the third of the faces with the lowest scores.
+Predictions mean nothing for a picture unlike all faces of the sweep, by the Mahalanobis distance to
+the nearest one. It gets the fallback: the candidate that was best for the third of the faces with the
+lowest scores.
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ _STRUCTURE = [i for i, name in enumerate(FEATURES) if name not in _TONES]
 INPUTS = 2 * len(FEATURES) + math.comb(len(_STRUCTURE), 2) + 1  # of the regression
 
 FloatArray = npt.NDArray[np.float64]
+_NEAREST = 8
 _LARGE_PART = 0.2  # of a distance, from which on a feature is named
 
 
@@ -48,7 +51,9 @@ class AutoSetting:
         mean: (F,) mean of the features.
         scale: (F,) deviation of the features.
         inverse: (S,S) inverse covariance of the S standardised features that are not tones.
-        farthest: the largest familiar distance by it (Mahalanobis, squared) from the mean.
+        known: (K,S) these features of the sweep's faces.
+        known_scores: (K,candidates) what they reached, less the mean of the candidates.
+        farthest: the largest familiar distance (Mahalanobis, squared) to the nearest of them.
         weights: (INPUTS, candidates) of the ridge, for the inputs of :func:`regression_inputs`.
         deviation: (candidates,) cross-validated deviation of the predicted lead over ``fixed``.
     """
@@ -61,6 +66,8 @@ class AutoSetting:
     mean: list[float]
     scale: list[float]
     inverse: list[list[float]]
+    known: list[list[float]]
+    known_scores: list[list[float]]
     farthest: float
     weights: list[list[float]]
     deviation: list[float]
@@ -75,12 +82,16 @@ class AutoSetting:
             are unfamiliar.
         """
         features: FloatArray = degradation_features(pictures).numpy()
-        inputs = regression_inputs(features, np.array(self.mean), np.array(self.scale))
-        scores = inputs @ np.array(self.weights)
-        parts = distance_parts(
-            features, np.array(self.mean), np.array(self.scale), np.array(self.inverse)
+        mean, scale = np.array(self.mean), np.array(self.scale)
+        distances = distances_between(
+            structure_of(features, mean, scale), np.array(self.known), np.array(self.inverse)
         )
-        familiar = parts.sum(axis=1) <= self.farthest
+        scores = predict(
+            regression_inputs(features, mean, scale) @ np.array(self.weights),
+            distances,
+            np.array(self.known_scores),
+        )
+        familiar = distances.min(axis=1) <= self.farthest
         chosen = []
         for row, is_familiar in zip(scores, familiar, strict=True):
             if not is_familiar:
@@ -110,12 +121,20 @@ def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray)
     return np.concatenate([x, x**2, products, np.ones((len(x), 1))], axis=1)
 
 
-def distance_parts(
-    features: FloatArray, mean: FloatArray, scale: FloatArray, inverse: FloatArray
+def distances_between(x: FloatArray, known: FloatArray, inverse: FloatArray) -> FloatArray:
+    """(R,K): squared Mahalanobis distances of (R,S) from (K,S)."""
+    apart = x[:, None] - known[None]
+    found: FloatArray = np.einsum("rks,st,rkt->rk", apart, inverse, apart, optimize=True)
+    return found
+
+
+def predict(
+    by_regression: FloatArray, distances: FloatArray, known_scores: FloatArray
 ) -> FloatArray:
-    """(R,S): how much each feature that is no tone adds to the distance from the mean."""
-    x = structure_of(features, mean, scale)
-    return x * (x @ inverse)
+    """(R,candidates): the mean of what the regression says, and of what the nearest faces reached."""
+    nearest = distances.argsort(axis=1)[:, :_NEAREST]
+    by_neighbours: FloatArray = known_scores[nearest].mean(axis=1)
+    return (by_regression + by_neighbours) / 2
 
 
 def structure_of(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
@@ -153,6 +172,11 @@ def _check(setting: AutoSetting) -> None:
     inverse = np.array(setting.inverse, dtype=float)
     if inverse.shape != (len(_STRUCTURE),) * 2 or not np.isfinite(inverse).all():
         raise ValueError(f"the inverse covariance is that of {len(_STRUCTURE)} features")
+    known, reached = (np.array(v, dtype=float) for v in (setting.known, setting.known_scores))
+    if known.ndim != 2 or known.shape[1] != len(_STRUCTURE) or not np.isfinite(known).all():
+        raise ValueError(f"the faces of the sweep have {len(_STRUCTURE)} features each")
+    if reached.shape != (len(known), count) or not np.isfinite(reached).all() or not len(known):
+        raise ValueError("every face of the sweep has a score for each candidate")
     if not float(setting.farthest) > 0:
         raise ValueError("the largest familiar distance is a number above 0")
     if not np.isfinite(np.array(setting.weights, dtype=float)).all() or not count:
@@ -182,7 +206,9 @@ def unfamiliar_damage(setting: AutoSetting, picture: torch.Tensor) -> list[str]:
     """Why the fallback is chosen for (1,3,S,S): the features that make it unfamiliar, or none."""
     features = degradation_features(picture).numpy()
     mean, scale, inverse = map(np.array, (setting.mean, setting.scale, setting.inverse))
-    parts = distance_parts(features, mean, scale, inverse)[0]
+    known, x = np.array(setting.known), structure_of(features, mean, scale)
+    apart = x[0] - known[distances_between(x, known, inverse)[0].argmin()]
+    parts = apart * (apart @ inverse)
     if parts.sum() <= setting.farthest:
         return []
     names = [FEATURES[i] for i in _STRUCTURE]

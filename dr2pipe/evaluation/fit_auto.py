@@ -16,7 +16,8 @@ from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.auto import (
     AutoSetting,
     FloatArray,
-    distance_parts,
+    distances_between,
+    predict,
     regression_inputs,
     structure_of,
 )
@@ -25,7 +26,7 @@ from dr2pipe.evaluation.sweep_table import SweepTable, read_sweeps
 
 _STRENGTHS = tuple(10.0**k for k in range(-1, 5))  # of the ridge, to choose from
 _FOLDS = 5
-_FAMILIAR = 0.99  # of the faces of the sweep
+_FAMILIAR = 0.95  # of the faces of the sweep, by the nearest one of another face
 
 
 def fit_from_sweeps(folders: Sequence[str | Path], path: str | Path) -> str:
@@ -53,7 +54,7 @@ def fit_from_sweeps(folders: Sequence[str | Path], path: str | Path) -> str:
 
 
 def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]]]:
-    """Fit the regression that predicts each candidate's score from features.
+    """Fit what predicts each candidate's score from features.
 
     Returns:
         The setting, and the cross-validated means of ``values`` by ``auto`` and by the best
@@ -74,11 +75,12 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
     strength = _STRENGTHS[_strongest_good(reached)]
     predicted = _cross_predict(table.features, relative, fold, strength)
     fixed = int(scores.mean(axis=0).argmax())
-    lead_error = (predicted - predicted[:, [fixed]]) - (relative - relative[:, [fixed]])
     mean, scale = _standard(table.features)
     weights = _ridge(regression_inputs(table.features, mean, scale), relative, strength)
     inverse = _inverse_covariance(structure_of(table.features, mean, scale))
-    distances = distance_parts(table.features, mean, scale, inverse).sum(axis=1)
+    known = structure_of(table.features, mean, scale).round(2)
+    distances = distances_between(known, known, inverse)
+    distances[table.faces[:, None] == table.faces] = np.inf
     worst = scores.mean(axis=1).argsort()[: max(len(scores) // 3, 1)]
     setting = AutoSetting(
         model_sha256=table.model_sha256,
@@ -89,9 +91,13 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
         mean=mean.tolist(),
         scale=scale.tolist(),
         inverse=inverse.tolist(),
-        farthest=float(np.quantile(distances, _FAMILIAR)),
+        known=known.tolist(),
+        known_scores=relative.round(1).tolist(),
+        farthest=float(np.quantile(distances.min(axis=1), _FAMILIAR)),
         weights=weights.tolist(),
-        deviation=np.sqrt((lead_error**2).mean(axis=0)).tolist(),
+        deviation=_deviations(
+            predicted - predicted[:, [fixed]], relative - relative[:, [fixed]]
+        ).tolist(),
     )
     by_fold = [scores[fold != k].mean(axis=0).argmax() for k in range(_FOLDS)]
     picks = {"auto": predicted.argmax(axis=1), "fixed": np.array(by_fold)[fold]}
@@ -108,7 +114,20 @@ def save_auto(setting: AutoSetting, path: str | Path, score: str) -> None:
     ``score`` tells readers by what it was fitted.
     """
     content = {"score": score, "features": list(FEATURES)} | dataclasses.asdict(setting)
-    files.write_bytes(path, (json.dumps(content, indent=1) + "\n").encode())
+    lines = [f"{json.dumps(k)}: {json.dumps(v, separators=(',', ':'))}" for k, v in content.items()]
+    files.write_bytes(path, ("{\n" + ",\n".join(lines) + "\n}\n").encode())
+
+
+def _deviations(predicted: FloatArray, true: FloatArray) -> FloatArray:
+    """(candidates,) of the error of predicted leads (R,candidates), in their own unit.
+
+    Neighbours see less of a lead than there is. So the predictions are stretched first, by least
+    squares, and the error is squeezed by as much.
+    """
+    stretch = (predicted * true).sum(axis=0) / np.maximum((predicted**2).sum(axis=0), 1e-9)
+    stretch = np.maximum(stretch, 0.1)
+    deviations: FloatArray = np.sqrt(((stretch * predicted - true) ** 2).mean(axis=0)) / stretch
+    return deviations
 
 
 def _standard(features: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -153,5 +172,10 @@ def _cross_predict(
         seen = fold != k
         mean, scale = _standard(features[seen])
         weights = _ridge(regression_inputs(features[seen], mean, scale), y[seen], strength)
-        predicted[~seen] = regression_inputs(features[~seen], mean, scale) @ weights
+        x = structure_of(features, mean, scale)
+        predicted[~seen] = predict(
+            regression_inputs(features[~seen], mean, scale) @ weights,
+            distances_between(x[~seen], x[seen], _inverse_covariance(x[seen])),
+            y[seen],
+        )
     return predicted

@@ -329,7 +329,7 @@ def store(work, pictures, seconds, block):
 def compare(work, pictures, seconds, block):
     """Both commands with real networks on the same pictures; equal files."""
     make_pictures(work / "in", pictures, side=64)
-    return both_commands(work, pictures, block, str(work / "many"))
+    return both_commands(work, pictures, block, str(work / "many"), "dr2.num_evaluations=2")
 
 
 def compare_store(work, pictures, seconds, block):
@@ -347,7 +347,7 @@ def compare_store(work, pictures, seconds, block):
 
 def both_commands(work, pictures, block, output, *changes):
     root = Path(__file__).resolve().parents[2]
-    settings = ["faces.mode=aligned", "dr2.num_evaluations=2", "batch_size=8", *changes]
+    settings = ["faces.mode=aligned", "batch_size=8", *changes]
     preset = find_file("configs/restore", "portrait128", what="preset")
     said = {"pictures": pictures, "processes": 2}
     places = [f"input={work / 'in'}", f"output={work / 'one'}"]

