@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dr2pipe.cli.options import add_set
 from dr2pipe.core.records import EXIT_DONE
 
 if TYPE_CHECKING:
@@ -20,7 +22,10 @@ def add_people(to: Commands) -> None:
     command.add_argument("photo", help="photo with one face or more")
     command.add_argument("--preset", default="default", help="name in configs/restore (default)")
     command.add_argument("--sheet", help="PNG for the coarse faces (PHOTO_explained.png, here)")
-    command.set_defaults(run=lambda o: explain(o.photo, preset=o.preset, sheet=o.sheet))
+    add_set(command)
+    command.set_defaults(
+        run=lambda o: explain(o.photo, preset=o.preset, sheet=o.sheet, overrides=o.set)
+    )
 
     command = to.add_parser("web", help="a page in the browser, for photos without a terminal")
     command.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
@@ -52,12 +57,13 @@ def web(options: argparse.Namespace) -> int:
     return EXIT_DONE
 
 
-def explain(photo: str, *, preset: str, sheet: str | None) -> int:
+def explain(photo: str, *, preset: str, sheet: str | None, overrides: Sequence[str]) -> int:
     """Say what is wrong with a photo."""
     from dr2pipe.cli.commands import quiet_libraries
     from dr2pipe.runs.explain import explain as run
 
     quiet_libraries()
     sheet = f"{Path(photo).stem}_explained.png" if sheet is None else sheet
-    print("\n".join(run(photo, preset=preset, sheet=sheet).lines))
+    found = run(photo, preset=preset, sheet=sheet, overrides=overrides)
+    print("\n".join(found.lines))
     return EXIT_DONE

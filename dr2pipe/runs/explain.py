@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -49,19 +50,27 @@ class Explanation:
     sheet: images.Pixels | None
 
 
-def explain(photo: str, *, preset: str = "default", sheet: str | None = None) -> Explanation:
+def explain(
+    photo: str,
+    *,
+    preset: str = "default",
+    sheet: str | None = None,
+    overrides: Sequence[str] = (),
+) -> Explanation:
     """Look at the faces of a photo, and try settings of stage 1 on the largest.
 
     Args:
         photo: its path.
         preset: name in ``configs/restore``, or a YAML file.
         sheet: where the sheet of coarse faces is written (PNG); None: nowhere.
+        overrides: ``key=value`` settings that change those of the preset.
 
     Raises:
         PictureError: the photo cannot be read.
-        ConfigError: an aligned preset, or missing weights.
+        ConfigError: an aligned preset, an invalid setting, or missing weights.
     """
-    config = load_config(RestorationConfig, find_file("configs/restore", preset, what="preset"))
+    path = find_file("configs/restore", preset, what="preset")
+    config = load_config(RestorationConfig, path, overrides)
     check_restoration(config)
     if config.faces.mode != "photos":
         raise ConfigError("explain takes a preset for whole photos")
@@ -71,7 +80,7 @@ def explain(photo: str, *, preset: str = "default", sheet: str | None = None) ->
     with picture_named(photo):
         data = images.read_file(photo)
         picture = images.decode_image(data, keep_own=True, whole_photo=True)
-    if picture.tint is None:
+    if config.colour == "keep" and picture.tint is None:
         picture.set_tint_aside()
     faces = engine.prepare(picture, Path(photo).name).faces
     height, width = picture.pixels.shape[:2]
@@ -96,6 +105,7 @@ def explain(photo: str, *, preset: str = "default", sheet: str | None = None) ->
         files.write_bytes(sheet, images.encode_png(pixels))
         lines.append(f"coarse faces of face 0 over N (rows) and tau (columns): {sheet}")
     chosen = [] if preset == "default" else ["--preset", preset]
+    chosen += ["--set", *overrides] if overrides else []
     lines.append("run: " + shlex.join(["dr2pipe", "restore", photo, "OUTPUT", *chosen]))
     return Explanation(lines, pixels)
 

@@ -44,6 +44,21 @@ def test_a_photo_without_a_face(tmp_path):
     assert "faces.min_score" in found.lines[1]
 
 
+def test_settings_change_what_is_found_and_stand_in_the_command(
+    worn, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(["explain", str(worn), "--set", "faces.min_px=150"]) == 0
+    assert "faces: 0" in capsys.readouterr().out
+    settings = ["faces.min_score=0.4", "dr2.enabled=false"]
+    assert cli.main(["explain", str(worn), "--set", *settings]) == 0
+    said = capsys.readouterr().out
+    assert "faces: 1" in said
+    assert "auto would choose" not in said
+    assert said.endswith("worn.png OUTPUT --set faces.min_score=0.4 dr2.enabled=false\n")
+    assert not list(tmp_path.glob("*_explained.png"))
+
+
 def test_damage_that_auto_does_not_know_is_named():
     setting, _ = load_auto("auto_portrait128")
     stripes = torch.ones(1, 3, 128, 128)
@@ -55,3 +70,6 @@ def test_usage(tmp_path, capsys):
     assert cli.main(["explain", str(tmp_path / "none.png")]) == 2
     assert cli.main(["explain", "x.png", "--preset", "gfpgan14_only"]) == 2
     assert "dr2pipe setup gfpgan14" in capsys.readouterr().err
+    assert cli.main(["explain", "x.png", "--set", "faces.least_score=0.4"]) == 2
+    assert "least_score" in capsys.readouterr().err
+    assert cli.main(["explain", "x.png", "--set", "faces.mode=aligned"]) == 2
