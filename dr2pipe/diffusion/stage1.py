@@ -52,7 +52,10 @@ class DR2Config:
 
     enabled: bool = True
     model: str = "portrait128"  # name in checkpoints/, folder, or hub id of a face DDPM
-    mode: str = "fixed"  # fixed | auto: all below chosen for each picture
+    # fixed | auto. The automatic setting chooses for each picture whether stage 1 is enabled, the
+    # scheduler, the filter with its strength, tau, omega, num_steps and num_evaluations; also
+    # antithetic, where that is null. The rest holds for all pictures.
+    mode: str = "fixed"
     auto: str = "auto_portrait128"  # name in checkpoints/, or JSON file by dr2pipe fit-auto
     scheduler: str | None = None  # ddpm | ddim | dpmsolver++; null: the model's own
     variance: str | None = None  # of ddpm; null: learned_range for 6 channels, else fixed_small

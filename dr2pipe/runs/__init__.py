@@ -1,5 +1,7 @@
-"""Commands on folders: one module per command, all on top of ``folder_run``.
+"""Commands on folders, photos and videos: one module per command, and what they share.
 
-``restore``, ``inpaint``, ``degrade`` and ``coarse`` each have a configuration and a function that
-fills an output folder and returns a ``RunSummary``. ``embed`` writes two files of its own.
+``restore``, ``inpaint``, ``degrade``, ``cut_faces`` and ``coarse`` stand on ``folder_run``. Each has
+a configuration and a function that fills an output folder and returns a ``RunSummary``; ``coarse``
+returns one for each variant. ``restore_many`` does the work of ``restore`` on a cluster. ``embed``
+writes two files of its own.
 """

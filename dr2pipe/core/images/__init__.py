@@ -1,7 +1,7 @@
 """Picture files and colour order; nothing else in the package touches either.
 
 Files come in as :class:`Picture` (uint8 sRGB, upright, with what a result should keep) and go
-out as PNG. Networks see float32 (B,3,H,W) RGB in [-1,1].
+out as PNG, JPEG or WebP. Networks see float32 (B,3,H,W) RGB in [-1,1].
 """
 
 from dr2pipe.core.images.arrays import (

@@ -41,8 +41,8 @@ class Example:
         role: one of ``ROLES``.
         picture: its name.
         value: of the main method, in the first metric that the summary has cells of.
-        versions: (H,W,3) uint8 RGB by name, of one aspect ratio; "original" and "input" first,
-            then the methods.
+        versions: (H,W,3) uint8 RGB by name, of one aspect ratio; "original" first, then the
+            methods in the order of the protocol.
     """
 
     degradation: str
