@@ -36,7 +36,6 @@ logger = logging.getLogger(__name__)
 
 _BATCH = 16
 _MARKS = "os^DvP*X"
-_SEVERITIES = tuple("12345")
 _KIND = "embedding"  # in the marker
 _VECTORS, _MAP = "vectors.npz", "map.png"
 _TOO_LARGE = 2  # times the side to which the encoder itself reduces pictures

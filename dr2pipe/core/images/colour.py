@@ -179,11 +179,6 @@ def space_of_primaries(
     return CurveSpace(np.repeat(curve[None], 3, axis=0), adapted)
 
 
-def grey_space(gamma: float) -> CurveSpace:
-    """Grey whose linear light is level ** gamma."""
-    return CurveSpace(np.linspace(0, 1, _CURVE_STEPS)[None] ** gamma)
-
-
 def adobe_rgb() -> CurveSpace:
     """Adobe RGB (1998), which cameras name in EXIF without writing a profile."""
     return space_of_primaries(_ADOBE_RGB_PRIMARIES, 563 / 256)
