@@ -18,7 +18,7 @@ from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
 from dr2pipe.degradations import UNSEEN, check_degradation, degrade
 
-_LUMA = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)  # BT.601, as the chains'
+_LUMA = torch.tensor(images.LUMA).view(3, 1, 1)  # as the chains'
 
 
 class PairDataset(ShowingDataset):

@@ -26,7 +26,7 @@ from dr2pipe.data.variations import draw_move, move
 Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
+_LUMA = np.array(images.LUMA)
 # Colours (of 0..1) that the dark and the light end of a tinted photograph may lean to.
 _DARK_TINTS = np.array(
     [[0.16, 0.09, 0.04], [0.05, 0.06, 0.14], [0.12, 0.05, 0.10], [0.06, 0.10, 0.06]]

@@ -200,7 +200,7 @@ def _sparnet_blur(
 
 def _grey(image: Image) -> Image:
     """Luma of (H,W,3), repeated in all channels (ITU-R BT.601 weights)."""
-    luma: npt.NDArray[Any] = image @ np.array([0.299, 0.587, 0.114], np.float32)
+    luma: npt.NDArray[Any] = image @ np.array(images.LUMA, np.float32)
     return np.repeat(luma[..., None], 3, axis=2)
 
 

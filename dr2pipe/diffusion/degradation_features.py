@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 
+from dr2pipe.core.images import LUMA
 from dr2pipe.diffusion.exposure import normalise_exposure
 
 FEATURES = (
@@ -25,7 +26,6 @@ FEATURES = (
     "bright",
 )
 _TINY = 1e-4  # below the rounding of 8 bits
-_LUMA = (0.299, 0.587, 0.114)
 _FAR = 0.4  # of a range of 2
 _CLIPPED = 0.98
 _MEDIAN_TO_SIGMA = 0.6745  # of a normal distribution: Donoho and Johnstone 1994
@@ -40,7 +40,7 @@ def degradation_features(pictures: torch.Tensor) -> torch.Tensor:
     like a loss of detail, and noise in the dark looks small.
     """
     x, _ = normalise_exposure(pictures.detach().cpu().double())
-    luma = (x * torch.tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1)).sum(1, keepdim=True)
+    luma = (x * torch.tensor(LUMA, dtype=torch.float64).view(1, 3, 1, 1)).sum(1, keepdim=True)
     bands = _bands(luma)
     finest = bands[0].square()
     colour = torch.cat([x[:, :1] - x[:, 1:2], x[:, 2:] - x[:, 1:2]], dim=1)

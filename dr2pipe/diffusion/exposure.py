@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import torch
 
-_LUMA = (0.299, 0.587, 0.114)  # BT.601
+from dr2pipe.core.images import LUMA
+
 # Mean and standard deviation of the luma of faces in [-1,1]: the 5th and 95th percentile of 600
 # aligned portraits. Pictures between them are left alone.
 MEANS, DEVIATIONS = (-0.12, 0.25), (0.27, 0.47)
@@ -34,7 +35,7 @@ def normalise_exposure(degraded: torch.Tensor) -> tuple[torch.Tensor, Undo]:
         degraded pictures, changed as the results differ from the normalised ones. A result that
         differs nowhere gives the degraded picture, whatever was clipped.
     """
-    luma = (degraded * degraded.new_tensor(_LUMA).view(1, 3, 1, 1)).sum(dim=1).flatten(1)
+    luma = (degraded * degraded.new_tensor(LUMA).view(1, 3, 1, 1)).sum(dim=1).flatten(1)
     mean, deviation = (v.view(-1, 1, 1, 1) for v in (luma.mean(dim=1), luma.std(dim=1)))
     gain = (deviation.clamp(*DEVIATIONS) / deviation.clamp(min=1e-6)).clamp(1, _MOST_GAIN)
     aim = mean.clamp(*MEANS)

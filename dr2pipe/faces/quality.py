@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from dr2pipe.core.images import Pixels
+from dr2pipe.core.images import LUMA, Pixels
 from dr2pipe.faces.align import Alignment, cut
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
+_LUMA = np.array(LUMA)
 _LARGEST_PX = 512  # side of the crop that is looked at
 # Bands of half an octave, from 4 cycles per side of an aligned crop on.
 _FIRST_CYCLES, _LOW_BANDS = 4.0, 4

@@ -26,7 +26,7 @@ from dr2pipe.restoration.restorer import Restorer
 # Inputs are compared where they change slowly: by so many cells a side, so that noise counts
 # little. At this difference, of values in [-1,1], the mix with the frame before falls to 37 %.
 _CELLS, _CHANGED = 32, 0.06
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
+_LUMA = np.array(images.LUMA, np.float32)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from dr2pipe.core import files
+from dr2pipe.core import files, images
 from dr2pipe.core.errors import PictureError
 from dr2pipe.core.extras import needs_extra
 
@@ -31,7 +31,7 @@ _PLANAR = tuple(
 _SD_HEIGHT = 576  # up to here, colours that a file does not describe are those of BT.601
 # Red and blue weights of luma by FFmpeg's number of a colour space, and its name in swscale.
 _MATRICES = {1: (0.2126, 0.0722, "itu709"), 9: (0.2627, 0.0593, "bt2020")}
-_BT601 = (0.299, 0.114, "itu601")
+_BT601 = (images.LUMA[0], images.LUMA[2], "itu601")
 FULL_RANGE = 2
 BT709, LIMITED_RANGE = 1, 1
 _PQ_AND_HLG = (16, 18)

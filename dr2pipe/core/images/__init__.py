@@ -5,6 +5,7 @@ out as PNG, JPEG or WebP. Networks see float32 (B,3,H,W) RGB in [-1,1].
 """
 
 from dr2pipe.core.images.arrays import (
+    LUMA,
     Levels,
     Pixels,
     resize_pixels,
@@ -51,6 +52,7 @@ __all__ = [
     "FoundImages",
     "JpegTables",
     "KINDS",
+    "LUMA",
     "Levels",
     "MAX_PIXELS",
     "MIN_SIDE_PX",

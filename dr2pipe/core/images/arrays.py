@@ -15,6 +15,7 @@ from PIL import Image
 
 Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[Any]  # uint8 or uint16
+LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in luma (BT.601)
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:

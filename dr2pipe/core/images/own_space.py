@@ -11,11 +11,11 @@ import numpy.typing as npt
 from PIL import Image
 
 from dr2pipe.core.images import colour
-from dr2pipe.core.images.arrays import Levels, Pixels
+from dr2pipe.core.images.arrays import LUMA, Levels, Pixels
 from dr2pipe.core.images.metadata import Metadata
 from dr2pipe.core.images.samples import Samples
 
-_LUMA = np.array([0.299, 0.587, 0.114])  # BT.601
+_LUMA = np.array(LUMA)
 # What writers of sRGB put into a gAMA chunk, more or less.
 _GAMMA_OF_SRGB = (0.43, 0.48)
 _CHUNK_UNIT = 100_000

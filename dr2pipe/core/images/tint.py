@@ -15,11 +15,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from dr2pipe.core.images.arrays import Pixels
+from dr2pipe.core.images.arrays import LUMA, Pixels
 
 Chroma = npt.NDArray[np.float32]  # (...,2): blue and red difference, in levels of 255
 
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # BT.601
+_LUMA = np.array(LUMA, np.float32)
 _LOOKED_AT_PX = 96  # longest side of the copy that is judged, where noise and specks are averaged
 _CURVE_BINS = 24
 _ROWS_AT_ONCE = 256
