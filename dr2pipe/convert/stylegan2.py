@@ -8,6 +8,7 @@ divided out of the weights here.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -47,33 +48,22 @@ class GeneratorNames:
     linear_weight: str = "weight"
 
 
+_BASICSR = GeneratorNames(
+    mapping="style_mlp.{}",
+    start="constant_input.weight",
+    first_conv="style_conv1",
+    convs="style_convs.{}",
+    first_rgb="to_rgb1",
+    rgbs="to_rgbs.{}",
+    modulated="modulated_conv",
+    modulation="modulation",
+    noise_strength="weight",
+    activation_bias="activate.bias",
+    noise="noises.noise{}",
+)
 _GENERATORS = {
-    "basicsr": GeneratorNames(
-        mapping="style_mlp.{}",
-        start="constant_input.weight",
-        first_conv="style_conv1",
-        convs="style_convs.{}",
-        first_rgb="to_rgb1",
-        rgbs="to_rgbs.{}",
-        modulated="modulated_conv",
-        modulation="modulation",
-        noise_strength="weight",
-        activation_bias="activate.bias",
-        noise="noises.noise{}",
-    ),
-    "clean": GeneratorNames(
-        mapping="style_mlp.{}",
-        start="constant_input.weight",
-        first_conv="style_conv1",
-        convs="style_convs.{}",
-        first_rgb="to_rgb1",
-        rgbs="to_rgbs.{}",
-        modulated="modulated_conv",
-        modulation="modulation",
-        noise_strength="weight",
-        activation_bias="bias",
-        noise="noises.noise{}",
-    ),
+    "basicsr": _BASICSR,
+    "clean": dataclasses.replace(_BASICSR, activation_bias="bias"),
     "mmgen": GeneratorNames(
         mapping="style_mapping.{}",
         start="constant_input.input",
