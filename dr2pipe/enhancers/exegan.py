@@ -14,8 +14,9 @@ import torch
 from torch import nn
 
 from dr2pipe.core.diffusers_types import register_to_config
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.enhancers.base import Enhancer, check_side
+from dr2pipe.features.psp import StyleEncoder
 from dr2pipe.stylegan2 import StyleGAN2Generator
 from dr2pipe.stylegan2.generator import Noise, truncate
 from dr2pipe.stylegan2.layers import EqualConv2d, EqualLinear, channels_at
@@ -110,6 +111,20 @@ class ExeGAN(Enhancer):
     def exemplar_rows(self) -> range:
         """Rows of the W+ latent that the exemplar gives."""
         return range(self.config.first_exemplar_row, self.synthesis.num_latents)
+
+    def check_style_encoder(self, encoder: StyleEncoder) -> None:
+        """See that an encoder gives the exemplar's rows, as wide as the styles here.
+
+        Raises:
+            CheckpointError: it does not.
+        """
+        rows, channels = self.exemplar_rows.stop, self.config.style_channels
+        given = encoder.config
+        if rows > given.rows or channels != given.channels:
+            raise CheckpointError(
+                f"the style encoder gives {given.rows} rows of {given.channels} channels, the "
+                f"generator takes {rows} of {channels}"
+            )
 
     def forward(
         self,

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from dr2pipe.core import files, images
-from dr2pipe.core.errors import CheckpointError, Dr2pipeError, NotFiniteError, PictureError
+from dr2pipe.core.errors import Dr2pipeError, NotFiniteError, PictureError
 from dr2pipe.core.model_folders import load_network
 from dr2pipe.core.models import find_model
 from dr2pipe.core.precision import parts_of_batch
@@ -55,12 +55,7 @@ class Inpainter:
         self.device = torch.device(device)
         self.network = network.float().to(self.device).eval().requires_grad_(False)
         self.encoder = encoder.float().to(self.device).eval().requires_grad_(False)
-        rows, channels = network.exemplar_rows, network.config.style_channels
-        if rows.stop > encoder.config.rows or channels != encoder.config.channels:
-            raise CheckpointError(
-                f"the style encoder gives {encoder.config.rows} rows of "
-                f"{encoder.config.channels} channels, the generator takes {rows.stop} of {channels}"
-            )
+        network.check_style_encoder(encoder)
 
     @property
     def size(self) -> int:

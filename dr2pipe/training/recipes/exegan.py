@@ -142,12 +142,7 @@ class ExeGANRecipe:
         config = self.config
         network = build_enhancer("exegan", size=config.data.size, **config.exegan)
         network = unwrap(network, ExeGAN).train()
-        rows, encoder = network.exemplar_rows, self.style_encoder.config
-        if rows.stop > encoder.rows or network.config.style_channels != encoder.channels:
-            raise ConfigError(
-                f"the style encoder gives {encoder.rows} rows of {encoder.channels} channels, the "
-                f"generator takes {rows.stop} of {network.config.style_channels}"
-            )
+        network.check_style_encoder(self.style_encoder)
         discriminator = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
         loss, rate = config.loss, config.learning_rate
         lazy = loss.path_length_every_steps if loss.path_length > 0 else None
