@@ -335,3 +335,20 @@ def test_path_lengths_equal_the_reference():
     assert mean.item() == pytest.approx(scalars["path_mean"], rel=1e-5)
     penalty = path_length_penalty(lengths, mean).item()
     assert penalty == pytest.approx(scalars["path_penalty"]["value"], rel=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "kind", "key"),
+    [
+        ("generator512", "exegan", "g_ema"),
+        ("discriminator512", "exegan_discriminator", "d"),
+        ("discriminator256", "exegan_discriminator", "d"),
+    ],
+)
+def test_official_files_of_full_size_are_taken(model, kind, key):
+    """By names and shapes; the fixture has no outputs of these."""
+    record, _ = parity.load("exe_gan_keys_512")
+    network = convert_checkpoint({key: parity.make_model(record["models"][model])}, kind)
+    assert network.config.size == int(model[-3:])
+    assert sum(p.numel() for p in network.parameters()) == record["models"][model]["parameters"]
