@@ -62,17 +62,16 @@ class Lease:
             FolderInUseError: another run is at work.
             ConfigError: a run to join does something else, or the output cannot be written.
         """
-        others = self.others()
-        for other in others:
+        for other in self.others():
             self._check(other)
-        self.is_first = not others
         try:
             self._say(is_at_work=False)
             time.sleep(min(_SETTLE_S, self.beat_s))
-            for other in self.others():
-                # Of those that have just begun, one stays.
-                if other["is_at_work"] or other["owner"] < self._owner:
-                    self._check(other)
+            # Of those that have just begun, the one with the lowest name is the first.
+            before = [o for o in self.others() if o["is_at_work"] or o["owner"] < self._owner]
+            for other in before:
+                self._check(other)
+            self.is_first = not before
             self._say(is_at_work=True)
             self._remove_dead()
         except Dr2pipeError:

@@ -160,19 +160,23 @@ class Storage:
         if not self.is_local or not folder.is_dir():
             return
         for path in folder.glob(".*.partial"):
-            if time.time() - path.stat().st_mtime > _ABANDONED_S:  # not of a run that joined
-                path.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another run has just finished it
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink(missing_ok=True)
         with suppress(OSError):
             folder.rmdir()
 
     def _write_local(self, path: str, data: bytes) -> None:
         partial = Path(self.root, PARTIAL)
-        partial.mkdir(parents=True, exist_ok=True)
-        try:
-            files.write_bytes(path, data, partial_folder=partial)
-        except FileNotFoundError:  # another run has just removed the empty folder
-            partial.mkdir(parents=True, exist_ok=True)
-            files.write_bytes(path, data, partial_folder=partial)
+        for tried in range(1, _TRIES + 1):
+            try:
+                partial.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(path, data, partial_folder=partial)
+                return
+            # Another run may remove the empty folder at any moment.
+            except (FileNotFoundError, FileExistsError):
+                if tried == _TRIES:
+                    raise
 
     def _path(self, name: str) -> str:
         return os.fspath(files.safe_join(self.root, name)) if self.is_local else _keyed(self, name)

@@ -123,9 +123,9 @@ def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray)
 
 def distances_between(x: FloatArray, known: FloatArray, inverse: FloatArray) -> FloatArray:
     """(R,K): squared Mahalanobis distances of (R,S) from (K,S)."""
-    apart = x[:, None] - known[None]
-    found: FloatArray = np.einsum("rks,st,rkt->rk", apart, inverse, apart, optimize=True)
-    return found
+    x_norm, known_norm = ((v @ inverse * v).sum(axis=1) for v in (x, known))
+    found: FloatArray = x_norm[:, None] + known_norm - 2 * (x @ inverse @ known.T)
+    return np.maximum(found, 0)
 
 
 def predict(

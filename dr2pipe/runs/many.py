@@ -92,7 +92,7 @@ class Block:
     Attributes:
         items: the pictures.
         shard: the name of their records.
-        again: records of this name are there already, and no longer hold.
+        listed: version of records of this name that are there already and no longer hold.
         loaded: those that were read and decoded.
         processed: those that were restored.
         rows: those that are settled.
@@ -104,7 +104,7 @@ class Block:
 
     items: list[Item]
     shard: str
-    again: bool = False
+    listed: str | None = None
     loaded: list[LoadedPicture] = field(default_factory=list)
     processed: list[Processed] = field(default_factory=list)
     rows: list[Row] = field(default_factory=list)
@@ -145,13 +145,13 @@ def _no_networks(*_: Any, **__: Any) -> Any:
 
 def read_block(block: Block, steps: Steps, output: Storage) -> Block:
     """Read and decode the pictures; those that another run has just done are not read."""
-    if not block.again:
-        try:
+    try:
+        if block.listed is None or output.file(block.shard).version != block.listed:
             return dataclasses.replace(block, rows=read_shard(output, block.shard), is_theirs=True)
-        except FileNotFoundError:
-            pass
-        except Exception as error:
-            raise _store_error(block.shard, error) from error
+    except FileNotFoundError:
+        pass
+    except Exception as error:
+        raise _store_error(block.shard, error) from error
     with ThreadPoolExecutor(_THREADS) as readers:
         contents = list(readers.map(_tried(lambda item: read_url(item.url)), block.items))
     loaded, rows = [], []
@@ -200,15 +200,18 @@ def write_block(block: Block, steps: Steps, output: Storage) -> Block:
         item = by_path[done.loaded.job.relative]
         try:
             contents = steps.encode(done, lambda: read_url(item.url))
+        except Exception as error:
+            return failed_row(item, error, steps)
+        try:
             for name, data in contents.items():
                 output.write(name, data)
+            # Results of former settings, such as coarse/, would be taken for results of these.
+            for name in set(item.former) - contents.keys():
+                output.remove(name)
         except Exception as error:  # such as a name too long: recorded; the next one goes on
             if takes_nothing(error):
                 raise
             return failed_row(item, error, steps, is_attempt=is_final(error))
-        # Results of former settings, such as coarse/, would be taken for results of these.
-        for name in set(item.former) - contents.keys():
-            output.remove(name)
         record = steps.record_of(done, contents)
         return Row(item.path, DONE, item.version, steps.settings_hash, item.attempts + 1, record)
 

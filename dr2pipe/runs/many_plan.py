@@ -108,7 +108,7 @@ def block_of(items: list[Item], steps: Steps, stored: Mapping[str, StoredFile]) 
     known = ((item.path, item.version, item.attempts) for item in items)
     shard = shard_name(known, steps.settings_hash)
     # Other settings came between, or another version of the input, and then these again.
-    return Block(items, shard, again=shard in stored)
+    return Block(items, shard, listed=stored[shard].version if shard in stored else None)
 
 
 def _groups(items: Iterable[Item], most: int) -> Iterable[list[Item]]:

@@ -17,12 +17,13 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
 
-from dr2pipe.core.errors import ConfigError, describe_error
+from dr2pipe.core.errors import ConfigError, StorageError, describe_error
 from dr2pipe.core.markers import MARKER
 from dr2pipe.core.storage import Storage
 from dr2pipe.runs import many
 from dr2pipe.runs.actor_places import ActorPlaces, find_places
 from dr2pipe.runs.many import Block, ManyConfig
+from dr2pipe.runs.many_plan import LISTS
 from dr2pipe.runs.ray_cluster import PATIENCE_S, ray_errors
 from dr2pipe.runs.restore_config import RestoreConfig
 from dr2pipe.runs.steps import Steps
@@ -193,6 +194,10 @@ def _check_seen(config: RestoreConfig, output: Storage) -> None:
         raise ConfigError(
             f"{here} {config.output}: several machines need a shared disk or a store"
         ) from None
+    except Exception as error:
+        raise StorageError(f"{config.output}: {describe_error(error)}") from error
+    if config.input.lower().endswith(LISTS):  # the driver alone reads it
+        return
     source = Storage(config.input)
     if source.is_local and not os.path.exists(source.root):
         raise ConfigError(f"{here} {config.input}: several machines need a shared disk or a store")

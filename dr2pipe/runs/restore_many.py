@@ -33,6 +33,7 @@ KIND = "restore-many"
 # What a block is divided by in each round. Blocks whose workers die come again in the next one; a
 # picture that is lost in all rounds, at last alone, is quarantined.
 _ROUNDS = (1, 8, None)  # None: pictures alone
+_MOST_STORE_ERRORS = 20  # one after another: it is down
 _MOST_LOST_ALONE = 20  # more are no poison: the cluster itself loses its workers
 
 
@@ -113,7 +114,7 @@ def _run(
     if not lease.is_first:
         blocks.reverse()
     _run_rounds(blocks, config, steps, pool, load, lease, progress, stored)
-    if not lease.is_lost and not lease.others():  # the last one reports
+    if not lease.is_lost:  # of several runs, the report of the last one stays
         write_reports(output, progress, describe_run(config.restore, steps))
     return progress.summary
 
@@ -145,24 +146,27 @@ def _run_rounds(
                     for i in range(0, len(items), most)
                 ]
             waiting = {block.shard: block for block in blocks}
-            in_store: StorageError | None = None
+            in_store: list[StorageError] = []
             for block in pool.run(blocks, config, steps, load, alone=most == 1):
                 if isinstance(block.error, StorageError):  # as if its worker had died
-                    in_store = block.error
-                    logger.warning("%s", in_store)
-                    continue
-                if block.error is not None:
+                    in_store.append(block.error)
+                    logger.warning("%s", block.error)
+                elif block.error is not None:
                     raise block.error
-                progress.add(block)
-                waiting.pop(block.shard, None)
+                else:
+                    in_store.clear()
+                    progress.add(block)
+                    waiting.pop(block.shard, None)
                 if stop or lease.is_lost:
                     progress.summary.interrupted = True
                     return
+                if len(in_store) == _MOST_STORE_ERRORS:
+                    raise in_store[-1]
             blocks = list(waiting.values())
             if not blocks:
                 return
-        if in_store is not None:
-            raise in_store
+        if in_store:
+            raise in_store[-1]
     lost = [item for block in blocks for item in block.items]
     none_was_ever_restored = progress.summary.restored + progress.summary.skipped == 0
     all_are_lost = len(lost) > 1 and none_was_ever_restored

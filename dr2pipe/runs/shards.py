@@ -102,15 +102,18 @@ def read_rows(storage: Storage, names: Iterable[str]) -> dict[str, Row]:
         name for name in names if name.startswith(f"{RECORDS}/") and name.endswith(".parquet")
     ]
     latest: dict[str, Row] = {}
+    several: dict[str, list[Row]] = {}
     with ThreadPoolExecutor(_READERS) as readers:
         for rows in readers.map(lambda name: read_shard(storage, name), shards):
             for row in rows:
                 row.record = _kept(row)
                 known = latest.setdefault(row.path, row)
                 if known is not row:
-                    older, newer = sorted((known, row), key=lambda one: one.written)
-                    newer.former = {**older.files, **newer.former}
-                    latest[row.path] = newer
+                    several.setdefault(row.path, [known]).append(row)
+    for path, found in several.items():
+        *former, latest[path] = sorted(found, key=lambda one: one.written)
+        for row in former:
+            latest[path].former |= row.files
     return latest
 
 

@@ -128,8 +128,19 @@ def test_two_that_join_at_once_both_stay(output, monkeypatch):
     monkeypatch.setattr(
         module.time, "sleep", lambda _: of_another(output, is_at_work=True, about=ABOUT)
     )
-    with lease_of(output, joins=True):
-        pass
+    with lease_of(output, joins=True) as lease:
+        assert not lease.is_first
+
+
+@pytest.mark.parametrize(("owner", "is_first"), [("0", False), ("z", True)])
+def test_of_those_that_join_at_once_one_is_the_first(output, monkeypatch, owner, is_first):
+    monkeypatch.setattr(
+        module.time,
+        "sleep",
+        lambda _: of_another(output, owner=owner, is_at_work=False, about=ABOUT),
+    )
+    with lease_of(output, joins=True) as lease:
+        assert lease.is_first == is_first
 
 
 def test_nonsense_is_no_run(output, at_once):

@@ -40,6 +40,24 @@ def test_what_is_written_is_listed_and_read(stored):
         stored.read("a/b.png")
 
 
+def test_folders_that_come_and_go_under_a_write(tmp_path, monkeypatch):
+    """Runs that share an output remove what is left when they end."""
+    stored, write = Storage(str(tmp_path)), module.files.write_bytes
+    troubles = [FileNotFoundError("gone"), FileExistsError("there")]
+
+    def interrupted(*given, **options):
+        if troubles:
+            raise troubles.pop()
+        write(*given, **options)
+
+    monkeypatch.setattr(module.files, "write_bytes", interrupted)
+    stored.write("x", b"1")
+    assert stored.read("x") == b"1"
+    gone = tmp_path / ".partial/.a.partial"
+    monkeypatch.setattr(module.Path, "glob", lambda *_: [gone])
+    stored.remove_partial()
+
+
 def test_names_of_the_folder_itself(stored):
     assert stored.names() == []
     for name in ("a", "b/c", ".d"):

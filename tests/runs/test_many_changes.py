@@ -7,6 +7,7 @@ import pickle
 import shutil
 import socket
 import sys
+import time
 
 import pytest
 from conftest import make_pictures
@@ -16,12 +17,12 @@ from test_runs import FakeNetwork
 
 from dr2pipe.core.errors import ConfigError, StorageError
 from dr2pipe.core.storage import Storage, absolute_url
-from dr2pipe.runs import many, on_ray, ray_cluster, restore_many
+from dr2pipe.runs import many, many_plan, on_ray, ray_cluster, restore_many
 from dr2pipe.runs.actor_places import find_places
 from dr2pipe.runs.many import Block, Item, ManyConfig
 from dr2pipe.runs.many_report import Progress
 from dr2pipe.runs.restore import RestoreConfig
-from dr2pipe.runs.shards import BEGUN, DONE, Row
+from dr2pipe.runs.shards import BEGUN, DONE, FAILED, Row, read_rows, write_shard
 from dr2pipe.runs.steps import Steps
 
 pytest.importorskip("pyarrow", reason="the extra [ray] is not installed")
@@ -177,6 +178,65 @@ def test_a_store_that_takes_no_records_ends_the_run(places, pool, monkeypatch): 
     with pytest.raises(StorageError, match="503 Slow Down"):
         run(places)
     assert len(pool.rounds) == 3
+
+
+def test_a_store_that_is_down_is_not_asked_for_ever(tmp_path, pool, monkeypatch):  # noqa: F811
+    make_pictures(tmp_path / "in", 25)
+    monkeypatch.setattr(many, "write_shard", lambda *_: (_ for _ in ()).throw(OSError("503")))
+    pool.catches = True
+    with pytest.raises(StorageError, match="503"):
+        run((str(tmp_path / "in"), str(tmp_path / "out")), block_pictures=1)
+    assert len(pool.rounds) == 1
+
+
+def test_records_that_another_run_wrote_anew_are_seen(tmp_path, pool, monkeypatch):  # noqa: F811
+    make_pictures(tmp_path / "in", 2)
+    places = str(tmp_path / "in"), str(tmp_path / "out")  # noqa: F811
+    with monkeypatch.context() as patched:  # attempts stay, and so does the name of the records
+        patched.setattr(many, "read_url", lambda url: (_ for _ in ()).throw(PermissionError(url)))
+        run(places)
+    output, config = Storage(places[1]), config_of(places)
+    steps = fake_steps(config.restore, "cpu")
+    items, stored = many_plan.list_pictures(config.restore, output), output.find()
+    planned, _, _ = many_plan.plan(
+        items, steps, read_rows(output, stored), stored, block_pictures=4, retries=2
+    )
+    assert planned[0].listed is not None
+    assert not many.read_block(planned[0], steps, output).is_theirs
+    time.sleep(0.02)  # of another time
+    assert counts(run(places)) == (2, 0, 0)
+    assert many.read_block(planned[0], steps, output).is_theirs
+
+
+def test_the_files_of_the_latest_of_many_rows_count(tmp_path):
+    storage = Storage(str(tmp_path))
+    for number, (name, size) in enumerate([("b", 100), ("c", 120), ("a", None)]):
+        record = {"path": "p"} if size is None else {"path": "p", "files": {"coarse/p": [size, ""]}}
+        status = FAILED if size is None else DONE
+        row = Row("p", status, "", str(number), 1, record)
+        write_shard(storage, f"records/{name}.parquet", [row])
+        time.sleep(0.01)
+    (row,) = read_rows(storage, sorted(storage.find())).values()
+    assert row.status == FAILED
+    assert row.files == {"coarse/p": 120}
+
+
+def test_a_picture_that_cannot_be_encoded_is_given_up(places, pool):  # noqa: F811
+    class Fails(Steps):
+        def encode(self, done, read_again):
+            raise ValueError("no such colours")
+
+    def load(config, device):
+        steps = fake_steps(config, device)
+        return Fails(
+            **{one.name: getattr(steps, one.name) for one in dataclasses.fields(steps) if one.init}
+        )
+
+    for _ in range(3):
+        assert counts(run(places, load=load)) == (0, 0, 10)
+    pool.rounds.clear()
+    assert counts(run(places, load=load)) == (0, 0, 10)
+    assert pool.rounds == [[]]
 
 
 @pytest.mark.parametrize("made_again", [1, 3])
@@ -341,6 +401,8 @@ def test_machines_that_do_not_see_the_same_folders(tmp_path):
         on_ray._check_seen(restore, output)
     (tmp_path / "in").mkdir()
     on_ray._check_seen(restore, output)
+    listed = dataclasses.replace(restore, input=str(tmp_path / "of the driver/photos.csv"))
+    on_ray._check_seen(listed, output)
 
 
 def test_a_cluster_that_does_not_answer_is_one_sentence():

@@ -32,7 +32,7 @@ from dr2pipe.core.images.samples import Samples, fill_transparent, read_samples,
 from dr2pipe.core.images.tint import Tint, find_tint, to_grey
 
 MAX_PIXELS = 64_000_000
-MAX_RESULT_PIXELS = 16 * MAX_PIXELS  # a photo may be enlarged four times
+MAX_RESULT_PIXELS = 178_000_000  # Pillow decodes no more
 MAX_FILE_BYTES = 1 << 29
 MIN_SIDE_PX = 8
 MAX_ASPECT = 4.0
@@ -119,7 +119,7 @@ def read_image(path: str | Path, *, max_pixels: int = MAX_PIXELS) -> Picture:
 
 
 def decode_result(data: bytes, *, keep_own: bool = False) -> Picture:
-    """As :func:`decode_image`, for what a run made: of any shape, and as large as runs make it."""
+    """As :func:`decode_image`, for what a run made: of any shape, and of up to 178 million pixels."""
     return decode_image(data, max_pixels=MAX_RESULT_PIXELS, keep_own=keep_own, whole_photo=True)
 
 
