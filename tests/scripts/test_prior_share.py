@@ -5,6 +5,7 @@ import sys
 
 import measure_prior_share
 import numpy as np
+import pytest
 from conftest import make_pictures
 from measure_prior_share import correlate
 
@@ -25,6 +26,7 @@ def test_correlation_is_that_of_ranks():
     assert nothing.high - nothing.low > 0.1
 
 
+@pytest.mark.slow
 def test_the_command_prints_a_row_for_each_family(tmp_path, monkeypatch, capsys):
     network = build_enhancer(
         "panini", input_size=32, size=32, fused_size=8, rrdb_channels=4, rrdb_blocks=1,

@@ -174,7 +174,7 @@ def test_gfpgan_resumes_exactly_and_switches_the_pyramid_off(faces, tmp_path):
     assert (whole / "previews" / "step_00000006.png").is_file()
 
 
-@pytest.mark.parametrize("recipe", ["stylegan2", "gfpgan"])
+@pytest.mark.parametrize("recipe", [pytest.param("stylegan2", marks=pytest.mark.slow), "gfpgan"])
 def test_two_processes(faces, tmp_path, recipe):
     text = {"stylegan2": STYLEGAN2, "gfpgan": GFPGAN}[recipe]
     given = [f"data.path={faces / 'faces.npz'}", "batch_size=2", "total_steps=4"]

@@ -130,6 +130,7 @@ def test_a_texture_decoder_alone_is_trained_towards_the_clean_face(codebook, fac
     assert sum(code[-8:]) < 0.8 * sum(code[:8])
 
 
+@pytest.mark.slow  # quick ones have one of GFP-GAN and one of a DDPM
 @pytest.mark.parametrize("recipe", ["vqfr_codebook", "vqfr"])
 def test_two_processes(recipe, codebook, faces, tmp_path):
     text = {"vqfr_codebook": CODEBOOK, "vqfr": VQFR}[recipe]
