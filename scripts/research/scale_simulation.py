@@ -340,7 +340,7 @@ def compare_store(work, pictures, seconds, block):
     make_pictures(work / "in", pictures, side=64)
     with store_here(refuse_every=20, stall_every=10**9, stall_s=0) as app:
         Storage("s3://photos").fs.mkdir("photos")
-        few = ["dr2.num_evaluations=1", "dr2.antithetic=false"]
+        few = ["dr2.student=portrait128_student", "dr2.antithetic=false"]
         said = both_commands(work, pictures, block, "s3://photos/many", *few)
         return said | {"requests": next(app.requests) - 1, "refused": app.refused}
 
