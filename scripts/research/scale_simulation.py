@@ -326,26 +326,22 @@ def store(work, pictures, seconds, block):
         return said | check_records("s3://photos/out", pictures)
 
 
-def compare(work, pictures, seconds, block):
+def compare(work, pictures, settings, block):
     """Both commands with real networks on the same pictures; equal files."""
     make_pictures(work / "in", pictures, side=64)
-    return both_commands(work, pictures, block, str(work / "many"), "dr2.num_evaluations=2")
+    return both_commands(work, pictures, block, str(work / "many"), settings)
 
 
-def compare_store(work, pictures, seconds, block):
-    """The same with results in an object store that refuses a twentieth of all requests.
-
-    Faces take one network call, so that the store weighs more.
-    """
+def compare_store(work, pictures, settings, block):
+    """The same with results in an object store that refuses a twentieth of all requests."""
     make_pictures(work / "in", pictures, side=64)
     with store_here(refuse_every=20, stall_every=10**9, stall_s=0) as app:
         Storage("s3://photos").fs.mkdir("photos")
-        few = ["dr2.student=portrait128_student", "dr2.antithetic=false"]
-        said = both_commands(work, pictures, block, "s3://photos/many", *few)
+        said = both_commands(work, pictures, block, "s3://photos/many", settings)
         return said | {"requests": next(app.requests) - 1, "refused": app.refused}
 
 
-def both_commands(work, pictures, block, output, *changes):
+def both_commands(work, pictures, block, output, changes):
     root = Path(__file__).resolve().parents[2]
     settings = ["faces.mode=aligned", "batch_size=8", *changes]
     preset = find_file("configs/restore", "portrait128", what="preset")
@@ -385,12 +381,19 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.0, help="of the networks, per picture")
     parser.add_argument("--block", type=int, default=16)
     parser.add_argument("--actors", type=int, default=2, help="of drive")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=["dr2.num_evaluations=2"],
+        help="settings of the compare studies",
+    )
     options = parser.parse_args()
     if options.study == "drive":
         return drive(options.work, options.seconds, options.block, options.actors)
     shutil.rmtree(options.work, ignore_errors=True)
     study = globals()[options.study]
-    said = study(options.work, options.pictures, options.seconds, options.block)
+    networks = options.set if study in (compare, compare_store) else options.seconds
+    said = study(options.work, options.pictures, networks, options.block)
     print(json.dumps({"study": options.study, **said}))
     return 0
 
