@@ -12,6 +12,7 @@ import logging
 import os
 import pickle
 import socket
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -101,6 +102,8 @@ class Pool:
         context.enable_progress_bars = context.print_on_execution_start = False
         context.enable_operator_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.CRITICAL)
+        # Ray has no other way yet to say that blocks are not to be tried again.
+        warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
         cpu_step: dict[str, Any] = {"num_cpus": 1, "max_retries": 0, "batch_size": 1}
         cpu_step["batch_format"] = "pyarrow"
         tables = [_table(block) for block in blocks]

@@ -140,7 +140,7 @@ def _run_rounds(
             most = 1 if divisor is None else max(1, config.block_pictures // divisor)
             items = [item for block in blocks for item in block.items]
             if divisor != 1:
-                logger.warning("%d pictures are not done yet: again", len(items))
+                logger.warning("not done yet, so again: %d", len(items))
                 blocks = [
                     many_plan.block_of(items[i : i + most], steps, stored)
                     for i in range(0, len(items), most)
