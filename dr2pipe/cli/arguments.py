@@ -125,6 +125,12 @@ def _add_restore(to: Commands) -> None:
         default="keep",
         help="keep: black-and-white and tinted pictures get no other colours; free: they may (keep)",
     )
+    command.add_argument(
+        "--contrast",
+        choices=("keep", "stretch"),
+        default="keep",
+        help="stretch: bring dark, hazy and faded pictures to the usual range of levels first (keep)",
+    )
     _add_run_options(command)
     add_set(command)
 

@@ -37,7 +37,8 @@ def restore_with_options(options: Namespace) -> int:
     }
     overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
     overrides += ["faces.mode=aligned"] if options.aligned else []
-    usual = {"bits": "keep", "colour": "keep", "pages": "first", "scale": 1, "format": "png"}
+    usual: dict[str, Any] = {"bits": "keep", "colour": "keep", "contrast": "keep", "scale": 1}
+    usual |= {"pages": "first", "format": "png"}
     chosen = {name: getattr(options, name) for name in usual}
     overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
     overrides += [

@@ -27,6 +27,7 @@ from dr2pipe.restoration.restorer import (
     build_restorer,
     describe_enhancer,
 )
+from dr2pipe.restoration.settings import CONTRASTS
 from dr2pipe.runs.restore import RestoreConfig
 
 
@@ -154,13 +155,17 @@ class Methods:
         """
         found: dict[str, tuple[torch.Tensor, list[int]]] = {}
         by_method = {}
+        shown: dict[str | None, torch.Tensor] = {None: degraded}
+        if any(config.contrast for config in self.configs.values()):
+            shown["stretch"] = stretched(degraded)
         for name, config in self.configs.items():
-            by_method[name] = degraded, [0] * len(seeds)
+            by_method[name] = shown[config.contrast], [0] * len(seeds)
             if config.dr2 is not None:
-                key = _key(config.dr2)
+                stage = _key(config.dr2)
+                key = stage + (config.contrast or "")
                 if key not in found:
-                    restorer = self._restorers[key]
-                    inputs = images.resize_tensor(degraded, restorer.input_size)
+                    restorer = self._restorers[stage]
+                    inputs = images.resize_tensor(shown[config.contrast], restorer.input_size)
                     result = restorer(inputs, seeds)
                     found[key] = result.coarse.cpu(), result.calls
                 by_method[name] = found[key]
@@ -201,6 +206,8 @@ class Methods:
         described: dict[str, Any] = {}
         if config.folder is not None:
             described["made_elsewhere"] = True
+        if config.contrast is not None:
+            described["contrast"] = config.contrast
         if config.dr2 is not None:
             key = _key(config.dr2)
             remover = self._restorers[key].remover
@@ -225,14 +232,31 @@ def resolve(name: str, config: MethodConfig) -> MethodConfig:
             raise ConfigError(f"method '{name}': a preset leaves nothing else to set")
         path = find_file("configs/restore", config.preset, what="preset")
         preset = load_config(RestoreConfig, path, ["input=-", "output=-"])
-        config = MethodConfig(dr2=preset.dr2, enhancer=preset.enhancer)
-    if config.folder is not None and (config.dr2 or config.enhancer):
+        config = MethodConfig(
+            dr2=preset.dr2, enhancer=preset.enhancer, contrast=config.contrast or preset.contrast
+        )
+    if config.folder is not None and (config.dr2 or config.enhancer or config.contrast):
         raise ConfigError(f"method '{name}': pictures of a folder are not restored again")
+    if config.contrast not in (None, *CONTRASTS):
+        raise ConfigError(
+            f"method '{name}': contrast '{config.contrast}': choose {', '.join(CONTRASTS)}"
+        )
     dr2 = config.dr2 if config.dr2 is not None and config.dr2.enabled else None
     enhancer = config.enhancer
     if enhancer is not None and enhancer.name == "none":
         enhancer = None
-    return MethodConfig(dr2=dr2, enhancer=enhancer, folder=config.folder)
+    contrast = "stretch" if config.contrast == "stretch" else None
+    return MethodConfig(dr2=dr2, enhancer=enhancer, folder=config.folder, contrast=contrast)
+
+
+def stretched(pictures: torch.Tensor) -> torch.Tensor:
+    """(B,3,H,W) in [-1,1], those that are dark or pale brought to the usual range of levels."""
+    result = pictures.clone()
+    for i, pixels in enumerate(images.to_uint8(pictures)):
+        stretch = images.find_stretch(pixels)
+        if stretch is not None:
+            result[i] = images.to_tensor(np.asarray(stretch.apply(pixels), np.uint8))[0]
+    return result
 
 
 def _key(stage: DR2Config | EnhancerConfig) -> str:

@@ -54,6 +54,7 @@ class MethodConfig:
     dr2: DR2Config | None = None
     enhancer: EnhancerConfig | None = None
     folder: str | None = None  # results of another tool, see Protocol
+    contrast: str | None = None  # keep | stretch; null: as the preset has it, else keep
 
 
 @dataclass

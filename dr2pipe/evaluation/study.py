@@ -26,7 +26,7 @@ from dr2pipe.core.records import append_jsonl, set_damaged_aside, to_jsonl, vers
 from dr2pipe.degradations import degrade, describe_chain
 from dr2pipe.diffusion.degradation_features import degradation_features
 from dr2pipe.evaluation.calibration import calibration
-from dr2pipe.evaluation.methods import MethodResult, Methods
+from dr2pipe.evaluation.methods import MethodResult, Methods, stretched
 from dr2pipe.evaluation.protocol import (
     GIVEN,
     CleanSet,
@@ -233,6 +233,8 @@ class Study:
 
         None where the automatic setting left stage 1 out: equal samples have no spread.
         """
+        if self.methods.configs[self.main].contrast is not None:
+            degraded = stretched(degraded)
         inputs = images.resize_tensor(degraded, restorer.input_size)
         count = self.protocol.uncertainty_samples or 2
         samples = sample_restorer(restorer, inputs, seeds, count)

@@ -43,10 +43,19 @@ class PhotoRestorer:
         engine: finds, restores and pastes them.
         seed: of the random part of stage 1.
         keep_tint: monochrome photos stay monochrome.
+        stretch_contrast: dark, hazy and faded photos get the usual range of levels.
     """
 
-    def __init__(self, engine: PhotoEngine, *, seed: int = 0, keep_tint: bool = True):
-        self.engine, self.seed, self.keep_tint = engine, seed, keep_tint
+    def __init__(
+        self,
+        engine: PhotoEngine,
+        *,
+        seed: int = 0,
+        keep_tint: bool = True,
+        stretch_contrast: bool = False,
+    ):
+        self.engine, self.seed = engine, seed
+        self.keep_tint, self.stretch_contrast = keep_tint, stretch_contrast
 
     @classmethod
     def from_preset(
@@ -70,7 +79,12 @@ class PhotoRestorer:
         if config.faces.mode != "photos":
             raise ConfigError("a PhotoRestorer takes whole photos; see Restorer for aligned faces")
         engine, _ = load_photo_engine(config, device)
-        return cls(engine, seed=config.seed, keep_tint=config.colour == "keep")
+        return cls(
+            engine,
+            seed=config.seed,
+            keep_tint=config.colour == "keep",
+            stretch_contrast=config.contrast == "stretch",
+        )
 
     def __call__(self, image: Photo | str | Path, *, seed: int | None = None) -> PhotoResult:
         """Restore the faces of one photo.
@@ -89,6 +103,8 @@ class PhotoRestorer:
             raise ConfigError("faces.name=file looks photos up by name: give the path of a file")
         picture = _decoded(image)
         assert picture.own is not None
+        if self.stretch_contrast:
+            picture.stretch_contrast()
         if self.keep_tint:
             picture.set_tint_aside()
         photo = self.engine.prepare(picture, name)

@@ -169,6 +169,9 @@ class FacePlacer:
             PictureError: the list says something impossible of this photo.
         """
         found = self.detector.detect(picture.pixels, path)
+        if picture.stretch is not None:  # more noise can be seen now, and more of the faces too
+            before = np.asarray(picture.stretch.undo(picture.pixels), np.uint8)
+            found = max(found, self.detector.detect(before, path), key=len)
         size = picture.pixels.shape[:2]
         chosen = select_faces(found, self.faces, (size[0], size[1]))
         if picture.alpha is not None and self.scale > 1:
@@ -285,7 +288,7 @@ class PhotoEngine:
             reports.append(FaceReport(record, pieces, result.warnings))
         for number, report in enumerate(reports):
             warnings += [f"face {number}: {warning}" for warning in report.warnings]
-        is_changed = scale > 1 or (changed and self.faces.blend > 0)
+        is_changed = scale > 1 or picture.stretch or (changed and self.faces.blend > 0)
         return RestoredPhoto(levels if is_changed else None, reports, warnings)
 
     def _matched(self, face: PlacedFace, restored: torch.Tensor) -> torch.Tensor:

@@ -29,6 +29,7 @@ _CHOSEN_BY_AUTO = {
         *("tau", "omega", "num_steps", "num_evaluations"),
     )
 }
+CONTRASTS = ("keep", "stretch")
 
 
 @dataclass
@@ -49,6 +50,7 @@ class RestorationConfig:
     samples: int = 1  # restorations of each face with different noise
     combine: str = "mean"  # mean | medoid of the samples
     colour: str = "keep"  # keep: monochrome pictures keep their tint | free
+    contrast: str = "keep"  # keep | stretch: dark, hazy and faded pictures get the usual range
     faces: FacesConfig = field(default_factory=FacesConfig)
     paste: PasteConfig = field(default_factory=PasteConfig)
     scale: int = 1  # 1 | 2 | 4: the whole photo is enlarged
@@ -87,6 +89,8 @@ def check_restoration(config: RestorationConfig) -> None:
     check_detector(config.faces)
     if config.colour not in ("keep", "free"):
         raise ConfigError(f"colour '{config.colour}': choose keep or free")
+    if config.contrast not in CONTRASTS:
+        raise ConfigError(f"contrast '{config.contrast}': choose {', '.join(CONTRASTS)}")
     if config.noise not in NOISES:
         raise ConfigError(f"noise '{config.noise}': choose {', '.join(NOISES)}")
     if config.samples < 1:

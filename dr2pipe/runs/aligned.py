@@ -84,6 +84,7 @@ def aligned_steps(config: RestoreConfig, device: torch.device | str) -> Steps:
         max_pixels=config.max_pixels,
         options=config.run_options(),
         keep_tint=config.colour == "keep",
+        stretch_contrast=config.contrast == "stretch",
         png_text=text_of_result(config, settings, device),
         paired=paired,
         on_gpu=on_gpu,

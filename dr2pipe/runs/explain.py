@@ -80,11 +80,16 @@ def explain(
     with picture_named(photo):
         data = images.read_file(photo)
         picture = images.decode_image(data, keep_own=True, whole_photo=True)
+    is_faded = images.find_stretch(picture.pixels) is not None
+    if config.contrast == "stretch":
+        picture.stretch_contrast()
     if config.colour == "keep" and picture.tint is None:
         picture.set_tint_aside()
     faces = engine.prepare(picture, Path(photo).name).faces
     height, width = picture.pixels.shape[:2]
     lines = [f"{photo}: {width} x {height} pixels, faces: {len(faces)}"]
+    if is_faded and config.contrast == "keep":
+        lines.append("the photo is dark, hazy or faded: --set contrast=stretch mends that first")
     if not faces:
         lines += [
             f"{NO_FACE}. Is it small or very blurred? Enlarge or sharpen the photo, lower the limit "

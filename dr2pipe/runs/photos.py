@@ -91,6 +91,7 @@ def photo_steps(
         batch_size=engine.restorer.batch_size,
         max_pixels=config.max_pixels,
         keep_tint=config.colour == "keep",
+        stretch_contrast=config.contrast == "stretch",
         keep_own=True,
         prepare=photo_preparation(config, engine.placer, watch=watch),
         face_sizes=(engine.restorer.input_size, engine.restorer.output_size),
@@ -219,6 +220,8 @@ def compare(photo: PreparedPhoto, restored: RestoredPhoto, *, boxes: bool) -> im
     assert picture.own is not None
     levels = picture.own.levels if restored.levels is None else restored.levels
     halves = [_looked_at(picture, level) for level in (picture.own.levels, levels)]
+    if picture.stretch is not None:
+        halves[0] = np.asarray(picture.stretch.undo(halves[0]), np.uint8)
     if boxes:
         height = picture.pixels.shape[0]
         for half in halves:

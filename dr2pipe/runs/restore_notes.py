@@ -35,6 +35,8 @@ def describe_settings(
         optional = {"samples": config.samples, "combine": config.combine}
     if restorer.noise != "reference":  # which had no name before there was another
         optional["noise"] = restorer.noise
+    if config.contrast != "keep":
+        optional["contrast"] = config.contrast
     if config.faces.mode == "photos":
         optional |= {
             "faces": dataclasses.asdict(config.faces) | {"file": _hash_of(config.faces.file)},

@@ -93,6 +93,7 @@ class Steps:
             where memory runs out.
         max_pixels: larger pictures are failures.
         keep_tint: show the process the luma of monochrome pictures, see ``Picture.tint``.
+        stretch_contrast: mend dark, hazy and faded pictures first, see ``Picture.stretch_contrast``.
         keep_own: keep the pictures in their own colour space, see ``Picture.own``.
         prepare: makes of a photo of any shape, and its relative path, what ``process`` takes a
             list of; called in several threads. The photo's pixels are its own to keep.
@@ -118,6 +119,7 @@ class Steps:
     batch_size: int
     max_pixels: int = images.MAX_PIXELS
     keep_tint: bool = False
+    stretch_contrast: bool = False
     keep_own: bool = False
     prepare: Callable[[images.Picture, str], PreparedPhoto] | None = None
     face_sizes: tuple[int, int] | None = None
@@ -165,6 +167,8 @@ class Steps:
             whole_photo=self.prepare is not None,
             sha256=sha256,
         )
+        if self.stretch_contrast:
+            picture.stretch_contrast()
         if self.keep_tint:
             picture.set_tint_aside()
         paired = paired or {}
@@ -289,6 +293,8 @@ class Steps:
                 record: dict[str, Any] = {"seconds": seconds, "warnings": warnings}
                 if result.notes[i]:
                     record["notes"] = result.notes[i]
+                if loaded.picture.stretch is not None:
+                    record["contrast"] = dataclasses.asdict(loaded.picture.stretch)
                 if result.records is not None:
                     record |= result.records[i]
                 yield Processed(loaded, result.pixels[i], record, result.in_own_space)

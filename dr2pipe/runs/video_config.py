@@ -53,6 +53,7 @@ def check_video(config: VideoConfig) -> None:
         "identity.minimum": config.identity.minimum is not None,
         "identity.reference": config.identity.reference is not None,
         "colour=free": config.colour == "free",
+        "contrast=stretch": config.contrast == "stretch",
     }
     for name, is_set in of_photos.items():
         if is_set:

@@ -102,6 +102,12 @@ def _photos(on: SimpleNamespace, preset: str) -> None:
         info="Faces with more detail than the networks give stay as they are",
         elem_id="skip-good",
     )
+    on.contrast = gr.Checkbox(
+        False,
+        label="Mend dark and faded photos",
+        info="Photos without black or white get it, with all that is around the faces",
+        elem_id="contrast",
+    )
     on.damage = gr.Radio(
         _DAMAGES, value=usual_damage(preset), label="How damaged is it? (N, τ, ω)", elem_id="damage"
     )
@@ -267,6 +273,7 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
         tau,
         sharpness,
         skip_good,
+        contrast,
         scale,
         seed,
         samples,
@@ -279,6 +286,7 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
             tau=int(tau),
             sharpness=None if usual_sharpness(preset) is None else float(sharpness),
             skip_good=bool(skip_good),
+            stretch_contrast=bool(contrast),
             scale=int(scale),
             seed=int(seed or 0),
             variants=int(samples),
@@ -291,7 +299,8 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
     def set_tau(preset, damage):  # type: ignore[no-untyped-def]
         return told(usual_tau, Wish(preset, damage))
 
-    values = [on.photo, on.preset, on.damage, on.tau, on.sharpness, on.skip_good, on.scale, on.seed]
+    values = [on.photo, on.preset, on.damage, on.tau, on.sharpness, on.skip_good, on.contrast]
+    values += [on.scale, on.seed]
     on.restore.click(
         restore,
         [*values, on.samples],

@@ -26,6 +26,7 @@ class Wish:
         tau: τ, likeness (low) against cleanness (high); None: as the damage says.
         sharpness: 0..1, where the preset's enhancer has a sharp variant; None: as the preset says.
         skip_good: leave good faces alone.
+        stretch_contrast: bring dark, hazy and faded photos to the usual range of levels.
         scale: 1, 2 or 4.
         seed: of the noise.
         variants: how many results with other noise are made; their seeds follow ``seed``.
@@ -39,6 +40,7 @@ class Wish:
     tau: int | None = None
     sharpness: float | None = None
     skip_good: bool = True
+    stretch_contrast: bool = False
     scale: int = 1
     seed: int = 0
     variants: int = 1
@@ -103,6 +105,8 @@ def overrides_of(wish: Wish) -> list[str]:
         settings.append(f"enhancer.sharpness={wish.sharpness:g}")
     if not wish.skip_good:
         settings.append("faces.skip_good=false")
+    if wish.stretch_contrast:
+        settings.append("contrast=stretch")
     if wish.scale != 1:
         settings.append(f"scale={wish.scale}")
     if wish.variants > 1 and config.dr2.antithetic:  # else variants would hardly differ

@@ -311,6 +311,24 @@ def test_a_preset_as_a_method(protocol, tmp_path):
         run(protocol, tmp_path / "p", "methods={a: {preset: portrait128, folder: x}}")
 
 
+def test_a_method_that_mends_dark_pictures_first(protocol, tmp_path):
+    given = ["methods.stretched.contrast=stretch", "methods.both.contrast=stretch"]
+    given += ["methods.both.dr2=${methods.coarse.dr2}", "methods.coarse.contrast=keep"]
+    given += ["degradations=['low_light:4',mild]", "uncertainty_samples=2", "main=both"]
+    run(protocol, tmp_path / "o", *given)
+    rows = rows_of(tmp_path / "o")
+
+    def values(method, degradation):
+        chosen = [r for r in rows if (r["method"], r["degradation"]) == (method, degradation)]
+        return np.array([float(r["psnr"]) for r in chosen])
+
+    assert (values("stretched", "low_light 4") > values("input", "low_light 4") + 2).all()
+    assert (values("both", "low_light 4") > values("coarse", "low_light 4") + 2).all()
+    assert (values("stretched", "mild") == values("input", "mild")).any()  # where it is not dark
+    with pytest.raises(ConfigError, match="contrast 'more': choose keep, stretch"):
+        run(protocol, tmp_path / "p", "methods={a: {contrast: more}}")
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [

@@ -183,12 +183,46 @@ def test_strict_makes_a_photo_without_faces_a_failure(photos, model_folder):
         (["faces.mode=both"], "choose photos or aligned"),
         (["format=gif"], "choose png, jpg, webp, keep"),
         (["faces.file=nowhere.json"], "nowhere.json"),
+        (["contrast=more"], "contrast 'more': choose keep, stretch"),
     ],
 )
 def test_settings_that_do_not_fit(photos, model_folder, settings, says):
     with pytest.raises(ConfigError, match=says):
         restore(photos, model_folder, *settings)
     assert not (photos.parent / "out").exists()
+
+
+def test_dark_photos_get_the_usual_range(photos, model_folder):
+    """Also where they have no face; others, and the command without it, change no such pixel."""
+    out = photos.parent / "out"
+    dark = images.round_to_uint8(np.asarray(Image.open(photos / "none.jpg")) * 0.2)
+    Image.fromarray(dark).save(photos / "dark.png")
+    Image.fromarray(images.round_to_uint8(smooth_photo(seed=1) * 0.2)).save(photos / "one.png")
+    assert restore(photos, model_folder).exit_code == 0
+    assert (np.asarray(Image.open(out / "restored/dark.png")) == dark).all()
+    none = np.asarray(Image.open(out / "restored/none.png"))
+    summary = restore(photos, model_folder, "contrast=stretch", "save_compare=true")
+    assert (summary.restored, summary.skipped) == (5, 0)  # another setting
+    found = records(out)
+    assert {path for path, record in found.items() if "contrast" in record} == {
+        "dark.png",
+        "one.png",
+    }
+    after = np.asarray(Image.open(out / "restored/dark.png")).astype(float)
+    line = found["dark.png"]["contrast"]
+    expected = np.clip(np.round(dark * line["gain"] + line["offset"] * 255), 0, 255)
+    assert np.abs(after - expected).max() <= 1
+    assert np.ptp(after) > 2 * np.ptp(dark)
+    assert (np.asarray(Image.open(out / "restored/none.png")) == none).all()
+    # Around the face, the whole photo has it; the other half of the comparison is as it was.
+    one = np.asarray(Image.open(out / "restored/one.png")).astype(float)
+    was = smooth_photo(seed=1) * 0.2
+    line = found["one.png"]["contrast"]
+    stretched = np.clip(was * line["gain"] + line["offset"] * 255, 0, 255)
+    assert np.abs(one - stretched)[-20:, -20:].max() <= line["gain"]
+    compared = np.asarray(Image.open(out / "compare/one.png")).astype(float)
+    half = compared[:, : was.shape[1]]
+    assert np.abs(half - was).mean() < 2
 
 
 def test_a_face_outside_its_photo_is_that_photos_failure(photos, model_folder):

@@ -21,7 +21,9 @@ def test_usual_wishes_change_nothing():
 
 
 def test_every_wish_is_a_setting():
-    wish = Wish(damage="severe", skip_good=False, scale=2, seed=7, sharpness=0.5)
+    wish = Wish(
+        damage="severe", skip_good=False, stretch_contrast=True, scale=2, seed=7, sharpness=0.5
+    )
     assert overrides_of(wish) == [
         "dr2.factor=8",
         "dr2.tau=28",
@@ -29,6 +31,7 @@ def test_every_wish_is_a_setting():
         "dr2.num_evaluations=2",
         "enhancer.sharpness=0.5",
         "faces.skip_good=false",
+        "contrast=stretch",
         "scale=2",
         "seed=7",
     ]

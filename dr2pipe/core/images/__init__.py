@@ -15,6 +15,7 @@ from dr2pipe.core.images.arrays import (
     to_uint8,
     to_uint16,
 )
+from dr2pipe.core.images.contrast import Stretch, find_stretch
 from dr2pipe.core.images.jpeg import JpegTables
 from dr2pipe.core.images.metadata import OWN_TEXT
 from dr2pipe.core.images.own_space import OwnSpace, reduced
@@ -62,6 +63,7 @@ __all__ = [
     "Pixels",
     "Place",
     "SOURCE_TYPE",
+    "Stretch",
     "Tint",
     "check_encoding",
     "check_file",
@@ -73,6 +75,7 @@ __all__ = [
     "encode_picture",
     "encode_png",
     "find_images",
+    "find_stretch",
     "is_picture_path",
     "find_tint",
     "hash_bytes",

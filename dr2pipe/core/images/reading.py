@@ -25,6 +25,7 @@ from dr2pipe.core import files
 from dr2pipe.core.errors import PictureError, TooManyPixelsError, UnreadableFileError
 from dr2pipe.core.images import colour
 from dr2pipe.core.images.arrays import Pixels, resize_pixels, to_tensor
+from dr2pipe.core.images.contrast import Stretch, find_stretch
 from dr2pipe.core.images.jpeg import JpegTables, jpeg_tables
 from dr2pipe.core.images.metadata import Metadata, read_metadata
 from dr2pipe.core.images.own_space import OwnSpace, reduced, space_of_file
@@ -60,6 +61,7 @@ class Picture:
             from another space, that of the file where it is sRGB, else None.
         jpeg: how a JPEG file was compressed; None for other kinds.
         tint: the colours of a monochrome picture, if they were set aside.
+        stretch: what was done to the levels of a dark or pale picture, if anything was.
         metadata: what the result should carry.
         sha256: hex digest of the file's bytes.
         warnings: what a reader of the manifest should know.
@@ -72,6 +74,7 @@ class Picture:
     profile: bytes | None = None
     jpeg: JpegTables | None = None
     tint: Tint | None = None
+    stretch: Stretch | None = None
     metadata: Metadata = field(default_factory=Metadata)
     sha256: str = ""
     warnings: list[str] = field(default_factory=list)
@@ -81,6 +84,24 @@ class Picture:
         self.tint = find_tint(self.pixels)
         if self.tint is not None:
             self.pixels = to_grey(self.pixels)
+
+    def stretch_contrast(self) -> None:
+        """Bring a dark, hazy or faded picture to the usual range of levels, see ``contrast``.
+
+        Call it before :meth:`set_tint_aside`.
+        """
+        self.stretch = find_stretch(self.pixels)
+        if self.stretch is None:
+            return
+        self.pixels = np.asarray(self.stretch.apply(self.pixels), np.uint8)
+        own = self.own
+        if own is None:
+            return
+        levels = self.stretch.apply(own.to_srgb(own.levels))
+        if own.is_other_than_srgb:
+            rgb = levels if levels.ndim == 3 else np.repeat(levels[..., None], 3, axis=2)
+            levels = own.from_srgb(rgb)
+        own.levels = levels
 
     def resized(self, size: int) -> torch.Tensor:
         """The picture as (1,3,size,size) float32 in [-1,1]; the aspect ratio is not kept.
