@@ -31,6 +31,8 @@ class FaceDataset(ShowingDataset):
         sources: keep only these values of ``source``; ``.npz`` only.
         flip: mirror half of the showings.
         seed: base seed.
+        squeeze: faces that are not square are squeezed, which is said once; False: whoever reads
+            them cuts them.
 
     Raises:
         ConfigError: nothing found, a size that is not that of the ``.npz``, or ``sources`` that
@@ -47,6 +49,7 @@ class FaceDataset(ShowingDataset):
         sources: Sequence[int] | None = None,
         flip: bool = True,
         seed: int = 0,
+        squeeze: bool = True,
     ):
         self.size, self.flip, self.seed, self.root = size, flip, seed, Path(path)
         self.pixels: npt.NDArray[np.uint8] | None = None
@@ -75,7 +78,7 @@ class FaceDataset(ShowingDataset):
             found = images.find_images(path)
             found.say_what_was_left_out()
             self.names = [str(p) for p in found.paths]
-            _check_files(self.names, size)
+            _check_files(self.names, size, squeeze)
         if not self.names:
             raise ConfigError(f"no training pictures in {path}")
 
@@ -120,7 +123,7 @@ class FaceDataset(ShowingDataset):
         return {"image": image, "name": self.names[index], "seed": seed, "flipped": flipped}
 
 
-def _check_files(paths: list[str], size: int) -> None:
+def _check_files(paths: list[str], size: int, squeeze: bool) -> None:
     """Raise PictureError for files that cannot be used, before training comes to them."""
     broken, squeezed = [], []
     for path in paths:
@@ -137,7 +140,7 @@ def _check_files(paths: list[str], size: int) -> None:
             f"{len(broken)} of {len(paths)} files cannot be used; remove or replace them\n"
             + "\n".join(broken[:20])
         )
-    if squeezed:
+    if squeezed and squeeze:
         logger.warning(
             "%d of %d pictures are not square and are squeezed to squares, the first: %s",
             len(squeezed),

@@ -60,8 +60,10 @@ class PairDataset(ShowingDataset):
         check_share("jitter", jitter)
         if jitter > 0 and parts is not None:
             raise ConfigError("jitter moves the faces, but not their landmarks; set it to 0")
-        if coarse_share > 0 and coarse is None:
-            raise ConfigError("coarse_share > 0 needs pairs.coarse, a folder of coarse faces")
+        if (coarse_share > 0) != (coarse is not None):
+            raise ConfigError(
+                "pairs.coarse, a folder of coarse faces, and a pairs.coarse_share above 0 go together"
+            )
         for name in degradations:
             if name in UNSEEN:
                 raise ConfigError(f"'{name}' is kept for evaluation; training must not see it")

@@ -27,6 +27,7 @@ Pixels = npt.NDArray[np.uint8]
 Floats = npt.NDArray[np.float64]
 
 _LUMA = np.array(images.LUMA)
+_SHOWN_GROUPS = 10  # in a message
 # Colours (of 0..1) that the dark and the light end of a tinted photograph may lean to.
 _DARK_TINTS = np.array(
     [[0.16, 0.09, 0.04], [0.05, 0.06, 0.14], [0.12, 0.05, 0.10], [0.06, 0.10, 0.06]]
@@ -80,9 +81,12 @@ class TonedFaces(ShowingDataset):
         groups = [faces.relative(name).replace("\\", "/").split("/")[0] for name in faces.names]
         unknown = sorted({*repeats, *tones.monochrome_groups} - set(groups))
         if unknown:
+            known = sorted(set(groups))
+            some = ", ".join(known[:_SHOWN_GROUPS])
+            more = f" and {len(known) - _SHOWN_GROUPS} more" if len(known) > _SHOWN_GROUPS else ""
             raise ConfigError(
-                f"repeats and tones.monochrome_groups name {', '.join(unknown)}; the faces are of "
-                f"{', '.join(sorted(set(groups)))}"
+                f"repeats and tones.monochrome_groups name {', '.join(unknown)}, which is no folder "
+                f"in data.path; there are {some}{more}"
             )
         self.faces, self.tones = faces, tones
         self.order = np.repeat(np.arange(len(faces)), [repeats.get(group, 1) for group in groups])

@@ -42,6 +42,8 @@ class BlindRanges:
     Attributes:
         sigma_px: standard deviation of the blur on a 512-pixel face; half the kernels are
             anisotropic, with two of them and a random angle.
+        kernel_px: largest side of its kernel on a 512-pixel face, beyond which it is cut off; None:
+            as far as three standard deviations.
         shrink: factor of the bilinear reduction of a 512-pixel face; a smaller picture is
             reduced to the same side, or not at all.
         noise: standard deviation of the Gaussian noise, in 8-bit levels.
@@ -61,6 +63,7 @@ class BlindRanges:
     grey_probability: float = 0.0
     jitter_probability: float = 0.0
     grey_noise: bool = False
+    kernel_px: int | None = None
 
 
 def degrade_blind(
@@ -86,7 +89,10 @@ def degrade_blind(
     shrink = rng.uniform(ranges.shrink[0], ranges.shrink[1])
     noise = rng.uniform(ranges.noise[0], ranges.noise[1])
     quality = int(rng.integers(ranges.jpeg_quality[0], ranges.jpeg_quality[1] + 1))
-    size = max(3, 2 * math.ceil(3 * max(sigma_x, sigma_y)) + 1)
+    reach = math.ceil(3 * max(sigma_x, sigma_y))
+    if ranges.kernel_px is not None:
+        reach = min(reach, round(ranges.kernel_px * scale) // 2)
+    size = 2 * max(reach, 1) + 1
     kernel = gaussian_kernel(size, max(sigma_x, 1e-3), max(sigma_y, 1e-3), angle)
     reduction = max(shrink * scale, 1.0)
     small = (max(1, round(width / reduction)), max(1, round(height / reduction)))

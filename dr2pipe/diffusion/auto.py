@@ -13,6 +13,7 @@ lowest scores.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,8 @@ from dr2pipe.diffusion.degradation_features import FEATURES, degradation_feature
 
 # Bright clothes or a colourful room are no damage.
 _TONES = ("normalised_brightness", "normalised_contrast", "saturation", "dark", "bright")
-_STRUCTURE = [i for i, name in enumerate(FEATURES) if name not in _TONES]
-INPUTS = 2 * len(FEATURES) + math.comb(len(_STRUCTURE), 2) + 1  # of the regression
+STRUCTURE = [i for i, name in enumerate(FEATURES) if name not in _TONES]
+INPUTS = 2 * len(FEATURES) + math.comb(len(STRUCTURE), 2) + 1  # of the regression
 
 FloatArray = npt.NDArray[np.float64]
 _NEAREST = 8
@@ -108,15 +109,19 @@ class AutoSetting:
         return chosen
 
 
-def regression_inputs(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
-    """Return (R,INPUTS): standardised features, their squares, products of all but tones, and 1.
+def regression_inputs(
+    features: FloatArray, mean: FloatArray, scale: FloatArray, columns: Sequence[int] = STRUCTURE
+) -> FloatArray:
+    """Return (R,INPUTS): standardised features, their squares, products of ``columns``, and 1.
+
+    The columns are all features but tones.
 
     Much detail means sharpness where noise is low, and grain where it is coarse: products tell them
     apart. Standardised features are limited to ±4, so that the regression does not extrapolate.
     """
     x = np.clip((features - mean) / scale, -4, 4)
-    first, second = np.triu_indices(len(_STRUCTURE), k=1)
-    structure = x[:, _STRUCTURE]
+    first, second = np.triu_indices(len(columns), k=1)
+    structure = x[:, columns]
     products = structure[:, first] * structure[:, second]
     return np.concatenate([x, x**2, products, np.ones((len(x), 1))], axis=1)
 
@@ -137,9 +142,11 @@ def predict(
     return (by_regression + by_neighbours) / 2
 
 
-def structure_of(features: FloatArray, mean: FloatArray, scale: FloatArray) -> FloatArray:
-    """(R,S): the standardised features that are not tones."""
-    return ((features - mean) / scale)[:, _STRUCTURE]
+def structure_of(
+    features: FloatArray, mean: FloatArray, scale: FloatArray, columns: Sequence[int] = STRUCTURE
+) -> FloatArray:
+    """(R,S): the standardised features of ``columns``, which are all that are no tones."""
+    return ((features - mean) / scale)[:, columns]
 
 
 def load_auto(name: str) -> tuple[AutoSetting, Path]:
@@ -170,11 +177,11 @@ def _check(setting: AutoSetting) -> None:
         if not np.isfinite(np.array(values, dtype=float)).all() or len(values) != len(FEATURES):
             raise ValueError(f"{len(FEATURES)} numbers are needed, one for each feature")
     inverse = np.array(setting.inverse, dtype=float)
-    if inverse.shape != (len(_STRUCTURE),) * 2 or not np.isfinite(inverse).all():
-        raise ValueError(f"the inverse covariance is that of {len(_STRUCTURE)} features")
+    if inverse.shape != (len(STRUCTURE),) * 2 or not np.isfinite(inverse).all():
+        raise ValueError(f"the inverse covariance is that of {len(STRUCTURE)} features")
     known, reached = (np.array(v, dtype=float) for v in (setting.known, setting.known_scores))
-    if known.ndim != 2 or known.shape[1] != len(_STRUCTURE) or not np.isfinite(known).all():
-        raise ValueError(f"the faces of the sweep have {len(_STRUCTURE)} features each")
+    if known.ndim != 2 or known.shape[1] != len(STRUCTURE) or not np.isfinite(known).all():
+        raise ValueError(f"the faces of the sweep have {len(STRUCTURE)} features each")
     if reached.shape != (len(known), count) or not np.isfinite(reached).all() or not len(known):
         raise ValueError("every face of the sweep has a score for each candidate")
     if not float(setting.farthest) > 0:
@@ -197,7 +204,7 @@ def unusual_features(setting: AutoSetting, picture: torch.Tensor) -> dict[str, f
     """
     features = degradation_features(picture).numpy()
     far = structure_of(features, np.array(setting.mean), np.array(setting.scale))[0]
-    names = [FEATURES[i] for i in _STRUCTURE]
+    names = [FEATURES[i] for i in STRUCTURE]
     named = {name: float(value) for name, value in zip(names, far, strict=True)}
     return dict(sorted(named.items(), key=lambda item: -abs(item[1])))
 
@@ -211,5 +218,5 @@ def unfamiliar_damage(setting: AutoSetting, picture: torch.Tensor) -> list[str]:
     parts = apart * (apart @ inverse)
     if parts.sum() <= setting.farthest:
         return []
-    names = [FEATURES[i] for i in _STRUCTURE]
+    names = [FEATURES[i] for i in STRUCTURE]
     return [n for n, part in zip(names, parts, strict=True) if part > _LARGE_PART * parts.sum()]

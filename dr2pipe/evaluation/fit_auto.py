@@ -14,6 +14,7 @@ import numpy.typing as npt
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.auto import (
+    STRUCTURE,
     AutoSetting,
     FloatArray,
     distances_between,
@@ -53,8 +54,14 @@ def fit_from_sweeps(folders: Sequence[str | Path], path: str | Path) -> str:
     return "\n".join(lines)
 
 
-def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]]]:
+def fit_auto(
+    table: SweepTable, columns: Sequence[int] = STRUCTURE
+) -> tuple[AutoSetting, dict[str, dict[str, float]]]:
     """Fit what predicts each candidate's score from features.
+
+    Args:
+        table: of one sweep or several.
+        columns: of the features, by which faces are near each other, and whose products count.
 
     Returns:
         The setting, and the cross-validated means of ``values`` by ``auto`` and by the best
@@ -70,15 +77,15 @@ def fit_auto(table: SweepTable) -> tuple[AutoSetting, dict[str, dict[str, float]
     fold, rows = _folds(table.faces), np.arange(len(scores))
     reached = []  # by each strength, on faces left out
     for strength in _STRENGTHS:
-        predicted = _cross_predict(table.features, relative, fold, strength)
+        predicted = _cross_predict(table.features, relative, fold, strength, columns)
         reached.append(scores[rows, predicted.argmax(axis=1)])
     strength = _STRENGTHS[_strongest_good(reached)]
-    predicted = _cross_predict(table.features, relative, fold, strength)
+    predicted = _cross_predict(table.features, relative, fold, strength, columns)
     fixed = int(scores.mean(axis=0).argmax())
     mean, scale = _standard(table.features)
-    weights = _ridge(regression_inputs(table.features, mean, scale), relative, strength)
-    inverse = _inverse_covariance(structure_of(table.features, mean, scale))
-    known = structure_of(table.features, mean, scale).round(2)
+    weights = _ridge(regression_inputs(table.features, mean, scale, columns), relative, strength)
+    structure = structure_of(table.features, mean, scale, columns)
+    inverse, known = _inverse_covariance(structure), structure.round(2)
     distances = distances_between(known, known, inverse)
     distances[table.faces[:, None] == table.faces] = np.inf
     worst = scores.mean(axis=1).argsort()[: max(len(scores) // 3, 1)]
@@ -165,16 +172,20 @@ def _strongest_good(reached: list[FloatArray]) -> int:
 
 
 def _cross_predict(
-    features: FloatArray, y: FloatArray, fold: npt.NDArray[np.intp], strength: float
+    features: FloatArray,
+    y: FloatArray,
+    fold: npt.NDArray[np.intp],
+    strength: float,
+    columns: Sequence[int],
 ) -> FloatArray:
     predicted = np.empty_like(y)
     for k in range(_FOLDS):
         seen = fold != k
         mean, scale = _standard(features[seen])
-        weights = _ridge(regression_inputs(features[seen], mean, scale), y[seen], strength)
-        x = structure_of(features, mean, scale)
+        weights = _ridge(regression_inputs(features[seen], mean, scale, columns), y[seen], strength)
+        x = structure_of(features, mean, scale, columns)
         predicted[~seen] = predict(
-            regression_inputs(features[~seen], mean, scale) @ weights,
+            regression_inputs(features[~seen], mean, scale, columns) @ weights,
             distances_between(x[~seen], x[seen], _inverse_covariance(x[seen])),
             y[seen],
         )

@@ -179,7 +179,10 @@ class Methods:
 
     @property
     def calls(self) -> tuple[int, int]:
-        """Network calls of all first stages so far, in pictures: requested, and computed."""
+        """Calls of all networks of first stages so far, in pictures: requested, and computed.
+
+        Those of students are not among them.
+        """
         networks = self._networks.values()
         return sum(n.requested for n in networks), sum(n.computed for n in networks)
 

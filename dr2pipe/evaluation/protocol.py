@@ -154,7 +154,9 @@ class CleanSet:
             raise ConfigError(
                 f"clean.path={config.path}: a study takes a folder or an .npz, no tar"
             )
-        self._faces = FaceDataset(config.path, size=size, sources=config.sources, flip=False)
+        self._faces = FaceDataset(
+            config.path, size=size, sources=config.sources, flip=False, squeeze=False
+        )
         self.paths = self._faces.names[: config.limit]
         self.names = [self._faces.relative(name) for name in self.paths]
         if self._faces.pixels is None and config.crop == "none":

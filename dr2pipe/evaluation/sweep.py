@@ -82,6 +82,8 @@ def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
     """
     if config.random_points is not None and config.random_points < 1:
         raise ConfigError(f"random_points={config.random_points} must be at least 1, or null")
+    if config.dr2.mode != "fixed" or not config.dr2.enabled:
+        raise ConfigError("a sweep varies the settings of stage 1: dr2.mode=fixed dr2.enabled=true")
     unknown = [axis for axis in config.grid if axis not in AXES]
     if unknown:
         raise ConfigError(f"grid cannot vary {', '.join(unknown)}; it can {', '.join(AXES)}")
@@ -291,6 +293,9 @@ def _as_text(summary: dict[str, Any]) -> str:
         value = point["values"][label][chosen]
         lines.append(f"best for {label}: {name}, {chosen} {value:.3f} {unit}, {text}")
     naive, made = summary["calls"]["naive"], summary["calls"]["made"]
-    saved = 1 - made / naive if naive else 0
-    lines.append(f"network calls: {made} pictures instead of {naive}, {saved:.0%} saved by sharing")
+    if made:  # a student's are not counted
+        saved = 1 - made / naive
+        lines.append(
+            f"network calls: {made} pictures instead of {naive}, {saved:.0%} saved by sharing"
+        )
     return "\n".join(lines)

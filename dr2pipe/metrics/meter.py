@@ -50,7 +50,7 @@ class Meter:
         self.metrics: dict[str, Measure] = {}
         self.set_metrics: dict[str, tuple[Embed, Distance]] = {}
         for name in names:
-            missing = missing_for(name, paths)
+            missing = missing_for(name, paths) or _too_small(name, paths, size)
             if missing:
                 raise Dr2pipeError(f"{name} {missing}")
             metric = METRICS[name]
@@ -138,7 +138,7 @@ def available(
             raise ConfigError(f"metrics must name at least one of {', '.join(METRICS)}")
         check_metrics(names, size)
         for name in names:
-            missing = missing_for(name, paths)
+            missing = missing_for(name, paths) or _too_small(name, paths, size)
             if missing:
                 raise Dr2pipeError(f"{name} {missing}")
         return list(dict.fromkeys(names)), {}
@@ -147,7 +147,7 @@ def available(
         if size < metric.least_side_px:
             reasons[name] = f"needs pictures of {metric.least_side_px} pixels or more"
         else:
-            reasons[name] = missing_for(name, paths)
+            reasons[name] = missing_for(name, paths) or _too_small(name, paths, size)
     left_out = {name: reason for name, reason in reasons.items() if reason}
     return [name for name in METRICS if name not in left_out], left_out
 
@@ -168,6 +168,15 @@ def missing_for(name: str, paths: Mapping[str, str]) -> str | None:
         if find_spec(_MODULES.get(package, package.replace("-", "_"))) is None:
             return f"needs {package}: pip install 'dr2pipe[{_EXTRA_OF[package]}]'"
     return None
+
+
+def _too_small(name: str, paths: Mapping[str, str], size: int) -> str | None:
+    """Whether pictures of ``size`` pixels are too small for the metric's file, in words."""
+    metric = METRICS[name]
+    if metric.least_side_of is None:
+        return None
+    least = metric.least_side_of(*(paths[need] for need in metric.needs))
+    return f"needs pictures of {least} pixels or more, not {size}" if size < least else None
 
 
 def _carried(name: str, paths: Mapping[str, str]) -> Path | None:

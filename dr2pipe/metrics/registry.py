@@ -54,6 +54,7 @@ class Metric:
             them is given; ``load`` then takes no path.
         least_side_px: the smallest side of pictures that it can measure.
         maskable: its ``Measure`` takes a mask.
+        least_side_of: the same, as its file says, for metrics whose file decides it.
         of_sets: it compares whole sets of pictures.
         packages: names on PyPI of the packages it imports beyond dr2pipe's core.
     """
@@ -66,6 +67,7 @@ class Metric:
     needs: tuple[str, ...] = ()
     least_side_px: int = 1
     maskable: bool = False
+    least_side_of: Callable[[str], int] | None = None
     of_sets: bool = False
     packages: tuple[str, ...] = ()
     carried: Callable[[], Path | None] | None = None
@@ -175,7 +177,15 @@ METRICS: dict[str, Metric] = {
         _load_listed_landmark_error,
         ("landmarks",),
     ),
-    "niqe": Metric("", "lower", 2, "0 to infinity", _load_niqe, ("niqe",)),
+    "niqe": Metric(
+        "",
+        "lower",
+        2,
+        "0 to infinity",
+        _load_niqe,
+        ("niqe",),
+        least_side_of=lambda path: load_pristine(path).block_px,
+    ),
     "fid": Metric(
         "",
         "lower",

@@ -149,8 +149,10 @@ def load_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> N
         group.update(given)
 
 
-def warn_of_changes(config: TrainConfig, images_per_step: int, state: dict[str, Any]) -> None:
-    """Log which settings differ from those that ``state`` was saved with.
+def warn_of_changes(
+    config: TrainConfig, images_per_step: int, state: dict[str, Any], *, showings: int
+) -> None:
+    """Log which settings, or numbers of faces, differ from those that ``state`` was saved with.
 
     Raises:
         ConfigError: the checkpoint is past the last step.
@@ -162,6 +164,11 @@ def warn_of_changes(config: TrainConfig, images_per_step: int, state: dict[str, 
         )
     now = to_dict(config) | {"images_per_step": images_per_step}
     before = state["config"] | {"images_per_step": state["images_per_step"]}
+    if "showings" in state:
+        now, before = (
+            now | {"number of faces": showings},
+            before | {"number of faces": state["showings"]},
+        )
     free = _FREE_TO_CHANGE - ({"total_steps"} if config.schedule == "cosine" else set())
     changed = [k for k in now if k not in free and now[k] != before.get(k)]
     if changed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -158,6 +159,18 @@ def check_config(config: TrainConfig) -> None:
     for name in _AT_LEAST_ONE:
         if getattr(config, name) < 1:
             raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
+    if not config.max_grad_norm > 0:
+        raise ConfigError(
+            f"max_grad_norm={config.max_grad_norm} must be above 0; .inf clips no gradient"
+        )
+    if not 0 <= config.ema_decay < 1:
+        raise ConfigError(f"ema_decay={config.ema_decay} must be at least 0 and below 1")
+    rates = [f.name for f in dataclasses.fields(config) if f.name.endswith("learning_rate")]
+    for name in [*rates, "loader_workers"]:
+        if getattr(config, name) < 0:
+            raise ConfigError(f"{name}={getattr(config, name)} must not be below 0")
+    if config.halve_at_steps and config.schedule != "halving":
+        raise ConfigError("halve_at_steps belongs to schedule=halving; give both")
     resolve_precision(config.precision, "cpu")  # raises for an unknown name
 
 

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed, to_dict
 from dr2pipe.core.diffusers_types import EMAModel
-from dr2pipe.core.errors import CheckpointError, Dr2pipeError, NotFiniteError
+from dr2pipe.core.errors import CheckpointError, ConfigError, Dr2pipeError, NotFiniteError
 from dr2pipe.core.precision import resolve_precision, warn_if_slow
 from dr2pipe.core.processes import (
     forget_stray_ranks,
@@ -104,6 +104,13 @@ class Trainer:
                 group["initial_lr"] = group["lr"]
             prepared = self.accelerator.prepare(network, optimizer)
             self.networks[name], self.optimizers[name] = prepared
+        scales = self.accelerator.scaler is not None
+        if scales and len(self.optimizers) > 1 and config.accumulation_steps > 1:
+            # A step of one network would undo the scale of what another has added up.
+            raise ConfigError(
+                f"precision=fp16 with accumulation_steps={config.accumulation_steps} takes one "
+                f"network, not {len(self.optimizers)}: use bf16, or a larger batch_size"
+            )
         self.log: TrainingLog | None = None  # of the main process
         self.window = LogWindow()
         self.step = self.saved_step = self._resume()
@@ -283,6 +290,7 @@ class Trainer:
             "config": to_dict(self.config),
             "step": self.step,
             "images_per_step": self._images_per_step,
+            "showings": len(self.dataset),
             "optimizers": {name: o.state_dict() for name, o in self.optimizers.items()},
             "emas": {name: ema.state_dict() for name, ema in self.emas.items()},
             "window": self.window.state_dict(),
@@ -316,7 +324,7 @@ class Trainer:
         self.window.load_state_dict(state["window"])
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
-        warn_of_changes(self.config, self._images_per_step, state)
+        warn_of_changes(self.config, self._images_per_step, state, showings=len(self.dataset))
 
     # -- logs and previews ---------------------------------------------------------------
 

@@ -19,6 +19,7 @@ from omegaconf import OmegaConf
 from dr2pipe.cli import report_errors
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config
+from dr2pipe.diffusion.auto import STRUCTURE
 from dr2pipe.evaluation.fit_auto import fit_auto
 from dr2pipe.evaluation.protocol import Protocol
 from dr2pipe.evaluation.study import Study
@@ -39,13 +40,19 @@ def compare_features(sweep: str | Path, encoder: str) -> dict[str, dict[str, flo
     for rows, pictures in degraded_pictures(sweep):
         vectors |= dict(zip(rows, embed(network, pictures), strict=True))
     by_encoder = np.stack([vectors[row] for row in table.rows])
+    of_encoder = list(range(by_encoder.shape[1]))
+    after = table.features.shape[1]
     found = {}
-    for name, features in (
-        ("formula", table.features),
-        ("encoder", by_encoder),
-        ("both", np.concatenate([table.features, by_encoder], axis=1)),
+    for name, features, columns in (
+        ("formula", table.features, STRUCTURE),
+        ("encoder", by_encoder, of_encoder),
+        (
+            "both",
+            np.concatenate([table.features, by_encoder], axis=1),
+            [*STRUCTURE, *(after + i for i in of_encoder)],
+        ),
     ):
-        _, means = fit_auto(dataclasses.replace(table, features=features))
+        _, means = fit_auto(dataclasses.replace(table, features=features), columns)
         found[name] = means["auto"]
     return found | {"fixed": means["fixed"]}
 

@@ -9,11 +9,13 @@ Reads the newest checkpoint of RUN and leaves the run alone. ``fast`` is the ave
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
 
+from dr2pipe.cli import report_errors
 from dr2pipe.core.config import from_dict
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.training.recipes.ddpm import DDPMConfig, build_unet, export_model
@@ -50,7 +52,7 @@ def _channels(config: DDPMConfig) -> int:
     return 6 if config.variance == "learned_range" else 3
 
 
-def main() -> None:
+def main() -> int:
     """Read the arguments, export, and print what was done."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("run", type=Path)
@@ -59,7 +61,8 @@ def main() -> None:
     options = parser.parse_args()
     step = export_checkpoint(options.run, options.output, options.average)
     print(f"step {step}, average {options.average} -> {options.output}")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(report_errors(main))

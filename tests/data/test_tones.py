@@ -91,7 +91,9 @@ def test_fading_lifts_blacks_and_relighting_is_mild():
 def test_unusable_settings(faces):
     with pytest.raises(ConfigError, match=r"tones.relit=1.5 must lie in \[0, 1\]"):
         TonedFaces(faces, ToneConfig(relit=1.5))
-    with pytest.raises(ConfigError, match="name other; the faces are of new, old"):
+    with pytest.raises(
+        ConfigError, match=r"name other, which is no folder in data\.path; there are new, old"
+    ):
         TonedFaces(faces, ToneConfig(), {"other": 2})
     with pytest.raises(ConfigError, match="at least once"):
         TonedFaces(faces, ToneConfig(), {"new": 0})

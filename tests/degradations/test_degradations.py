@@ -148,6 +148,25 @@ def test_kernels_sum_to_one_and_are_centred(kernel):
     assert np.allclose(blur(flat, kernel), flat, atol=1e-2)
 
 
+def test_a_published_kernel_is_cut_off(monkeypatch):
+    """GFP-GAN's and DifFace's have 41 pixels of 512, whatever their deviation."""
+    sizes = []
+
+    def noted(size, *parameters):
+        sizes.append(size)
+        return gaussian_kernel(size, *parameters)
+
+    monkeypatch.setattr("dr2pipe.degradations.blind.gaussian_kernel", noted)
+    face = np.zeros((512, 512, 3), np.uint8)
+    for seed in range(20):
+        degrade(face, "difface", np.random.default_rng(seed))
+    assert max(sizes) == 41
+    sizes.clear()
+    for seed in range(20):
+        degrade(face[:128, :128], "gfpgan", np.random.default_rng(seed))
+    assert max(sizes) == 11
+
+
 def test_gaussian_kernel_has_its_deviations():
     kernel = gaussian_kernel(41, 2.0, 5.0)
     offsets = np.arange(41) - 20

@@ -15,6 +15,7 @@ from PIL import Image
 
 from dr2pipe.evaluation.report import pages as report
 from dr2pipe.evaluation.report import plots, tables
+from dr2pipe.evaluation.report.markdown import markdown_tables
 from dr2pipe.evaluation.report.pages import Example, write_evaluation_report
 
 METHODS = ["input", "plain", "DR2 & <b>more</b>"]
@@ -308,3 +309,16 @@ def test_a_browser_shows_an_evaluation(tmp_path, summary, examples, width):
     assert found["same"]
     assert found["focused"]
     assert 200 < found["side"] < 450
+
+
+def test_a_table_says_where_faces_have_no_value(summary):
+    for one in summary["cells"]:
+        one["count"] = summary["pictures"]
+    summary["differences"], summary["sets"] = [], []
+    lost = next(c for c in summary["cells"] if (c["metric"], c["method"]) == ("psnr", MAIN))
+    lost["count"] = 2
+    table = markdown_tables(summary)
+    assert "mean of 6 faces; n: where only so many faces have a value" in table
+    row = next(line for line in table.splitlines() if line.startswith(f"| {lost['degradation']} |"))
+    assert row.endswith("(n=2) |")
+    assert table.count("(n=") == 1

@@ -179,6 +179,13 @@ def test_sets_are_embedded_once(protocol, with_sets, tmp_path):
     found = json.loads((tmp_path / "o/summary.json").read_text())["sets"]
     assert len(found) == 2 * 5 * 2
     assert all(cell["value"] is not None for cell in found)
+    table = (tmp_path / "o/table.md").read_text()
+    for metric in ("fid", "kid"):
+        line = table.partition(f"\n{metric}, lower is better, of all 5 faces together\n")[2]
+        mild = next(row for row in line.splitlines() if row.startswith("| mild |"))
+        values = [c["value"] for c in found if (c["degradation"], c["metric"]) == ("mild", metric)]
+        shown = [float(text.replace("−", "-")) for text in mild.strip("| ").split(" | ")[1:]]
+        assert shown == pytest.approx(values, abs=0.006)
     broken = tmp_path / "o/pictures/coarse/mild/face_000.png"
     broken.write_bytes(b"no picture")
     with pytest.raises(ConfigError, match=r"coarse/mild/face_000\.png cannot be used"):

@@ -113,6 +113,13 @@ def test_a_grid_that_makes_no_sense(settings, tmp_path, grid, says):
     assert not (tmp_path / "o").exists()
 
 
+@pytest.mark.parametrize("setting", ["dr2.mode=auto", "dr2.enabled=false"])
+def test_nothing_to_vary(settings, tmp_path, setting):
+    with pytest.raises(ConfigError, match="a sweep varies the settings of stage 1"):
+        run(settings, tmp_path / "o", setting)
+    assert not (tmp_path / "o").exists()
+
+
 @pytest.mark.parametrize("count", [0, -1])
 def test_no_random_points(settings, tmp_path, count):
     with pytest.raises(ConfigError, match=f"random_points={count} must be at least 1"):

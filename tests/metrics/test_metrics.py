@@ -13,13 +13,14 @@ import torchmetrics
 
 from dr2pipe import metrics
 from dr2pipe.core import images
-from dr2pipe.core.errors import CheckpointError
+from dr2pipe.core.errors import CheckpointError, Dr2pipeError
 from dr2pipe.degradations import degrade
 from dr2pipe.faces import align, cut
 from dr2pipe.features.dlib_identity import weights_file
 from dr2pipe.features.lpips import load_lpips
 from dr2pipe.metrics import METRICS, Meter, available, measure, sets, ssim
 from dr2pipe.metrics.faces import identity_angle, landmark_error
+from dr2pipe.metrics.niqe import fit_niqe, save_pristine
 
 BY_FORMULA = ("psnr", "psnr_luma", "ssim", "ms_ssim")
 
@@ -588,6 +589,18 @@ def test_what_can_be_computed(without_packages):
 def test_what_cannot(names, paths, says, without_packages):
     with pytest.raises(ValueError, match=says):
         available(names, paths, 64)
+
+
+def test_a_file_may_decide_how_small_pictures_can_be(tmp_path):
+    blocks = (torch.rand(3, 96, 96, generator=torch.Generator().manual_seed(i)) for i in range(80))
+    save_pristine(fit_niqe((b * 2 - 1 for b in blocks), 48), tmp_path / "niqe.npz")
+    paths = {"niqe": str(tmp_path / "niqe.npz")}
+    assert "niqe" in available(None, paths, 48)[0]
+    names, left_out = available(None, paths, 40)
+    assert "niqe" not in names
+    assert left_out["niqe"] == "needs pictures of 48 pixels or more, not 40"
+    with pytest.raises(Dr2pipeError, match="niqe needs pictures of 48 pixels or more, not 40"):
+        Meter(["niqe"], paths, 40)
 
 
 def test_wrong_files_are_named(tmp_path, weight_files):

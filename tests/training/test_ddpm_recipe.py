@@ -131,6 +131,7 @@ def test_unusable_settings(settings, tmp_path):
         (["prediction=v"], "choose epsilon or sample"),
         (["prediction=epsilon"], "unet.patch=2 needs prediction=sample"),
         (["variance=learned_range"], "needs prediction=epsilon"),
+        (["p2_gamma=1"], "p2_gamma=1.0 weights the loss of prediction=epsilon"),
         (["unet.channels=[]"], r"unet.channels=\[\] must be one or more multiples"),
         (["unet.norm_groups=7"], "must be one or more multiples of unet.norm_groups=7"),
         (["unet.norm_groups=0"], "unet.norm_groups=0 must be at least 1"),

@@ -121,6 +121,10 @@ def test_the_queue_turns():
     for value in (1.0, 2.0, 3.0, 4.0):
         memory.enqueue(torch.full((2, 4), value))
     assert memory.queue[0].tolist() == [4, 4, 2, 2, 3, 3]
+    # Batches of another size, as after a resume, turn at the end of the queue too.
+    memory.enqueue(torch.full((5, 4), 5.0))
+    assert memory.queue[0].tolist() == [5, 4, 5, 5, 5, 5]
+    assert int(memory.place) == 1
 
 
 def test_a_pair_shares_its_degradation_and_nothing_else(data):

@@ -196,7 +196,7 @@ def test_pairs_mix_coarse_and_degraded_and_flip_together(clean, model_folder, tm
         ({"coarse_share": 2.0}, r"must lie in \[0, 1\]"),
         ({"recolour": -0.1}, "recolour=-0.1 must lie in"),
         ({"degradations": {"rain": 1.0}}, "kept for evaluation"),
-        ({"coarse_share": 0.5}, "needs pairs.coarse"),
+        ({"coarse_share": 0.5}, "go together"),
         ({"degradations": {}}, "must be 0 or more, not all 0"),
         ({"degradations": {"mild": -1.0}}, "must be 0 or more, not all 0"),
     ],
@@ -283,6 +283,8 @@ def test_discriminators_compare_squares_of_one_place(tmp_path):
     ("setting", "says"),
     [
         ("enhancer.name=gan", "unknown enhancer 'gan'"),
+        ("enhancer.name=exegan", "exegan takes mask and latents besides a face"),
+        ("discriminator_learning_rate=-1", "discriminator_learning_rate=-1.0 must not be below 0"),
         ("loss.adversarial_px=15", "adversarial_px=15 must be at least 16"),
         ("data.size=16", "set enhancer.options.size"),
         ("loss.perceptual=1.0", r"vgg19-dcbb9e9d\.pth"),

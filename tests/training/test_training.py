@@ -316,6 +316,12 @@ def test_auto_trains_in_what_the_machine_multiplies(
         (["unet.width=3"], "unknown key 'unet.width'"),
         (["batch_size=0"], "batch_size=0 must be at least 1"),
         (["log_every_steps=0"], "log_every_steps=0 must be at least 1"),
+        (["max_grad_norm=0"], "max_grad_norm=0.0 must be above 0; .inf clips no gradient"),
+        (["max_grad_norm=-1"], "must be above 0"),
+        (["ema_decay=1"], "ema_decay=1.0 must be at least 0 and below 1"),
+        (["learning_rate=-1"], "learning_rate=-1.0 must not be below 0"),
+        (["loader_workers=-1"], "loader_workers=-1 must not be below 0"),
+        (["halve_at_steps=[1]"], "halve_at_steps belongs to schedule=halving"),
     ],
 )
 def test_errors_come_before_the_first_step(config_file, data, tmp_path, overrides, says):
@@ -339,6 +345,15 @@ def test_resuming_with_other_settings_warns_and_uses_them(config_file, data, tmp
     assert "learning_rate" in caplog.text
     _, _, state = weights_of(tmp_path / "run", 3)
     assert state["optimizers"]["unet"]["param_groups"][0]["lr"] == 0.5
+
+
+def test_resuming_with_other_faces_warns(config_file, data, tmp_path, caplog):
+    train(config_file, data, tmp_path / "run", "total_steps=2")
+    caplog.clear()
+    train(config_file, data, tmp_path / "run", "total_steps=3", "schedule=constant")
+    assert "number of faces" not in caplog.text
+    train(config_file, data, tmp_path / "run", "total_steps=4", "data.sources=[0]")
+    assert "number of faces" in caplog.text
 
 
 def test_another_end_of_a_cosine_is_told_and_a_past_end_refused(

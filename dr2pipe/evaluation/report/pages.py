@@ -120,7 +120,7 @@ def write_sweep_report(folder: str | Path, summary: dict[str, Any]) -> Path:
             plots.metric_title(m) for m in summary["metrics"] if m != summary["chosen_metric"]
         ],
         "plots": write_plots(Path(folder), drawings),
-        "saved": f"{1 - computed / naive:.0%}" if naive else None,
+        "saved": f"{1 - computed / naive:.0%}" if computed else None,
         "best": {label: lines[name] for label, name in summary["best"].items()},
         "points": [
             lines[name] for name in sorted(lines, key=lambda name: _rank(sign, values[name]))

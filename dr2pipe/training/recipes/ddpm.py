@@ -203,6 +203,8 @@ def _check(config: DDPMConfig) -> None:
         raise ConfigError(f"prediction '{config.prediction}': choose epsilon or sample")
     if config.prediction == "sample" and config.variance == "learned_range":
         raise ConfigError("variance=learned_range needs prediction=epsilon")
+    if config.prediction == "sample" and config.p2_gamma:
+        raise ConfigError(f"p2_gamma={config.p2_gamma} weights the loss of prediction=epsilon")
     _check_unet(config.unet, config.data.size)
     if config.unet.patch > 1 and config.prediction != "sample":
         raise ConfigError(f"unet.patch={config.unet.patch} needs prediction=sample")

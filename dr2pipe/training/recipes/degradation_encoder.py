@@ -84,10 +84,11 @@ class KeyQueue(ModelMixin, ConfigMixin):
 
     @torch.no_grad()
     def enqueue(self, keys: torch.Tensor) -> None:
-        """Replace the oldest keys by (B,C) of unit length; B divides the size of the queue."""
-        start = int(self.place)
-        self.queue[:, start : start + len(keys)] = keys.T
-        self.place.fill_((start + len(keys)) % self.queue.shape[1])
+        """Replace the oldest keys by (B,C) of unit length; B is at most the size of the queue."""
+        size = self.queue.shape[1]
+        places = (int(self.place) + torch.arange(len(keys), device=keys.device)) % size
+        self.queue[:, places] = keys.T
+        self.place.fill_((int(self.place) + len(keys)) % size)
 
 
 class DegradationEncoderRecipe:

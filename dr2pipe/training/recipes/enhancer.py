@@ -93,12 +93,21 @@ class EnhancerTrainConfig(TrainConfig):
 
 
 class EnhancerRecipe:
-    """Any enhancer of ``ENHANCERS`` whose output has the size of the training faces."""
+    """Any enhancer of ``ENHANCERS`` that takes a face alone and gives the size of the training faces.
+
+    GFP-GAN, Panini-Net and VQFR have recipes of their own; here they train on one process.
+    """
 
     def __init__(self, config: EnhancerTrainConfig):
         self.config = config
         if config.enhancer.name not in ENHANCERS:
             build_enhancer(config.enhancer.name)  # raises, naming the valid ones
+        conditions = ENHANCERS[config.enhancer.name].conditions
+        if conditions:
+            raise ConfigError(
+                f"enhancer.name={config.enhancer.name} takes {' and '.join(conditions)} besides a "
+                "face: train it by a recipe of its own (configs/train)"
+            )
         if config.export_precision not in ("fp32", "fp16"):
             raise ConfigError(f"export_precision '{config.export_precision}': choose fp32 or fp16")
         self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
