@@ -67,10 +67,14 @@ DAMAGES: dict[str, Callable[[images.Pixels], images.Pixels]] = {
 def make_gallery(docs: Path) -> None:
     """Write the pictures below ``docs``."""
     restorer = PhotoRestorer.from_preset("default", faces__skip_good="false")
+    stretching = PhotoRestorer(restorer.engine, stretch_contrast=True)
     names = list(PORTRAITS)
     for number, (name, damage) in enumerate(DAMAGES.items()):
         damaged = damage(_portrait(names[number % len(names)]))
-        _save(docs / "gallery" / f"{name}.jpg", [damaged, restorer(damaged).image])
+        pictures = [damaged, restorer(damaged).image]
+        if name == "dark":
+            pictures.append(stretching(damaged).image)
+        _save(docs / "gallery" / f"{name}.jpg", pictures)
     grey = _sepia(_portrait("grace_hopper"))
     coloured = PhotoRestorer.from_preset("default", colour="free", faces__skip_good="false")
     _save(
