@@ -42,7 +42,6 @@ class PhotoRestorer:
     Args:
         engine: finds, restores and pastes them.
         seed: of the random part of stage 1.
-        keep_tint: monochrome photos stay monochrome.
         stretch_contrast: dark, hazy and faded photos get the usual range of levels.
     """
 
@@ -51,11 +50,9 @@ class PhotoRestorer:
         engine: PhotoEngine,
         *,
         seed: int = 0,
-        keep_tint: bool = True,
         stretch_contrast: bool = False,
     ):
-        self.engine, self.seed = engine, seed
-        self.keep_tint, self.stretch_contrast = keep_tint, stretch_contrast
+        self.engine, self.seed, self.stretch_contrast = engine, seed, stretch_contrast
 
     @classmethod
     def from_preset(
@@ -82,7 +79,6 @@ class PhotoRestorer:
         return cls(
             engine,
             seed=config.seed,
-            keep_tint=config.colour == "keep",
             stretch_contrast=config.contrast == "stretch",
         )
 
@@ -105,8 +101,6 @@ class PhotoRestorer:
         assert picture.own is not None
         if self.stretch_contrast:
             picture.stretch_contrast()
-        if self.keep_tint:
-            picture.set_tint_aside()
         photo = self.engine.prepare(picture, name)
         (result,) = self.engine.restore([photo], [self.seed if seed is None else seed])
         levels = picture.own.levels if result.levels is None else result.levels

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,40 +11,21 @@ import torch
 
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
-from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.faces import (
     Alignment,
-    DetectorConfig,
-    Face,
     FaceDetector,
-    Quality,
-    align,
-    cut,
-    estimate_quality,
     face_mask,
     face_patches,
-    select_faces,
 )
-from dr2pipe.restoration.background import Background, enlarged
+from dr2pipe.restoration.background import Background
 from dr2pipe.restoration.face_batches import FaceRestorer, RestoredFace
+from dr2pipe.restoration.placing import FacePlacer, FacesConfig, PlacedFace, PreparedPhoto
 
 NO_FACE = "no face was found"
-_MOST_SIDES = 4  # of a photo that a face's crop may have
-# A batch of photos ends when they have so many pixels, however few faces they have.
-_BATCH_PIXELS = 48_000_000
-_PHOTOS_PER_FACE = 4  # or when there are so many photos for each face of a full batch
 # Colours are matched where they change slowly: by so many cells a side of the crop.
 _COLOUR_CELLS, _COLOUR_PASSES = 8, 3
-
-
-@dataclass
-class FacesConfig(DetectorConfig):
-    """Which faces are restored, and how much."""
-
-    mode: str = "photos"  # photos | aligned: the inputs are aligned faces
-    skip_good: bool = True  # leave faces alone that are better than the network's results
-    blend: float = 1.0  # 0..1: share of the restored face in the result
 
 
 @dataclass
@@ -53,55 +33,6 @@ class PasteConfig:
     """How restored faces are put back."""
 
     match_colours: bool = True  # keep the colours of the photo where they change slowly
-
-
-@dataclass
-class PlacedFace:
-    """A face of a photo on its way through the networks.
-
-    Attributes:
-        face: as it was found.
-        alignment: where it lies.
-        quality: what can be told of it before it is restored.
-        degraded: (1,3,S,S) in [-1,1], the aligned face; S is the networks' input size.
-        look: (R,R,3), the same at the size of the results.
-        skipped: why it is left as it is; None where it is restored.
-    """
-
-    face: Face
-    alignment: Alignment
-    quality: Quality
-    degraded: torch.Tensor
-    look: images.Pixels
-    skipped: str | None
-
-    @property
-    def place(self) -> str:
-        """The point between the eyes in whole pixels; the face's seed depends on it."""
-        x, y = np.round(self.face.landmarks[:2].mean(axis=0)).astype(int)
-        return f"{x},{y}"
-
-
-@dataclass
-class PreparedPhoto:
-    """A photo and its faces.
-
-    Attributes:
-        picture: with ``own``.
-        faces: the largest first.
-        scale: how much the photo will be enlarged.
-    """
-
-    picture: images.Picture
-    faces: list[PlacedFace]
-    scale: int = 1
-
-    def share_of_batch(self, batch_size: int) -> float:
-        """How much of a batch of ``batch_size`` faces it fills, from 0 to 1 or more."""
-        height, width = self.picture.pixels.shape[:2]
-        faces = sum(face.skipped is None for face in self.faces)
-        by_count = max(faces, 1 / _PHOTOS_PER_FACE) / batch_size
-        return float(max(by_count, height * width * self.scale**2 / _BATCH_PIXELS))
 
 
 @dataclass
@@ -135,65 +66,6 @@ class RestoredPhoto:
     warnings: list[str]
 
 
-class FacePlacer:
-    """Finds and aligns the faces of photos. It needs no network but the detector's.
-
-    Args:
-        detector: finds faces.
-        faces: which of them are restored.
-        input_size: side in pixels of the faces that the networks take.
-        output_size: side in pixels of their results.
-        scale: how much photos will be enlarged.
-    """
-
-    def __init__(
-        self,
-        detector: FaceDetector,
-        faces: FacesConfig,
-        *,
-        input_size: int,
-        output_size: int,
-        scale: int = 1,
-    ):
-        self.detector, self.faces, self.scale = detector, faces, scale
-        self.input_size, self.output_size = input_size, output_size
-
-    def prepare(self, picture: images.Picture, path: str = "") -> PreparedPhoto:
-        """Find and align the faces of a decoded photo, which must have ``own``.
-
-        Args:
-            picture: the photo.
-            path: its relative path, by which a list of faces knows it.
-
-        Raises:
-            PictureError: the list says something impossible of this photo.
-        """
-        found = self.detector.detect(picture.pixels, path)
-        if picture.stretch is not None:  # more noise can be seen now, and more of the faces too
-            before = np.asarray(picture.stretch.undo(picture.pixels), np.uint8)
-            found = max(found, self.detector.detect(before, path), key=len)
-        size = picture.pixels.shape[:2]
-        chosen = select_faces(found, self.faces, (size[0], size[1]))
-        if picture.alpha is not None and self.scale > 1:
-            picture.alpha = enlarged(picture.alpha, self.scale)
-        placed = [self._place(picture, face) for face in chosen]
-        return PreparedPhoto(picture, placed, self.scale)
-
-    def _place(self, picture: images.Picture, face: Face) -> PlacedFace:
-        alignment = align(face.landmarks)
-        if alignment.side_px > _MOST_SIDES * max(picture.pixels.shape[:2]):
-            raise PictureError(
-                f"a face with a crop of {alignment.side_px:.0f} pixels is larger than the photo"
-            )
-        quality = estimate_quality(picture.pixels, alignment)
-        skipped = None
-        if self.faces.skip_good:
-            skipped = good_as_it_is(quality, self.input_size, self.output_size, self.scale)
-        degraded = images.to_tensor(cut(picture.pixels, alignment, self.input_size))
-        look = cut(picture.pixels, alignment, self.output_size)
-        return PlacedFace(face, alignment, quality, degraded, look, skipped)
-
-
 class PhotoEngine:
     """Finds the faces of photos, restores them, and pastes them back.
 
@@ -203,6 +75,7 @@ class PhotoEngine:
         faces: which of them are restored.
         paste: how they are put back.
         background: enlarges the photo around them.
+        keep_tint: monochrome faces stay so.
     """
 
     def __init__(
@@ -213,6 +86,7 @@ class PhotoEngine:
         faces: FacesConfig,
         paste: PasteConfig,
         background: Background,
+        keep_tint: bool = True,
     ):
         if not 0 <= faces.blend <= 1:
             raise ConfigError(f"faces.blend={faces.blend} must lie in 0..1")
@@ -224,6 +98,7 @@ class PhotoEngine:
             input_size=restorer.input_size,
             output_size=restorer.output_size,
             scale=background.scale,
+            keep_tint=keep_tint,
         )
 
     @property
@@ -283,7 +158,7 @@ class PhotoEngine:
             restored = self._matched(face, result.restored)
             # Those that stay as they are, are not pasted over either.
             others = [other.alignment for other in photo.faces if other is not face]
-            self._paste(picture, original, levels, restored, face.alignment, others)
+            self._paste(picture, original, levels, restored, face, others)
             pieces = _pieces(face, result, restored)
             reports.append(FaceReport(record, pieces, result.warnings))
         for number, report in enumerate(reports):
@@ -303,7 +178,7 @@ class PhotoEngine:
         original: images.Levels,
         levels: images.Levels,
         restored: torch.Tensor,
-        alignment: Alignment,
+        face: PlacedFace,
         neighbours: Sequence[Alignment],
     ) -> None:
         """Change ``levels`` in the place of a face; ``original`` are those before any face."""
@@ -314,13 +189,13 @@ class PhotoEngine:
         pixels = (restored[0].permute(1, 2, 0).double() + 1).mul(127.5).float().numpy()
         for patch in face_patches(
             pixels,
-            alignment.scaled(scale),
+            face.alignment.scaled(scale),
             (height, width),
             [other.scaled(scale) for other in neighbours],
         ):
             wide = np.clip(np.round(patch.pixels * 257.0), 0, 65535).astype(np.uint16)
-            if picture.tint is not None:
-                wide = picture.tint.apply(wide, images.Place(patch.top, patch.left, height, width))
+            if face.tint is not None:
+                wide = face.tint.apply(wide, patch.top, patch.left, scale)
             new = picture.own.from_srgb(wide).astype(np.float32)
             rows, columns = patch.place
             part = levels[rows, columns]
@@ -329,28 +204,6 @@ class PhotoEngine:
             # Shares of overlapping faces add up, each against the photo as it was.
             mixed = part + share * (new - original[rows, columns])
             np.copyto(part, np.clip(np.round(mixed), 0, top).astype(part.dtype), where=share > 0)
-
-
-def good_as_it_is(
-    quality: Quality, input_size: int, output_size: int, scale: int = 1
-) -> str | None:
-    """Why a face is left alone that is better than the networks' results; None where it is not.
-
-    Args:
-        quality: of the face.
-        input_size: side in pixels of the faces that the networks take.
-        output_size: side in pixels of their results.
-        scale: how much the photo will be enlarged.
-    """
-    # The networks see no detail finer than their input has, and add what is plausible up to
-    # the size of their output. Halfway between both, in octaves, more is lost than gained.
-    holds = math.sqrt(input_size * output_size)
-    if not quality.is_better_than(holds, scale):
-        return None
-    said = f"good as it is: it has the detail of {quality.effective_px:.0f} pixels a side"
-    if quality.effective_px >= holds:
-        return f"{said}; the networks, which give {holds:.0f}, would only reduce it"
-    return f"{said}, all that its size allows ({quality.side_px:.0f})"
 
 
 def with_colours_of(degraded: torch.Tensor, restored: torch.Tensor) -> torch.Tensor:

@@ -11,7 +11,7 @@ from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.faces import Alignment, cut
 from dr2pipe.restoration.inpainter import Inpainter
-from dr2pipe.restoration.photos import PlacedFace, PreparedPhoto
+from dr2pipe.restoration.placing import PlacedFace, PreparedPhoto
 
 # A pixel of the aligned face is a hole from this share of marked pixels on.
 _LEAST_SHARE = 0.1

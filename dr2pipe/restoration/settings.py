@@ -14,7 +14,8 @@ from dr2pipe.faces import build_detector, check_detector
 from dr2pipe.restoration.background import BackgroundConfig, load_background
 from dr2pipe.restoration.batch_size import resolve_batch_size
 from dr2pipe.restoration.face_batches import FaceRestorer
-from dr2pipe.restoration.photos import FacesConfig, PasteConfig, PhotoEngine
+from dr2pipe.restoration.photos import PasteConfig, PhotoEngine
+from dr2pipe.restoration.placing import FacesConfig
 from dr2pipe.restoration.precision import restoration_precision
 from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
 from dr2pipe.restoration.same_person import IdentityConfig, load_same_person
@@ -137,6 +138,11 @@ def load_photo_engine(
         same_person=same_person,
     )
     engine = PhotoEngine(
-        faces, detector, faces=config.faces, paste=config.paste, background=background
+        faces,
+        detector,
+        faces=config.faces,
+        paste=config.paste,
+        background=background,
+        keep_tint=config.colour == "keep",
     )
     return engine, hashes | background_hashes

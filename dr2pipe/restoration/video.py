@@ -20,7 +20,8 @@ from dr2pipe.diffusion.low_pass import build_low_pass
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.faces import Alignment, FaceTrack, cut, face_patches
 from dr2pipe.restoration.face_batches import FaceRestorer
-from dr2pipe.restoration.photos import good_as_it_is, with_colours_of
+from dr2pipe.restoration.photos import with_colours_of
+from dr2pipe.restoration.placing import good_as_it_is
 from dr2pipe.restoration.restorer import Restorer
 
 # Inputs are compared where they change slowly: by so many cells a side, so that noise counts

@@ -21,7 +21,8 @@ from dr2pipe.faces import (
     estimate_quality,
     select_faces,
 )
-from dr2pipe.restoration.photos import PlacedFace, PreparedPhoto, describe_face
+from dr2pipe.restoration.photos import describe_face
+from dr2pipe.restoration.placing import PlacedFace, PreparedPhoto
 from dr2pipe.runs.batches import BatchResult, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
 from dr2pipe.runs.options import RunOptions

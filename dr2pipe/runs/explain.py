@@ -19,7 +19,8 @@ from dr2pipe.core.processes import process_state
 from dr2pipe.core.sheets import contact_sheet
 from dr2pipe.diffusion.auto import AutoSetting, load_auto, unfamiliar_damage, unusual_features
 from dr2pipe.faces import Quality
-from dr2pipe.restoration.photos import NO_FACE, PhotoEngine, PlacedFace
+from dr2pipe.restoration.photos import NO_FACE, PhotoEngine
+from dr2pipe.restoration.placing import PlacedFace
 from dr2pipe.restoration.settings import RestorationConfig, check_restoration, load_photo_engine
 from dr2pipe.restoration.tuning import Tried, try_settings
 
@@ -83,8 +84,6 @@ def explain(
     is_faded = images.find_stretch(picture.pixels) is not None
     if config.contrast == "stretch":
         picture.stretch_contrast()
-    if config.colour == "keep" and picture.tint is None:
-        picture.set_tint_aside()
     faces = engine.prepare(picture, Path(photo).name).faces
     height, width = picture.pixels.shape[:2]
     lines = [f"{photo}: {width} x {height} pixels, faces: {len(faces)}"]

@@ -14,7 +14,7 @@ import torch
 from dr2pipe.core import images
 from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.core.pairing import MadeFiles, Pairing
-from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.restoration.placing import PreparedPhoto
 from dr2pipe.runs.options import RunOptions
 from dr2pipe.runs.result_folders import RESTORED
 

@@ -19,7 +19,7 @@ from dr2pipe.core import images
 from dr2pipe.core.errors import StorageError, describe_error
 from dr2pipe.core.storage import Storage, is_final, read_url
 from dr2pipe.faces import build_detector
-from dr2pipe.restoration.photos import FacePlacer
+from dr2pipe.restoration.placing import FacePlacer
 from dr2pipe.runs.jobs import Job, LoadedPicture
 from dr2pipe.runs.photos import photo_preparation
 from dr2pipe.runs.restore_config import RestoreConfig
@@ -130,6 +130,7 @@ def reading_steps(config: RestoreConfig, described: Steps) -> Steps:
         input_size=input_size,
         output_size=output_size,
         scale=config.scale,
+        keep_tint=config.colour == "keep",
     )
     return dataclasses.replace(described, prepare=photo_preparation(config, placer))
 

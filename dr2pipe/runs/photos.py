@@ -15,13 +15,8 @@ from dr2pipe.core.errors import PictureError
 from dr2pipe.core.sheets import side_by_side
 from dr2pipe.faces import ListedDetector, build_detector
 from dr2pipe.restoration.inpainter import Inpainter, load_inpainter, read_mask
-from dr2pipe.restoration.photos import (
-    NO_FACE,
-    FacePlacer,
-    PhotoEngine,
-    PreparedPhoto,
-    RestoredPhoto,
-)
+from dr2pipe.restoration.photos import NO_FACE, PhotoEngine, RestoredPhoto
+from dr2pipe.restoration.placing import FacePlacer, PreparedPhoto
 from dr2pipe.restoration.scratches import fill_marks
 from dr2pipe.restoration.settings import load_photo_engine
 from dr2pipe.runs.batches import BatchResult, Result
@@ -90,7 +85,6 @@ def photo_steps(
         seed=config.seed,
         batch_size=engine.restorer.batch_size,
         max_pixels=config.max_pixels,
-        keep_tint=config.colour == "keep",
         stretch_contrast=config.contrast == "stretch",
         keep_own=True,
         prepare=photo_preparation(config, engine.placer, watch=watch),

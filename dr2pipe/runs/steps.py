@@ -21,7 +21,7 @@ import torch
 from dr2pipe.core import images
 from dr2pipe.core.config import stable_hash, stable_seed
 from dr2pipe.core.errors import is_out_of_memory
-from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.restoration.placing import PreparedPhoto
 from dr2pipe.runs.batches import BatchResult, BeginBatch, ProcessBatch, Result
 from dr2pipe.runs.encode import encode_results
 from dr2pipe.runs.jobs import Job, LoadedPicture, PairedFiles, prepare_paired

@@ -11,7 +11,7 @@ from typing import Any
 import numpy.typing as npt
 
 from dr2pipe.core.processes import count_cores
-from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.restoration.placing import PreparedPhoto
 from dr2pipe.runs.batches import Result
 from dr2pipe.runs.jobs import LoadedPicture
 

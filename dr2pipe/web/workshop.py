@@ -23,7 +23,8 @@ from dr2pipe.core.errors import PictureError
 from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import RunRecords, read_jsonl
-from dr2pipe.restoration.photos import PhotoEngine, PlacedFace
+from dr2pipe.restoration.photos import PhotoEngine
+from dr2pipe.restoration.placing import PlacedFace
 from dr2pipe.restoration.settings import RestorationConfig, load_photo_engine
 from dr2pipe.restoration.tuning import Tried, try_settings
 from dr2pipe.runs.explain import SOME_BLOCKS, SOME_NOISE
@@ -163,7 +164,6 @@ class Workshop:
     def _look(self, engine: PhotoEngine, path: Path, picture: images.Picture, shown: Path) -> Photo:
         before = write_preview(picture.pixels, shown.with_suffix(".png"))
         pixels = picture.pixels
-        picture.set_tint_aside()
         placed = engine.prepare(picture, path.name).faces
         faces = [FoundFace(one.face, _about(one), one.skipped, one.degraded) for one in placed]
         boxes = write_preview(

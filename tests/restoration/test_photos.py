@@ -18,7 +18,7 @@ from dr2pipe.faces.align import align
 from dr2pipe.faces.listed import load_list
 from dr2pipe.faces.paste import photo_weights
 from dr2pipe.restoration.photo_restorer import PhotoRestorer
-from dr2pipe.restoration.photos import FacesConfig
+from dr2pipe.restoration.placing import FacesConfig
 from dr2pipe.restoration.settings import RestorationConfig, load_photo_engine
 
 NETWORK = ["dr2.tau=2", "dr2.omega=8", "dr2.factor=2", "dr2.num_evaluations=2"]
@@ -160,15 +160,46 @@ def test_grey_photos_stay_grey_and_sepia_stays_sepia(model_folder):
     sepia = np.clip(grey * np.array([1.0, 0.85, 0.65]), 0, 255).astype(np.uint8)
     for pixels in (grey, sepia):
         picture = decoded(pixels)
-        picture.set_tint_aside()
-        assert picture.tint is not None
         (result,) = restored(engine_for(model_folder, *FACES), picture)
+        assert picture.tint is not None
         found, wanted = (p.astype(float) for p in (result.levels, pixels))
         for a, b in ((0, 1), (1, 2)):
             ratio = (found[..., a] + 1) / (found[..., b] + 1)
             expected = (wanted[..., a] + 1) / (wanted[..., b] + 1)
             assert np.median(np.abs(ratio - expected)) < 0.02
         assert (result.levels != pixels).mean() > 0.05
+
+
+def chroma(pixels):
+    blue, red = (pixels[..., i].astype(float) - pixels.astype(float).mean(axis=2) for i in (2, 0))
+    return np.hypot(blue, red)
+
+
+@pytest.mark.parametrize("scale", [1, 2])
+def test_a_portrait_is_judged_by_itself_not_by_its_page(model_folder, scale):
+    """In colour on a grey page, and grey on a coloured page or between portraits in colour."""
+    place = (700, 615, 150)
+    around = np.s_[540:690, 610:790]
+    size = (1200, 1400)
+    grey = smooth_photo(150, 180, seed=1, cells=12)[..., :1].repeat(3, axis=2)
+    colours = smooth_photo(150, 180, seed=1, cells=12).astype(float) - 128
+    coloured = np.clip(grey + 0.25 * colours, 0, 255).astype(np.uint8)
+    lines = smooth_photo(*size, cells=40)[..., :1].repeat(3, axis=2) // 2 + 127
+    tan = np.full((*size, 3), (205, 180, 140), np.uint8)
+    tan[:400, :600] = smooth_photo(400, 600, seed=2)
+    for page, portrait in ((lines, coloured), (tan, grey)):
+        pixels = page.copy()
+        pixels[around] = portrait
+        picture = decoded(pixels)
+        assert (images.find_tint(pixels) is None) == (page is tan)
+        (result,) = restored(engine_for(model_folder, place, scale=scale), picture)
+        after = images.resize_pixels(images.reduced(result.levels), size)[around]
+        if portrait is grey:
+            assert chroma(after[20:-20, 20:-20]).max() <= 1  # what enlarging mixes in at its edge
+        else:
+            assert chroma(after).mean() > 0.8 * chroma(portrait).mean()
+        changed = np.abs(after.astype(float) - pixels[around]).max(axis=2) > 2
+        assert changed.mean() > 0.05
 
 
 @pytest.mark.parametrize("scale", [2, 4])

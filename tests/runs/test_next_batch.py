@@ -10,7 +10,7 @@ from conftest import make_pictures
 from test_runs import FakeNetwork, folder_run
 
 from dr2pipe.core import images
-from dr2pipe.restoration.photos import PreparedPhoto
+from dr2pipe.restoration.placing import PreparedPhoto
 from dr2pipe.runs.jobs import LoadedPicture
 from dr2pipe.runs.steps import Steps
 

@@ -34,7 +34,7 @@ from dr2pipe.core.images.reading import (
     read_image,
 )
 from dr2pipe.core.images.search import FoundImages, find_images, is_picture_path, readable_endings
-from dr2pipe.core.images.tint import Place, Tint, find_tint, to_grey
+from dr2pipe.core.images.tint import Place, Tint, find_face_tint, find_tint, to_grey
 from dr2pipe.core.images.writing import (
     DEFAULT_COMPRESSION,
     KINDS,
@@ -74,6 +74,7 @@ __all__ = [
     "decode_result",
     "encode_picture",
     "encode_png",
+    "find_face_tint",
     "find_images",
     "find_stretch",
     "is_picture_path",

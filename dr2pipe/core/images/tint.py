@@ -28,6 +28,11 @@ _FIELD_SIDES = 0.25  # standard deviation of the slow tint, in sides of the pict
 _MAX_RESIDUAL, _MAX_FIELD = 3.9, 5.0
 # Pale pictures, as of old prints and of haze: what remains counts against their contrast.
 _MAX_SHARE_OF_CONTRAST, _NOTHING = 0.066, 0.8
+# The same for a face, where noise is averaged further: a page may be of other colours than its
+# portraits. It takes more to be in colour where the whole picture is monochrome.
+_MAX_OF_FACE, _MAX_SHARE_OF_FACE = 2.3, 0.04
+_MAX_OF_FACE_ON_MONOCHROME, _MAX_SHARE_OF_FACE_ON_MONOCHROME = 2.8, 0.055
+_AVERAGED_SIDES = 1 / 32  # standard deviation of that average, in sides of the copy
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,39 @@ def to_grey(pixels: Pixels) -> Pixels:
 
 def find_tint(pixels: Pixels) -> Tint | None:
     """The tint of a picture (H,W,3) uint8 RGB; None where it is a colour picture."""
+    found = _look_at(pixels)
+    limit = max(_NOTHING, min(_MAX_RESIDUAL, _MAX_SHARE_OF_CONTRAST * found.contrast))
+    return found.tint if _rms(found.residual) <= limit and found.strength <= _MAX_FIELD else None
+
+
+def find_face_tint(pixels: Pixels, *, on_monochrome: bool) -> Tint | None:
+    """The tint of a face (H,W,3) uint8 RGB, as :func:`find_tint`.
+
+    Args:
+        pixels: the middle of the face, without what it may be mounted on.
+        on_monochrome: whether the whole picture is monochrome.
+    """
+    found = _look_at(pixels)
+    sigma = _AVERAGED_SIDES * max(found.residual.shape)
+    residual = cv2.GaussianBlur(found.residual, (0, 0), sigma)
+    most, share = _MAX_OF_FACE, _MAX_SHARE_OF_FACE
+    if on_monochrome:
+        most, share = _MAX_OF_FACE_ON_MONOCHROME, _MAX_SHARE_OF_FACE_ON_MONOCHROME
+    limit = max(_NOTHING, min(most, share * found.contrast))
+    return found.tint if _rms(residual) <= limit and found.strength <= _MAX_FIELD else None
+
+
+@dataclass
+class _Look:
+    """A tint, and what it leaves: residual (h,w,2), strength of its field, contrast of the luma."""
+
+    tint: Tint
+    residual: Chroma
+    strength: float
+    contrast: float
+
+
+def _look_at(pixels: Pixels) -> _Look:
     height, width = pixels.shape[:2]
     shrink = _LOOKED_AT_PX / max(height, width)
     size = (max(2, round(width * shrink)), max(2, round(height * shrink)))
@@ -90,13 +128,13 @@ def find_tint(pixels: Pixels) -> Tint | None:
     residual = chroma - _on_curve(curve, luma)
     sigma = _FIELD_SIDES * max(luma.shape)
     field = cv2.GaussianBlur(residual, (0, 0), sigma, borderType=cv2.BORDER_REFLECT)
-    remains = float(np.sqrt(np.square(residual - field).sum(axis=2).mean()))
-    strength = float(np.sqrt(np.square(field).sum(axis=2).mean()))
-    limit = max(_NOTHING, min(_MAX_RESIDUAL, _MAX_SHARE_OF_CONTRAST * float(luma.std())))
-    if remains > limit or strength > _MAX_FIELD:
-        return None
     small = cv2.resize(field, (8, 8), interpolation=cv2.INTER_AREA)
-    return Tint(curve, np.asarray(small, np.float32))
+    tint = Tint(curve, np.asarray(small, np.float32))
+    return _Look(tint, np.asarray(residual - field), _rms(field), float(luma.std()))
+
+
+def _rms(chroma: npt.NDArray[Any]) -> float:
+    return float(np.sqrt(np.square(chroma).sum(axis=2).mean()))
 
 
 def _split(pixels: Pixels) -> tuple[npt.NDArray[np.float32], Chroma]:
