@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ _LARGEST_PX = 512  # side of the crop that is looked at
 _FIRST_CYCLES, _LOW_BANDS = 4.0, 4
 # log10 of the power in these bands, less the mean of the first four: the median of 60 sharp
 # faces at 512 px (scripts/research/measure_photos.py prints it).
-_SHARP = (0.77, 0.22, -0.32, -0.68, -1.01, -1.59, -2.05, -2.46, -2.85, -3.19, -3.52, -4.05)
+_SHARP = (0.75, 0.26, -0.27, -0.71, -1.11, -1.61, -2.06, -2.47, -2.85, -3.17, -3.48, -4.07)
 # A band has detail when its power is within this of a sharp face's, and this many times the
 # noise's.
 _FALL, _OVER_NOISE = 1.1, 4.0
@@ -82,14 +83,18 @@ def estimate_quality(pixels: Pixels, alignment: Alignment) -> Quality:
 
 
 def band_power(luma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-    """Mean power (levels squared) of (S,S) in bands of half an octave, up to S/2 cycles per side."""
+    """Power (levels squared) of (S,S) in bands of half an octave, up to S/2 cycles per side.
+
+    By the median, which is log 2 of the mean where nothing stands out: a scratch or a fold has its
+    power in one direction of the spectrum, and is no detail of the face.
+    """
     size = len(luma)
     window = np.outer(np.hanning(size), np.hanning(size))
     spectrum = np.abs(np.fft.rfft2((luma - luma.mean()) * window)) ** 2 / np.square(window).sum()
     cycles = np.hypot(np.fft.fftfreq(size)[:, None] * size, np.arange(size // 2 + 1))
     band = np.floor(2 * np.log2(np.maximum(cycles, 1e-9) / _FIRST_CYCLES)).astype(int)
     count = min(len(_SHARP), int(2 * np.log2(size / 2 / _FIRST_CYCLES) + 1e-9))
-    return np.array([spectrum[band == i].mean() for i in range(count)])
+    return np.array([np.median(spectrum[band == i]) / math.log(2) for i in range(count)])
 
 
 def _noise(luma: npt.NDArray[np.float64]) -> float:

@@ -1,5 +1,6 @@
 """Faces cut from photos and put back: the geometry, the masks, and what they leave alone."""
 
+import cv2
 import numpy as np
 import pytest
 import skimage
@@ -160,6 +161,21 @@ def test_noise_counts_as_damage():
     assert damaged.noise > clean.noise + 5
     assert damaged.effective_px < clean.effective_px / 2
     assert clean.is_better_than(128)
+
+
+@pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2, 2.3])
+def test_a_scratch_or_a_fold_is_no_detail(angle):
+    sharp = detailed_photo(512, seed=3)
+    soft = images.resize_pixels(images.resize_pixels(sharp, (64, 64)), (512, 512))
+    alignment = align(landmarks_at(256, 256, 500))
+    along = np.array([np.cos(angle), np.sin(angle)]) * 500
+    ends = [tuple(int(v) for v in (256, 240) + sign * along) for sign in (-1, 1)]
+    expected = estimate_quality(soft, alignment).effective_px
+    for width_px, level in ((2, 240), (3, 20)):
+        damaged = cv2.line(soft.copy(), *ends, (level,) * 3, width_px, cv2.LINE_AA)
+        found = estimate_quality(damaged, alignment)
+        assert found.effective_px <= 1.5 * expected
+        assert not found.is_better_than(181)
 
 
 def test_a_small_sharp_face_is_good_as_it_is():
