@@ -145,7 +145,8 @@ def _download(hub_id: str) -> Path:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"no model '{hub_id}': there is no such folder here, "
-            f"and loading it from the Hugging Face hub failed: {reason}"
+            f"and loading it from the Hugging Face hub failed: {reason}. "
+            "Where the hub can be reached, this gets all that a preset needs: dr2pipe setup PRESET"
         ) from None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import dataclasses
 import io
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
 from dr2pipe.core.records import check_output, versions
-from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.core.sheets import check_sheet, contact_sheet
+from dr2pipe.core.sheets import write_sheet as save_sheet
 from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
 from dr2pipe.runs.batches import BatchResult, RunSummary
 from dr2pipe.runs.folder_run import FolderRun
@@ -109,12 +109,9 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
     """Write a picture of one face under every unseen family, a row each, at severities 1..5.
 
     Raises:
-        Dr2pipeError: the face cannot be read, or ``output`` is the face itself.
+        Dr2pipeError: the face cannot be read, or ``output`` is no place for a sheet.
     """
-    if os.path.realpath(face) == os.path.realpath(output):
-        raise ConfigError(
-            f"the sheet would replace {face}, which is the input; choose another output"
-        )
+    check_sheet(output, face)
     pixels = images.read_image(face).pixels
     pixels = images.resize_pixels(pixels, (_SHEET_SIDE_PX, _SHEET_SIDE_PX))
     rows = []
@@ -127,7 +124,7 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
     half = (len(rows) + 1) // 2  # two halves side by side, to fit a screen
     right_half = [*rows[half:], []][:half]
     sheet = [left + right for left, right in zip(rows[:half], right_half, strict=True)]
-    images.write_png(output, contact_sheet(sheet))
+    save_sheet(output, contact_sheet(sheet))
 
 
 def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:

@@ -11,12 +11,12 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from dr2pipe.core import files, images
+from dr2pipe.core import images
 from dr2pipe.core.config import load_config, stable_seed
 from dr2pipe.core.errors import ConfigError, picture_named
 from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.sheets import contact_sheet
+from dr2pipe.core.sheets import check_sheet, contact_sheet, write_sheet
 from dr2pipe.diffusion.auto import AutoSetting, load_auto, unfamiliar_damage, unusual_features
 from dr2pipe.faces import Quality
 from dr2pipe.restoration.photos import NO_FACE, PhotoEngine
@@ -75,8 +75,8 @@ def explain(
     check_restoration(config)
     if config.faces.mode != "photos":
         raise ConfigError("explain takes a preset for whole photos")
-    if sheet is not None and Path(sheet).exists() and not Path(sheet).is_file():
-        raise ConfigError(f"{sheet} is no file: choose another place for the sheet")
+    if sheet is not None:
+        check_sheet(sheet, photo)
     engine, hashes = load_photo_engine(config, process_state().device)
     with picture_named(photo):
         data = images.read_file(photo)
@@ -106,7 +106,7 @@ def explain(
         grid = try_settings(engine.restorer.restorer, faces[0].degraded, seed)
     pixels = None if grid is None else draw_sheet(faces[0].degraded, grid)
     if pixels is not None and sheet is not None:
-        files.write_bytes(sheet, images.encode_png(pixels))
+        write_sheet(sheet, pixels)
         lines.append(f"coarse faces of face 0 over N (rows) and tau (columns): {sheet}")
     chosen = [] if preset == "default" else ["--preset", preset]
     chosen += ["--set", *overrides] if overrides else []

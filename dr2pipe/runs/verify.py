@@ -110,7 +110,10 @@ def verify(result: str | Path, original: str | Path, overrides: Sequence[str] = 
                 "so little differs on processors of another kind; in bf16 and on a GPU, also in other batches"
             ],
         )
-    reasons = ["version, weights and device are the same: the original may be another picture"]
+    reasons = [
+        "version, weights and device are the same: the original may be another picture, or the "
+        "result not of restored/"
+    ]
     return Verdict(differing, largest, reasons)
 
 

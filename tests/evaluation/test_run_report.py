@@ -113,6 +113,16 @@ def test_moved_photos(finished, run, tmp_path):
     assert "not shown" not in Page(run / "report.html").text
 
 
+def test_a_page_of_the_users_stays(run):
+    assert not (run / "plots").exists()  # the page holds its plots
+    (run / "report.html").write_text("<html>mine</html>")
+    assert cli.main(["report", str(run)]) == 2
+    assert (run / "report.html").read_text() == "<html>mine</html>"
+    (run / "report.html").unlink()
+    for _ in range(2):
+        assert cli.main(["report", str(run)]) == 0
+
+
 def test_skipped_faces_and_other_settings_are_listed(run):
     def edit(record):
         if record["path"] == "p0.png":

@@ -36,6 +36,28 @@ def test_a_worn_photo(worn, tmp_path, monkeypatch, capsys):
     assert sheet.std() > 20
 
 
+def test_a_sheet_replaces_nothing_of_the_users(worn, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    before = worn.read_bytes()
+    Image.new("RGB", (64, 48), "grey").save(tmp_path / "mine.png")
+    link = tmp_path / "link.png"
+    link.symlink_to(worn)
+    for sheet, says in (
+        (worn, "which is the input"),
+        (link, "which is the input"),
+        ("mine.png", "is there, and is no sheet"),
+        ("sheet.jpg", "has to end in .png"),
+        (tmp_path, "has to end in .png"),
+    ):
+        assert cli.main(["explain", str(worn), "--sheet", str(sheet)]) == 2
+        assert says in capsys.readouterr().err
+    assert worn.read_bytes() == before
+    for _ in range(2):  # its own sheet may be made again
+        assert cli.main(["explain", str(worn), "--sheet", "new.png"]) == 0
+    (tmp_path / "worn_explained.png").write_bytes((tmp_path / "mine.png").read_bytes())
+    assert cli.main(["explain", str(worn)]) == 2
+
+
 def test_a_photo_without_a_face(tmp_path):
     Image.new("RGB", (64, 48), "grey").save(tmp_path / "wall.png")
     found = explain(str(tmp_path / "wall.png"), preset="default")

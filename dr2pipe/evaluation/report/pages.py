@@ -19,6 +19,7 @@ from PIL import Image
 
 from dr2pipe.core import files
 from dr2pipe.core.config import to_yaml
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.evaluation.report import plots, sweep_plots, tables
 
@@ -29,6 +30,7 @@ ROLES = ("best", "median", "worst")
 # Examples are lossless as long as all of them take less than this many bytes.
 _LOSSLESS_BYTES = 9_000_000
 _LOSSY_QUALITY = 92
+_GENERATOR = b'<meta name="generator" content="dr2pipe">'
 _PAGE_PX_PER_INCH = 70  # of plots, in CSS pixels; they are drawn finer than that
 
 
@@ -143,16 +145,24 @@ def write_page(folder: str | Path, template: str, content: dict[str, Any]) -> Pa
         lstrip_blocks=True,
     )
     path = Path(folder) / "report.html"
+    if path.exists() and _GENERATOR not in path.read_bytes()[:1000]:
+        raise ConfigError(f"{path} is there, and no report: move it away")
     text = environment.get_template(template).render(content)
     files.write_bytes(path, text.encode("utf-8", "replace"))  # file names may be no valid text
     return path
 
 
-def write_plots(folder: Path, drawings: dict[str, bytes | None]) -> dict[str, dict[str, Any]]:
-    """Write plots to ``plots/``; return the data URI and the width on the page of each."""
+def write_plots(
+    folder: Path | None, drawings: dict[str, bytes | None]
+) -> dict[str, dict[str, Any]]:
+    """The data URI and the width on the page of each plot.
+
+    With a folder, they are also written to its ``plots/``.
+    """
     present = {name: data for name, data in drawings.items() if data is not None}
-    for name, data in present.items():
-        files.write_bytes(folder / "plots" / f"{name}.png", data)
+    if folder is not None:
+        for name, data in present.items():
+            files.write_bytes(folder / "plots" / f"{name}.png", data)
     widths = {name: Image.open(io.BytesIO(data)).width for name, data in present.items()}
     return {
         name: {

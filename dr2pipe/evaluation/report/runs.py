@@ -107,7 +107,7 @@ def write_run_report(run: str | Path, *, source: str | Path | None = None) -> Pa
         "warnings": _listed(
             (_kind_of(str(w)), r["path"]) for r in records.values() for w in r.get("warnings", [])
         ),
-        "plots": write_plots(run, {k: v for k, v in drawings.items() if v is not None}),
+        "plots": write_plots(None, drawings),
         "plot_titles": {
             "likeness": "histogram of the likeness of input and result",
             "detail": "histogram of the faces' detail before",
