@@ -22,6 +22,8 @@ def check_sheet(path: str | Path, source: str | Path) -> None:
     """
     if os.path.realpath(path) == os.path.realpath(source):
         raise ConfigError(f"the sheet would replace {source}, which is the input; choose another")
+    if Path(path).is_dir():
+        raise ConfigError(f"{path} is a folder; name the file of the sheet")
     if Path(path).suffix.lower() != ".png":
         raise ConfigError(f"the sheet {path} has to end in .png")
     if os.path.lexists(path) and read_mark(path) != _SHEET:

@@ -47,7 +47,7 @@ def test_a_sheet_replaces_nothing_of_the_users(worn, tmp_path, monkeypatch, caps
         (link, "which is the input"),
         ("mine.png", "is there, and is no sheet"),
         ("sheet.jpg", "has to end in .png"),
-        (tmp_path, "has to end in .png"),
+        (tmp_path, "is a folder"),
     ):
         assert cli.main(["explain", str(worn), "--sheet", str(sheet)]) == 2
         assert says in capsys.readouterr().err
