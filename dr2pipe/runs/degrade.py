@@ -111,8 +111,8 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
     Raises:
         Dr2pipeError: the face cannot be read, or ``output`` is no place for a sheet.
     """
-    check_sheet(output, face)
     pixels = images.read_image(face).pixels
+    check_sheet(output, face)
     pixels = images.resize_pixels(pixels, (_SHEET_SIDE_PX, _SHEET_SIDE_PX))
     rows = []
     for name in UNSEEN:
