@@ -83,7 +83,10 @@ def grid_points(config: SweepConfig) -> dict[str, DR2Config]:
     if config.random_points is not None and config.random_points < 1:
         raise ConfigError(f"random_points={config.random_points} must be at least 1, or null")
     if config.dr2.mode != "fixed" or not config.dr2.enabled:
-        raise ConfigError("a sweep varies the settings of stage 1: dr2.mode=fixed dr2.enabled=true")
+        raise ConfigError(
+            f"dr2.mode={config.dr2.mode} with dr2.enabled={str(config.dr2.enabled).lower()}: a sweep "
+            "varies the settings of stage 1, so it takes dr2.mode=fixed and dr2.enabled=true"
+        )
     unknown = [axis for axis in config.grid if axis not in AXES]
     if unknown:
         raise ConfigError(f"grid cannot vary {', '.join(unknown)}; it can {', '.join(AXES)}")

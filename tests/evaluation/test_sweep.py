@@ -115,7 +115,7 @@ def test_a_grid_that_makes_no_sense(settings, tmp_path, grid, says):
 
 @pytest.mark.parametrize("setting", ["dr2.mode=auto", "dr2.enabled=false"])
 def test_nothing_to_vary(settings, tmp_path, setting):
-    with pytest.raises(ConfigError, match="a sweep varies the settings of stage 1"):
+    with pytest.raises(ConfigError, match="varies the settings of stage 1"):
         run(settings, tmp_path / "o", setting)
     assert not (tmp_path / "o").exists()
 
