@@ -27,7 +27,8 @@ _MOST_SIDES = 4  # of a photo that a face's crop may have
 # A batch of photos ends when they have so many pixels, however few faces they have.
 _BATCH_PIXELS = 48_000_000
 _PHOTOS_PER_FACE = 4  # or when there are so many photos for each face of a full batch
-_MIDDLE = 0.6  # of a side of an aligned crop, by which a face's colours are judged
+# The part of an aligned crop by which a face's colours are judged, and its least side in the photo.
+_MIDDLE, _LEAST_MIDDLE_PX = 0.6, 4
 
 
 @dataclass
@@ -163,12 +164,12 @@ class FacePlacer:
         chosen = select_faces(found, self.faces, (size[0], size[1]))
         if picture.alpha is not None and self.scale > 1:
             picture.alpha = enlarged(picture.alpha, self.scale)
-        placed = [self._place(picture, face, tint is not None) for face in chosen]
+        placed = [self._place(picture, face, tint) for face in chosen]
         if all(face.tint for face in placed):  # else the page is monochrome, and not its portrait
             picture.pixels, picture.tint = seen, tint
         return PreparedPhoto(picture, placed, self.scale)
 
-    def _place(self, picture: images.Picture, face: Face, is_monochrome: bool) -> PlacedFace:
+    def _place(self, picture: images.Picture, face: Face, tint: images.Tint | None) -> PlacedFace:
         alignment = align(face.landmarks)
         if alignment.side_px > _MOST_SIDES * max(picture.pixels.shape[:2]):
             raise PictureError(
@@ -180,25 +181,25 @@ class FacePlacer:
             skipped = good_as_it_is(quality, self.input_size, self.output_size, self.scale)
         degraded = cut(picture.pixels, alignment, self.input_size)
         look = cut(picture.pixels, alignment, self.output_size)
-        tint = self._tint(picture.pixels, alignment, is_monochrome) if self.keep_tint else None
-        if tint is not None:
+        own = self._tint(picture.pixels, alignment, tint) if self.keep_tint else None
+        if own is not None:
             degraded, look = images.to_grey(degraded), images.to_grey(look)
-        return PlacedFace(face, alignment, quality, images.to_tensor(degraded), look, skipped, tint)
+        return PlacedFace(face, alignment, quality, images.to_tensor(degraded), look, skipped, own)
 
     def _tint(
-        self, pixels: images.Pixels, alignment: Alignment, is_monochrome: bool
+        self, pixels: images.Pixels, alignment: Alignment, of_photo: images.Tint | None
     ) -> FaceTint | None:
         """The tint of a face by its middle; beside it there may be a mount, or a page."""
         corners = alignment.corners()
         middle = corners.mean(axis=0)
         inner = middle + (corners - middle) * _MIDDLE
-        left, top = np.maximum(np.floor(inner.min(axis=0)), 0).astype(int)
-        part = pixels[top:, left:]
-        width, height = np.ceil(inner.max(axis=0)).astype(int) - (left, top)
-        part = part[: max(height, 1), : max(width, 1)]
-        if not part.size:  # a face at the edge
-            return None
-        found = images.find_face_tint(part, on_monochrome=is_monochrome)
+        height, width = pixels.shape[:2]
+        left, top = np.clip(np.floor(inner.min(axis=0)), 0, [width, height]).astype(int)
+        right, bottom = np.clip(np.ceil(inner.max(axis=0)), 0, [width, height]).astype(int)
+        part = pixels[top:bottom, left:right]
+        if min(part.shape[:2]) < _LEAST_MIDDLE_PX:  # a face at the edge
+            return None if of_photo is None else FaceTint(of_photo, 0, 0, height, width)
+        found = images.find_face_tint(part, on_monochrome=of_photo is not None)
         if found is None:
             return None
         return FaceTint(found, int(top), int(left), part.shape[0], part.shape[1])

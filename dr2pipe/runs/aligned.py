@@ -179,7 +179,7 @@ def _fetch(
         if name in wanted:
             results[name] = _levels(tensor, decoded)
     if COMPARE in outputs:
-        columns = [_levels(pictures if inputs is None else inputs, decoded)]
+        columns = [_as_given(_levels(pictures if inputs is None else inputs, decoded), decoded)]
         columns += [results[REPAIRED]] if REPAIRED in outputs else []
         columns += [results[COARSE], results[RESTORED]]
         rows = zip(*columns, strict=True)
@@ -199,6 +199,17 @@ def _levels(tensor: torch.Tensor, decoded: list[images.Picture] | None) -> list[
         if picture.tint is not None:
             levels[i] = picture.tint.apply(levels[i])
     return levels
+
+
+def _as_given(
+    levels: list[npt.NDArray[Any]], decoded: list[images.Picture] | None
+) -> list[npt.NDArray[Any]]:
+    """The pictures before their contrast was stretched."""
+    stretches = [picture.stretch for picture in decoded or []] or [None] * len(levels)
+    return [
+        one if stretch is None else stretch.undo(one)
+        for one, stretch in zip(levels, stretches, strict=True)
+    ]
 
 
 def _with_8_bits(pictures: list[images.Picture]) -> list[images.Picture]:

@@ -100,8 +100,9 @@ class Workshop:
     def engine(self, config: RestorationConfig) -> tuple[PhotoEngine, dict[str, str]]:
         """What restores with these settings; loaded once."""
         values = to_dict(config)
-        names = [f.name for f in dataclasses.fields(RestorationConfig) if f.name != "seed"]
-        key = stable_hash({name: values[name] for name in names})
+        of_no_engine = ("seed", "contrast")
+        names = [f.name for f in dataclasses.fields(RestorationConfig)]
+        key = stable_hash({name: values[name] for name in names if name not in of_no_engine})
         with self._lock:
             if key not in self._engines:
                 while len(self._engines) >= _MOST_ENGINES:

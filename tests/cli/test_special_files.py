@@ -81,7 +81,11 @@ def others(name, commands, out):
 
 
 # Settings that a command takes no value of.
-REFUSED = ("coarse faces are made with drawn settings, not dr2.mode=auto", "of a teacher must be")
+REFUSED = (
+    "coarse faces are made with drawn settings, not dr2.mode=auto",
+    "a sweep varies the settings of stage 1",
+    "of a teacher must be",
+)
 
 
 def run(options, out, limit_s=LIMIT_S):

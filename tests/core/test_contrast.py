@@ -40,13 +40,30 @@ def test_dark_and_faded_pictures_come_nearer_to_what_they_were(kind, severity, s
 @pytest.mark.parametrize("seed", range(8))
 def test_usual_pictures_stay_as_they_are(seed):
     assert find_stretch(usual(seed)) is None
-    twice = images.round_to_uint8(usual(seed) * 0.2)
-    assert find_stretch(np.asarray(find_stretch(twice).apply(twice))) is None
+    dark = images.round_to_uint8(usual(seed) * 0.2)
+    assert find_stretch(np.asarray(find_stretch(dark).apply(dark))) is None
 
 
 @pytest.mark.parametrize("level", [0, 3, 128, 255])
-def test_a_picture_of_one_level_has_nothing_to_stretch(level):
-    assert find_stretch(np.full((40, 40, 3), level, np.uint8)) is None
+@pytest.mark.parametrize("texture", [0, 3, 7])
+def test_black_frames_and_blank_pages_have_nothing_to_stretch(level, texture):
+    rng = np.random.default_rng(level)
+    page = np.full((40, 40, 3), level) + rng.integers(0, texture + 1, (40, 40, 1)) - texture // 2
+    assert find_stretch(images.round_to_uint8(page)) is None
+
+
+@pytest.mark.parametrize("share", [0.04, 0.06, 0.1, 0.15])
+def test_black_stays_black_where_the_gain_has_its_limit(share):
+    dark = images.round_to_uint8(usual() * share)
+    stretch = find_stretch(dark)
+    assert stretch.gain == pytest.approx(8, abs=0.01) or share == 0.15
+    after = stretch.apply(dark)
+    assert np.percentile(after, 1) < 40
+    assert after.mean() > 3 * dark.mean()
+    pale = images.round_to_uint8(255 - usual() * 0.15)  # faded to nearly white
+    after = find_stretch(pale).apply(pale)
+    assert np.percentile(after, 99) > 225
+    assert np.ptp(after) > 4 * np.ptp(pale)
 
 
 def test_specks_and_borders_of_few_pixels_decide_nothing():

@@ -87,7 +87,9 @@ def test_messages_say_where_a_model_was_looked_for(home, hub):
     Path("theirs").mkdir()
     with pytest.raises(ConfigError, match=r"for the folder here write \./theirs"):
         find_model("theirs")
-    with pytest.raises(ConfigError, match=r"hub failed: 404: no such repository$"):
+    with pytest.raises(
+        ConfigError, match=r"hub failed: 404: no such repository\. .*dr2pipe setup PRESET$"
+    ):
         find_model("owner/unknown")
     assert hub == ["owner/unknown"]
 

@@ -3,6 +3,7 @@
 import io
 import json
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -200,6 +201,33 @@ def test_a_portrait_is_judged_by_itself_not_by_its_page(model_folder, scale):
             assert chroma(after).mean() > 0.8 * chroma(portrait).mean()
         changed = np.abs(after.astype(float) - pixels[around]).max(axis=2) > 2
         assert changed.mean() > 0.05
+
+
+@pytest.mark.parametrize("where", [(565, 256), (256, 575), (-60, 256), (256, -60), (550, 550)])
+def test_a_face_at_the_edge_of_a_sepia_photo_has_its_tint(model_folder, where):
+    grey = smooth_photo(512, 512)[..., :1].repeat(3, axis=2)
+    sepia = np.clip(grey * np.array([1.0, 0.85, 0.65]), 0, 255).astype(np.uint8)
+    picture = decoded(sepia)
+    photo = engine_for(model_folder, (*where, 155), (256, 256, 200)).prepare(picture)
+    assert picture.tint is not None
+    assert len(photo.faces) == 2
+    for face in photo.faces:
+        assert face.tint is not None
+        assert (face.look[..., 0] == face.look[..., 2]).all()
+
+
+def test_an_evenly_coloured_face_is_in_colour(model_folder):
+    """Skin in one tone, with blue eyes and a red mouth, is no tinted photograph."""
+    pixels = np.full((300, 300, 3), (90, 110, 150), np.uint8)
+    cv2.ellipse(pixels, (150, 150), (90, 120), 0, 0, 360, (205, 160, 140), -1)
+    for x in (122, 178):
+        cv2.circle(pixels, (x, 140), 9, (90, 120, 175), -1)
+    cv2.ellipse(pixels, (150, 195), (24, 8), 0, 0, 360, (180, 80, 85), -1)
+    light = np.linspace(0.6, 1, 300)[None, :, None]
+    noise = np.random.default_rng(0).normal(0, 3, (300, 300, 1))
+    picture = decoded(images.round_to_uint8(pixels * light + noise))
+    (face,) = engine_for(model_folder, (150, 150, 260)).prepare(picture).faces
+    assert face.tint is None
 
 
 @pytest.mark.parametrize("scale", [2, 4])

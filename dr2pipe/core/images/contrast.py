@@ -21,6 +21,8 @@ _LEAST_WHITE, _MOST_BLACK = 0.6, 0.2
 _USUAL_WHITE, _USUAL_BLACK = 0.85, 0.06
 _END_PERCENT = 0.5  # of the pixels that are blacker, or whiter, than the ends
 _MOST_GAIN = 8.0  # what is darker or paler than this can mend is mostly noise
+# A picture with less range than this has nothing to show: a black frame, a blank page.
+_LEAST_DARK_RANGE, _LEAST_PALE_RANGE = 0.03, 0.1
 _LOOKED_AT_PX = 128  # longest side of the copy that is judged; noise is averaged there
 _ROWS_AT_ONCE = 256
 
@@ -44,7 +46,8 @@ class Stretch:
 def find_stretch(pixels: Pixels) -> Stretch | None:
     """What brings (H,W,3) uint8 sRGB to the usual range; None where it has that already.
 
-    A picture that is all of one level is left alone too.
+    Black frames and blank pages are left alone too. The gain is at most 8, and then an end that was
+    right stays where it is.
     """
     height, width = pixels.shape[:2]
     shrink = _LOOKED_AT_PX / max(height, width)
@@ -57,11 +60,15 @@ def find_stretch(pixels: Pixels) -> Stretch | None:
     )
     new_white = _USUAL_WHITE if white < _LEAST_WHITE else white
     new_black = _USUAL_BLACK if black > _MOST_BLACK else black
-    if (new_black, new_white) == (black, white) or white - black < 1 / 255:
+    is_dark, is_pale = new_white != white, new_black != black
+    least = _LEAST_DARK_RANGE if is_dark else _LEAST_PALE_RANGE
+    if not (is_dark or is_pale) or white - black < least:
         return None
     gain = min((new_white - new_black) / (white - black), _MOST_GAIN)
-    middle, new_middle = (black + white) / 2, (new_black + new_white) / 2
-    return Stretch(float(gain), float(new_middle - gain * middle))
+    at, to = (black + white) / 2, (new_black + new_white) / 2
+    if is_dark != is_pale:
+        at, to = (black, black) if is_dark else (white, white)
+    return Stretch(float(gain), float(to - gain * at))
 
 
 def _on_line(levels: Levels, gain: float, offset: float) -> Levels:

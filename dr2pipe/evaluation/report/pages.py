@@ -30,7 +30,8 @@ ROLES = ("best", "median", "worst")
 # Examples are lossless as long as all of them take less than this many bytes.
 _LOSSLESS_BYTES = 9_000_000
 _LOSSY_QUALITY = 92
-_GENERATOR = b'<meta name="generator" content="dr2pipe">'
+# What all pages have, and a page of another program hardly.
+_GENERATORS = b'<meta name="generator" content="dr2pipe">', b"default-src 'none'; img-src data:"
 _PAGE_PX_PER_INCH = 70  # of plots, in CSS pixels; they are drawn finer than that
 
 
@@ -145,11 +146,19 @@ def write_page(folder: str | Path, template: str, content: dict[str, Any]) -> Pa
         lstrip_blocks=True,
     )
     path = Path(folder) / "report.html"
-    if path.exists() and _GENERATOR not in path.read_bytes()[:1000]:
+    if path.exists() and not _is_report(path):
         raise ConfigError(f"{path} is there, and no report: move it away")
     text = environment.get_template(template).render(content)
     files.write_bytes(path, text.encode("utf-8", "replace"))  # file names may be no valid text
     return path
+
+
+def _is_report(path: Path) -> bool:
+    if not path.is_file():
+        return False
+    with path.open("rb") as page:
+        start = page.read(2000)
+    return any(said in start for said in _GENERATORS)
 
 
 def write_plots(
