@@ -152,6 +152,7 @@ def test_two_runs_give_the_same_file_and_a_cut_one_goes_on(protocol, tmp_path):
     assert rows.read_bytes().splitlines(keepends=True)[:7] == kept
 
 
+@pytest.mark.slow  # a quick one cuts a study's rows; a quick one of restore kills it
 def test_a_killed_run_and_two_processes(protocol, tmp_path):
     run(protocol, tmp_path / "a")
     command = [

@@ -281,6 +281,7 @@ def test_the_command(faces, model, capsys):
     assert "no ExeGAN at" in capsys.readouterr().err
 
 
+@pytest.mark.slow  # a quick one of restore is killed
 def test_killed_and_run_again(faces, model):
     """100 pictures with missing, mismatched and empty masks among them."""
     for i in range(100):

@@ -527,6 +527,7 @@ print(summary.restored, summary.failed, peak_mb() - before)
 """
 
 
+@pytest.mark.slow  # several pictures of 25 million pixels
 def test_large_pictures_fit_in_memory(tmp_path, pictures):
     """Several large pictures at once, of the kinds that need most, and a bomb.
 
