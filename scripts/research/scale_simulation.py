@@ -381,12 +381,7 @@ def main():
     parser.add_argument("--seconds", type=float, default=0.0, help="of the networks, per picture")
     parser.add_argument("--block", type=int, default=16)
     parser.add_argument("--actors", type=int, default=2, help="of drive")
-    parser.add_argument(
-        "--set",
-        nargs="+",
-        default=["dr2.num_evaluations=2"],
-        help="settings of the compare studies",
-    )
+    parser.add_argument("--set", nargs="+", default=["dr2.num_evaluations=2"], help="of compare*")
     options = parser.parse_args()
     if options.study == "drive":
         return drive(options.work, options.seconds, options.block, options.actors)
