@@ -45,13 +45,7 @@ class PhotoRestorer:
         stretch_contrast: dark, hazy and faded photos get the usual range of levels.
     """
 
-    def __init__(
-        self,
-        engine: PhotoEngine,
-        *,
-        seed: int = 0,
-        stretch_contrast: bool = False,
-    ):
+    def __init__(self, engine: PhotoEngine, *, seed: int = 0, stretch_contrast: bool = False):
         self.engine, self.seed, self.stretch_contrast = engine, seed, stretch_contrast
 
     @classmethod
@@ -76,11 +70,7 @@ class PhotoRestorer:
         if config.faces.mode != "photos":
             raise ConfigError("a PhotoRestorer takes whole photos; see Restorer for aligned faces")
         engine, _ = load_photo_engine(config, device)
-        return cls(
-            engine,
-            seed=config.seed,
-            stretch_contrast=config.contrast == "stretch",
-        )
+        return cls(engine, seed=config.seed, stretch_contrast=config.contrast == "stretch")
 
     def __call__(self, image: Photo | str | Path, *, seed: int | None = None) -> PhotoResult:
         """Restore the faces of one photo.
