@@ -6,6 +6,7 @@ from dr2pipe.faces.face import Face, FaceDetector
 from dr2pipe.faces.listed import ListedDetector
 from dr2pipe.faces.paste import face_mask, face_patches, photo_weights
 from dr2pipe.faces.quality import Quality, estimate_quality
+from dr2pipe.faces.tints import FaceTint, find_tint_of_face
 from dr2pipe.faces.tracker import SCORE_SLACK, FaceTracker
 from dr2pipe.faces.tracks import FaceTrack
 
@@ -14,6 +15,7 @@ __all__ = [
     "DetectorConfig",
     "Face",
     "FaceDetector",
+    "FaceTint",
     "FaceTrack",
     "FaceTracker",
     "ListedDetector",
@@ -26,6 +28,7 @@ __all__ = [
     "estimate_quality",
     "face_mask",
     "face_patches",
+    "find_tint_of_face",
     "photo_weights",
     "select_faces",
 ]

@@ -21,6 +21,7 @@ from dr2pipe.faces.detect import DetectorConfig
 from dr2pipe.faces.face import FaceDetector
 from dr2pipe.faces.identity import Embedding, identity_similarity
 from dr2pipe.faces.quality import estimate_quality
+from dr2pipe.faces.tints import find_tint_of_face
 from dr2pipe.faces.tracks import CORNERS, FaceTrack, Look, track_of
 
 Embed = Callable[[Pixels, Points], Embedding]
@@ -153,7 +154,7 @@ class FaceTracker:
         faces = self.detector.detect(pixels)
         if not faces:
             return []
-        is_monochrome = find_tint(pixels) is not None
+        of_frame = find_tint(pixels)
         found = []
         for face in faces:
             if face.side_px < self.config.min_px:
@@ -166,6 +167,7 @@ class FaceTracker:
                 continue
             points = np.concatenate([face.landmarks, apply(alignment.to_photo, CORNERS)])
             quality = estimate_quality(pixels, alignment)
+            is_monochrome = find_tint_of_face(pixels, alignment, of_frame) is not None
             look = Look(index, points, face.box, face.score, quality, is_monochrome)
             embedding = self.embed(pixels, face.landmarks) if self.embed is not None else None
             found.append(_Found(look, embedding))

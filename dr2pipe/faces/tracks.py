@@ -35,7 +35,7 @@ class Look:
         box: x, y, width, height.
         score: 0..1, of the detector.
         quality: of the face in this frame.
-        is_monochrome: whether the frame is black and white, or in one tint.
+        is_monochrome: whether the face is black and white, or in one tint.
     """
 
     frame: int

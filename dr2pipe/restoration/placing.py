@@ -15,10 +15,12 @@ from dr2pipe.faces import (
     DetectorConfig,
     Face,
     FaceDetector,
+    FaceTint,
     Quality,
     align,
     cut,
     estimate_quality,
+    find_tint_of_face,
     select_faces,
 )
 from dr2pipe.restoration.background import enlarged
@@ -27,8 +29,6 @@ _MOST_SIDES = 4  # of a photo that a face's crop may have
 # A batch of photos ends when they have so many pixels, however few faces they have.
 _BATCH_PIXELS = 48_000_000
 _PHOTOS_PER_FACE = 4  # or when there are so many photos for each face of a full batch
-# The part of an aligned crop by which a face's colours are judged, and its least side in the photo.
-_MIDDLE, _LEAST_MIDDLE_PX = 0.6, 4
 
 
 @dataclass
@@ -38,32 +38,6 @@ class FacesConfig(DetectorConfig):
     mode: str = "photos"  # photos | aligned: the inputs are aligned faces
     skip_good: bool = True  # leave faces alone that are better than the network's results
     blend: float = 1.0  # 0..1: share of the restored face in the result
-
-
-@dataclass
-class FaceTint:
-    """The tint of a monochrome face, found in a part of the photo.
-
-    Attributes:
-        tint: of this part.
-        top, left, height, width: where it lies in the photo, in pixels.
-    """
-
-    tint: images.Tint
-    top: int
-    left: int
-    height: int
-    width: int
-
-    def apply(self, pixels: images.Levels, top: int, left: int, scale: int) -> images.Levels:
-        """(H,W,3) in its colours, of a patch at a place of the photo enlarged ``scale`` times."""
-        place = images.Place(
-            top - self.top * scale,
-            left - self.left * scale,
-            self.height * scale,
-            self.width * scale,
-        )
-        return self.tint.apply(pixels, place)
 
 
 @dataclass
@@ -181,28 +155,10 @@ class FacePlacer:
             skipped = good_as_it_is(quality, self.input_size, self.output_size, self.scale)
         degraded = cut(picture.pixels, alignment, self.input_size)
         look = cut(picture.pixels, alignment, self.output_size)
-        own = self._tint(picture.pixels, alignment, tint) if self.keep_tint else None
+        own = find_tint_of_face(picture.pixels, alignment, tint) if self.keep_tint else None
         if own is not None:
             degraded, look = images.to_grey(degraded), images.to_grey(look)
         return PlacedFace(face, alignment, quality, images.to_tensor(degraded), look, skipped, own)
-
-    def _tint(
-        self, pixels: images.Pixels, alignment: Alignment, of_photo: images.Tint | None
-    ) -> FaceTint | None:
-        """The tint of a face by its middle; beside it there may be a mount, or a page."""
-        corners = alignment.corners()
-        middle = corners.mean(axis=0)
-        inner = middle + (corners - middle) * _MIDDLE
-        height, width = pixels.shape[:2]
-        left, top = np.clip(np.floor(inner.min(axis=0)), 0, [width, height]).astype(int)
-        right, bottom = np.clip(np.ceil(inner.max(axis=0)), 0, [width, height]).astype(int)
-        part = pixels[top:bottom, left:right]
-        if min(part.shape[:2]) < _LEAST_MIDDLE_PX:  # a face at the edge
-            return None if of_photo is None else FaceTint(of_photo, 0, 0, height, width)
-        found = images.find_face_tint(part, on_monochrome=of_photo is not None)
-        if found is None:
-            return None
-        return FaceTint(found, int(top), int(left), part.shape[0], part.shape[1])
 
 
 def good_as_it_is(

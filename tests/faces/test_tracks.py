@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from videos import BLUE, RED, SIDE_PX, DiscDetector, embed_colour, picture
 
+from dr2pipe.core.images import to_grey
 from dr2pipe.faces import DetectorConfig, FaceTracker, align
 from dr2pipe.faces.tracker import is_scene_cut
 from dr2pipe.faces.tracks import one_euro, smoothed
@@ -132,19 +133,24 @@ def test_thresholds():
     assert track(frames, min_score=0.95) == []
 
 
-def test_black_and_white_is_seen():
-    colourful = np.random.default_rng(0).integers(0, 255, (6, 8, 3)).astype(np.uint8)
-    wall = np.kron(colourful, np.ones((16, 16, 1), np.uint8))
-    (found,) = track([picture([(RED, 60, 40)])] * 6)
-    assert not found.is_monochrome
+class DiscAnywhere(DiscDetector):
+    """Finds one face in the middle of every frame."""
 
-    class Anywhere(DiscDetector):
-        def detect(self, image, path=""):
-            return super().detect(picture([(RED, 60, 40)]))
+    def detect(self, image, path=""):
+        return super().detect(picture([(RED, 60, 40)]))
 
-    grey = np.repeat(wall.mean(axis=2, keepdims=True).astype(np.uint8), 3, axis=2)
-    (found,) = track([grey] * 6, detector=Anywhere(), embed=None)
-    assert found.is_monochrome
+
+@pytest.mark.parametrize("wall_is_grey", [True, False])
+@pytest.mark.parametrize("face_is_grey", [True, False])
+def test_a_face_is_judged_by_its_own_colours(wall_is_grey, face_is_grey):
+    # Stripes of one luma and two colours, which no curve of chroma over luma explains.
+    stripes = np.tile(np.repeat([[200, 90, 80], [80, 140, 120]], 3, axis=0), (22, 1))[:128]
+    colourful = np.repeat(stripes[None].astype(np.uint8), 96, axis=0)
+    frame = to_grey(colourful) if wall_is_grey else colourful.copy()
+    part = (slice(20, 60), slice(40, 80))
+    frame[part] = to_grey(colourful[part]) if face_is_grey else colourful[part]
+    (found,) = track([frame] * 6, detector=DiscAnywhere(), embed=None)
+    assert found.is_monochrome == face_is_grey
 
 
 # -- smoothing ---------------------------------------------------------------------------------

@@ -77,6 +77,8 @@ def still(noise):
     base = picture([(RED, 50, 40), (BLUE, 90, 50)]).astype(float)
     shaken = [np.clip(base + rng.normal(scale=noise, size=base.shape), 0, 255) for _ in range(8)]
     tracks = tracks_of([base.astype(np.uint8)] * 8)
+    for track in tracks:
+        track.is_monochrome = False  # a disc has one colour
     return [np.round(x).astype(np.uint8) for x in shaken], tracks
 
 
