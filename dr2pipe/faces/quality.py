@@ -22,6 +22,9 @@ _SHARP = (0.75, 0.26, -0.27, -0.71, -1.11, -1.61, -2.06, -2.47, -2.85, -3.17, -3
 # A band has detail when its power is within this of a sharp face's, and this many times the
 # noise's.
 _FALL, _OVER_NOISE = 1.1, 4.0
+# Printed dots and square pixels stand out of their band by more than this: at least 320 times, where
+# sixty sharp faces reach 110.
+_SCREEN = 200.0
 _MEDIAN_TO_SIGMA = 0.6745  # of a normal distribution: Donoho and Johnstone 1994
 _JPEG_BLOCK_PX = 8
 # JPEG qualities below about 65 reach it.
@@ -71,22 +74,26 @@ def estimate_quality(pixels: Pixels, alignment: Alignment) -> Quality:
     size = min(_LARGEST_PX, max(16, round(alignment.side_px)))
     luma = cut(pixels, alignment, size) @ _LUMA  # (size,size)
     noise = _noise(luma)
-    power = band_power(luma)
+    power, peaks = band_power(luma)
     signal = power - noise**2
     low = np.log10(np.maximum(power[:_LOW_BANDS], 1e-9)).mean()
     expected = 10 ** (low + np.array(_SHARP[: len(power)]) - _FALL)
     has_detail = (signal >= expected) & (signal >= _OVER_NOISE * noise**2)
+    has_detail &= peaks < _SCREEN * power
     has_detail[:_LOW_BANDS] = True
     bands = len(power) if has_detail.all() else int(np.argmin(has_detail))
     effective_px = 2 * _FIRST_CYCLES * 2 ** (bands / 2)
     return Quality(alignment.side_px, effective_px, noise, _blockiness(pixels, alignment))
 
 
-def band_power(luma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+def band_power(
+    luma: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64]]:
     """Power (levels squared) of (S,S) in bands of half an octave, up to S/2 cycles per side.
 
     By the median, which is log 2 of the mean where nothing stands out: a scratch or a fold has its
-    power in one direction of the spectrum, and is no detail of the face.
+    power in one direction of the spectrum, and is no detail of the face. The second array has the
+    largest value of each band.
     """
     size = len(luma)
     window = np.outer(np.hanning(size), np.hanning(size))
@@ -94,7 +101,9 @@ def band_power(luma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     cycles = np.hypot(np.fft.fftfreq(size)[:, None] * size, np.arange(size // 2 + 1))
     band = np.floor(2 * np.log2(np.maximum(cycles, 1e-9) / _FIRST_CYCLES)).astype(int)
     count = min(len(_SHARP), int(2 * np.log2(size / 2 / _FIRST_CYCLES) + 1e-9))
-    return np.array([np.median(spectrum[band == i]) / math.log(2) for i in range(count)])
+    parts = [spectrum[band == i] for i in range(count)]
+    power = np.array([np.median(part) / math.log(2) for part in parts])
+    return power, np.array([part.max() for part in parts])
 
 
 def _noise(luma: npt.NDArray[np.float64]) -> float:

@@ -287,7 +287,7 @@ def measure_spectrum(folder: Path) -> None:
     """The power of sharp faces by band, which quality.py compares with."""
     bands = []
     for path in sorted((folder / "val").glob("*.jpg")):
-        power = np.log10(band_power(images.read_image(path).pixels @ LUMA))
+        power = np.log10(band_power(images.read_image(path).pixels @ LUMA)[0])
         bands.append(power - power[:4].mean())
     median = ", ".join(f"{value:.2f}" for value in np.median(bands, axis=0))
     print(f"log10 of the power by half octaves, median of {len(bands)} sharp faces: {median}")

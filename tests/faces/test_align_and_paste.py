@@ -8,6 +8,7 @@ from photos import detailed_photo, landmarks_at, smooth_photo
 
 from dr2pipe.core import images
 from dr2pipe.core.errors import PictureError
+from dr2pipe.degradations import degrade
 from dr2pipe.faces import DetectorConfig, build_detector
 from dr2pipe.faces.align import TEMPLATE, align, apply, cut
 from dr2pipe.faces.paste import face_mask, face_patches, photo_weights
@@ -176,6 +177,16 @@ def test_a_scratch_or_a_fold_is_no_detail(angle):
         found = estimate_quality(damaged, alignment)
         assert found.effective_px <= 1.5 * expected
         assert not found.is_better_than(181)
+
+
+@pytest.mark.parametrize("severity", [1, 3, 5])
+@pytest.mark.parametrize("family", ["halftone", "pixelation"])
+def test_printed_dots_and_squares_are_no_detail(family, severity):
+    photo = detailed_photo(512)
+    alignment = align(landmarks_at(256, 256, 500))
+    damaged, _ = degrade(photo, family, np.random.default_rng(0), severity=severity)
+    assert estimate_quality(photo, alignment).is_better_than(181)
+    assert not estimate_quality(damaged, alignment).is_better_than(181)
 
 
 def test_a_small_sharp_face_is_good_as_it_is():
