@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -149,7 +150,12 @@ def load_network(folder: str | Path, kind: type[Network], *, hint: str = "") -> 
     with _only_misfits(folder):
         load: Any = kind.from_pretrained
         loaded = load(
-            str(folder), use_safetensors=True, local_files_only=True, output_loading_info=True
+            str(folder),
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+            # True takes the memory from every network that any thread builds meanwhile.
+            low_cpu_mem_usage=False,
         )
     network: Network = loaded[0]
     missing = sorted(loaded[1]["missing_keys"])
@@ -181,7 +187,7 @@ def _only_misfits(folder: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def within_budget(tensors: int, elements: float = math.inf, *, what: str) -> Iterator[None]:
-    """Inside the block, networks are built without memory for their parameters.
+    """Inside the block, this thread builds networks without memory for their parameters.
 
     So what a foreign file says cannot make a network that its weights cannot fill.
 
@@ -196,10 +202,11 @@ def within_budget(tensors: int, elements: float = math.inf, *, what: str) -> Ite
     most_elements = _SPARE_ELEMENTS + _SPARE_SHARE * elements
     most_parameters = _SPARE_TENSORS + _MOST_TENSORS_SHARE * tensors
     built = parameters = 0
+    thread = threading.get_ident()
 
     def count(module: torch.nn.Module, name: str, parameter: torch.Tensor | None) -> None:
         nonlocal built, parameters
-        if parameter is None:
+        if parameter is None or threading.get_ident() != thread:  # torch's hooks are for all
             return
         built, parameters = built + parameter.numel(), parameters + 1
         if built > most_elements or parameters > most_parameters:

@@ -76,6 +76,8 @@ class DR2Pipeline(DiffusionPipeline):
         """
         if (Path(path) / INDEX).exists():
             check_folder(Path(path))
+        if "device_map" not in kwargs:  # see load_network
+            kwargs.setdefault("low_cpu_mem_usage", False)
         return super().from_pretrained(path, **kwargs)
 
     @property

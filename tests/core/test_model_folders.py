@@ -1,6 +1,9 @@
 import json
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from dr2pipe.core.errors import CheckpointError
 from dr2pipe.core.model_folders import WEIGHTS, check_class, class_in_folder, load_network
@@ -35,3 +38,27 @@ def test_an_index_cannot_name_other_weights(tmp_path):
     (tmp_path / f"{WEIGHTS}.index.json").write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=r"index\.json: weights in several files"):
         load_network(tmp_path, SPARNet)
+
+
+def test_loading_leaves_other_threads_alone(tmp_path):
+    SPARNet(size=16, channels=[4, 4], residual_blocks=1, hourglass_depth=1).save_pretrained(
+        tmp_path
+    )
+    own, going = [], threading.Event()
+
+    def build_own():
+        while not going.is_set():
+            own.append(torch.nn.Linear(300, 300))
+
+    def load():
+        return [load_network(tmp_path, SPARNet) for _ in range(8)]
+
+    with ThreadPoolExecutor(3) as pool:
+        builder = pool.submit(build_own)
+        loads = [pool.submit(load) for _ in range(2)]
+        networks = [network for one in loads for network in one.result()]
+        going.set()
+        builder.result()
+    assert len(networks) == 16
+    tensors = [p for network in [*networks, *own] for p in network.parameters()]
+    assert not any(tensor.is_meta for tensor in tensors)
