@@ -6,7 +6,7 @@ enhances the coarse face. See ``dr2pipe.diffusion.dr2.remove_degradation`` for t
 """
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -25,14 +25,41 @@ _PUBLIC = {
     "find_model": "dr2pipe.core.models",
 }
 
-__all__ = ["__version__", *_PUBLIC]
+__all__ = [
+    "DR2Config",
+    "DR2Pipeline",
+    "EnhancerConfig",
+    "PhotoRestorer",
+    "Restorer",
+    "__version__",
+    "build_enhancer",
+    "build_low_pass",
+    "build_restorer",
+    "build_scheduler",
+    "convert_checkpoint",
+    "find_model",
+    "remove_degradation",
+]
 
 
-def __getattr__(name: str) -> Any:
-    # Lazy: importing the package must not import torch.
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    raise AttributeError(f"module 'dr2pipe' has no attribute '{name}'")
+if TYPE_CHECKING:
+    from dr2pipe.convert import convert_checkpoint
+    from dr2pipe.core.models import find_model
+    from dr2pipe.diffusion.dr2 import remove_degradation
+    from dr2pipe.diffusion.low_pass import build_low_pass
+    from dr2pipe.diffusion.pipeline import DR2Pipeline
+    from dr2pipe.diffusion.stage1 import DR2Config
+    from dr2pipe.diffusion.timesteps import build_scheduler
+    from dr2pipe.enhancers import build_enhancer
+    from dr2pipe.restoration.photo_restorer import PhotoRestorer
+    from dr2pipe.restoration.restorer import EnhancerConfig, Restorer, build_restorer
+else:
+
+    def __getattr__(name: str) -> Any:
+        # Lazy: importing the package must not import torch.
+        if name in _PUBLIC:
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        raise AttributeError(f"module 'dr2pipe' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -98,7 +98,7 @@ def is_built_in(name: str) -> bool:
     return name in _models_in(resource("checkpoints"))
 
 
-def find_file(folder: str, name: str, *, what: str, suffix: str = ".yaml") -> Path:
+def find_file(folder: str, name: str | Path, *, what: str, suffix: str = ".yaml") -> Path:
     """A built-in file by name, such as a preset, or a file by its path.
 
     Args:
@@ -110,6 +110,7 @@ def find_file(folder: str, name: str, *, what: str, suffix: str = ".yaml") -> Pa
     Raises:
         ConfigError: there is no such file; the message lists the built-in names.
     """
+    name = str(name)
     built_in = {path.stem: path for path in sorted(resource(folder).glob(f"*{suffix}"))}
     if name in built_in:
         return built_in[name]

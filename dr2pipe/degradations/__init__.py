@@ -7,11 +7,12 @@ use the names below, and ``masks`` for holes.
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.degradations.blind import chain_names, describe_chain, find_chain, is_chain
 from dr2pipe.degradations.kernels import Pixels
 from dr2pipe.degradations.unseen import SEVERITIES, UNSEEN, degrade_unseen
@@ -44,7 +45,7 @@ def check_degradation(name: str, severity: int | None = None) -> None:
 
 def degrade(
     pixels: Pixels,
-    name: str,
+    name: str | Path,
     rng: np.random.Generator,
     *,
     severity: int | None = None,
@@ -63,8 +64,12 @@ def degrade(
 
     Raises:
         ConfigError: unknown name, or a severity that is missing, misplaced or out of range.
+        PictureError: pixels of another kind.
     """
+    name = str(name)
     check_degradation(name, severity)
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or not pixels.size:
+        raise PictureError(f"expected (H,W,3) uint8 RGB, not {pixels.shape} {pixels.dtype}")
     if severity is not None:
         return degrade_unseen(pixels, name, severity, rng)
     return find_chain(name)(pixels, rng, noise_rng=noise_rng)

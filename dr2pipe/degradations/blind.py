@@ -266,7 +266,7 @@ def load_ranges(path: str | Path) -> BlindRanges:
     lowest = {"sigma_px": 0, "shrink": 0.1, "noise": 0, "jpeg_quality": 1}
     for key, least in lowest.items():
         values = getattr(ranges, key)
-        if len(values) != 2 or not least <= values[0] <= values[1]:
+        if len(values) != 2 or not least <= values[0] <= values[1] < math.inf:
             raise ConfigError(f"{path}: {key}={values} must be [low, high] with low >= {least}")
     if ranges.jpeg_quality[1] > 100:
         raise ConfigError(f"{path}: jpeg_quality={ranges.jpeg_quality} must end at 100 or below")

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class BicubicLowPass:
     factor: int
 
     def __post_init__(self) -> None:
-        if not isinstance(self.factor, int) or self.factor < 1:
+        if not isinstance(self.factor, Integral) or self.factor < 1:
             raise ConfigError(
                 f"low-pass factor N must be a whole number of at least 1, not {self.factor}"
             )
@@ -132,7 +133,9 @@ def _apply_separable(x: torch.Tensor, build: BuildMatrix, parameter: float) -> t
 def _on_device(
     build: BuildMatrix, length: int, parameter: float, device: torch.device, dtype: torch.dtype
 ) -> torch.Tensor:
-    return build(length, parameter).to(dtype).to(device)  # not every device has float64
+    # Tensors made in inference mode could not be used where gradients are wanted later.
+    with torch.inference_mode(False):
+        return build(length, parameter).to(dtype).to(device)  # not every device has float64
 
 
 def _down_up_matrix(length: int, factor: float) -> torch.Tensor:

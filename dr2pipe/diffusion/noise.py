@@ -9,6 +9,7 @@ Numbers: As Easy as 1, 2, 3", SC 2011), so a GPU draws its own noise and copies 
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -148,7 +149,13 @@ Generators = torch.Generator | list[torch.Generator] | Philox | Antithetic | Non
 
 
 def draw_like(picture: torch.Tensor, generator: Generators) -> torch.Tensor:
-    """Draw standard normal noise of the shape, type and device of ``picture`` (B,3,H,W)."""
+    """Draw standard normal noise of the shape, type and device of ``picture`` (B,3,H,W).
+
+    Raises:
+        ConfigError: another number of generators than pictures.
+    """
+    if isinstance(generator, list | tuple) and len(generator) != len(picture):
+        raise ConfigError(f"{len(picture)} pictures need as many generators, not {len(generator)}")
     if isinstance(generator, Philox | Antithetic):
         return generator.normal(picture.shape, picture.device).to(picture.dtype)
     return randn_tensor(picture.shape, generator, picture.device, picture.dtype)
@@ -209,4 +216,4 @@ def noise_of(noise: str, seeds: Sequence[int]) -> list[torch.Generator] | Philox
     """What the noise of a batch is drawn from, as ``reference`` or ``philox`` says."""
     if noise == "philox":
         return Philox(seeds)
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return [torch.Generator().manual_seed(operator.index(seed)) for seed in seeds]

@@ -121,7 +121,8 @@ class DR2Pipeline(DiffusionPipeline):
             generator: one for the batch, or one per picture, or Philox.
             output_type: ``pil``, ``np`` (B,H,W,3) float in [0,1] or ``pt`` (B,3,H,W) in [-1,1].
             return_dict: False returns a tuple in place of :class:`DR2PipelineOutput`.
-            callback_on_step_end: called as (pipeline, step, timestep, {"estimate": x0}).
+            callback_on_step_end: called as (pipeline, step, timestep, {"estimate": x0}); what it
+                returns is not used.
 
         Raises:
             Dr2pipeError: a picture, setting or output type that cannot be used.
@@ -130,6 +131,8 @@ class DR2Pipeline(DiffusionPipeline):
             raise ConfigError(
                 f"unknown output_type '{output_type}'; choose {', '.join(OUTPUT_TYPES)}"
             )
+        if isinstance(generator, tuple):
+            generator = list(generator)
         degraded = self._prepare(image).to(self._execution_device)
         omega = default_omega(tau, factor, num_steps) if omega is None else omega
         _, timesteps = start_chain(
@@ -165,10 +168,7 @@ class DR2Pipeline(DiffusionPipeline):
 
     def _prepare(self, image: ImageInput) -> torch.Tensor:
         if isinstance(image, torch.Tensor):
-            if image.ndim != 4 or image.shape[1] != 3 or not image.is_floating_point():
-                raise PictureError(
-                    f"a tensor must be float (B,3,H,W) in [-1,1], not {image.dtype} {tuple(image.shape)}"
-                )
+            images.check_tensor(image)
             return images.resize_tensor(image.float(), self.size).clamp(-1, 1)
         many: list[Any] = image if isinstance(image, list) else [image]
         if isinstance(image, np.ndarray) and image.ndim == 4:
@@ -188,7 +188,12 @@ def network_size(unet: ModelMixin) -> int:
 def _as_pixels(image: object) -> npt.NDArray[np.uint8]:
     if isinstance(image, Image.Image):
         return images.picture_of(image).pixels
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3:
+    if (
+        not isinstance(image, np.ndarray)
+        or image.ndim != 3
+        or image.shape[2] != 3
+        or not image.size
+    ):
         given = getattr(image, "shape", type(image).__name__)
         raise PictureError(
             f"an image must be PIL, a tensor (B,3,H,W) or an array (H,W,3), not {given}"

@@ -61,6 +61,12 @@ class ListedDetector:
             )
         logger.warning("%s names %d photos that are not there: %s", self.path, len(strange), some)
 
+    def listed_name(self, path: str) -> str:
+        """The longest ending of a path that the list names; else the path's last part."""
+        parts = PurePath(path).parts
+        endings = ["/".join(parts[start:]) for start in range(len(parts))]
+        return next((end for end in endings if _normal(end) in self.entries), parts[-1])
+
     def detect(self, image: Pixels, path: str = "") -> list[Face]:
         """See :class:`dr2pipe.faces.face.FaceDetector`.
 

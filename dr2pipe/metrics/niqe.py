@@ -151,7 +151,7 @@ def block_features(picture: torch.Tensor, block_px: int) -> tuple[torch.Tensor, 
         PictureError: a picture that is smaller than a block.
     """
     weights = torch.tensor(_LUMA, dtype=torch.float64).view(3, 1, 1)
-    levels = ((picture.double() + 1) * 127.5).round().clamp(0, 255)  # as if saved
+    levels = ((picture.detach().cpu().double() + 1) * 127.5).round().clamp(0, 255)  # as if saved
     luma = (levels * weights).sum(dim=0).round()  # (H,W), 0..255
     rows, columns = luma.shape[0] // block_px, luma.shape[1] // block_px
     if rows < 1 or columns < 1:

@@ -29,6 +29,7 @@ def psnr(
 
     Equal pictures have 100 dB, so that one of them does not take the mean from all others.
     """
+    _check_pair(restored, original)
     error = (_rounded(restored) - _rounded(original)).square().mean(dim=1, keepdim=True)
     return _decibels(_mean(error, mask))
 
@@ -37,8 +38,9 @@ def psnr_luma(
     restored: torch.Tensor, original: torch.Tensor, mask: torch.Tensor | None = None
 ) -> torch.Tensor:
     """PSNR in dB of the luma channel (Y of YCbCr, BT.601), (B,), at most 100; higher is better."""
-    weights = torch.tensor(_LUMA, dtype=torch.float64).view(1, 3, 1, 1) / _LEVELS
-    difference = (_rounded(restored) - _rounded(original)) * weights
+    _check_pair(restored, original)
+    weights = torch.tensor(_LUMA, dtype=torch.float64, device=restored.device) / _LEVELS
+    difference = (_rounded(restored) - _rounded(original)) * weights.view(1, 3, 1, 1)
     error = difference.sum(dim=1, keepdim=True).square()
     return _decibels(_mean(error, mask))
 
@@ -56,6 +58,7 @@ def ssim(
     channels and over the windows that lie wholly inside the picture, as in most published
     tables; with a mask, over the windows whose centre it keeps.
     """
+    _check_pair(restored, original)
     a, b = _unit(restored), _unit(original)
     mean_a, mean_b = _window_means(a), _window_means(b)  # (B,3,H-10,W-10)
     variance_a = _window_means(a * a) - mean_a.square()
@@ -69,6 +72,10 @@ def ssim(
     if mask is not None:
         inside = slice(_WINDOW_PX // 2, -(_WINDOW_PX // 2))
         mask = mask[..., inside, inside]
+        if not mask.flatten(1).any(dim=1).all():
+            raise PictureError(
+                f"the mask keeps no pixel whose window of {_WINDOW_PX} pixels lies in the picture"
+            )
     return _mean(similarity.mean(dim=1, keepdim=True), mask)
 
 
@@ -81,6 +88,7 @@ def ms_ssim(restored: torch.Tensor, original: torch.Tensor) -> torch.Tensor:
     a negative average counts as 0. Pictures need sides of at least 112 pixels, so that the
     smallest copy holds half a window.
     """
+    _check_pair(restored, original)
     with needs_extra("evaluate"):
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
@@ -106,6 +114,17 @@ def check_mask(mask: torch.Tensor, pictures: torch.Tensor) -> None:
     empty = [i for i, one in enumerate(mask) if not one.any()]
     if empty:
         raise PictureError(f"the mask keeps no pixel of picture {empty[0]}")
+
+
+def _check_pair(restored: torch.Tensor, original: torch.Tensor) -> None:
+    """Raise PictureError for tensors that are not (B,3,H,W) floats of one shape."""
+    shapes = tuple(restored.shape), tuple(original.shape)
+    are_floats = restored.is_floating_point() and original.is_floating_point()
+    if shapes[0] != shapes[1] or len(shapes[0]) != 4 or shapes[0][1] != 3 or not are_floats:
+        raise PictureError(
+            f"expected two batches (B,3,H,W) of floats in [-1,1], not {shapes[0]} {restored.dtype} "
+            f"and {shapes[1]} {original.dtype}"
+        )
 
 
 def _window_means(x: torch.Tensor) -> torch.Tensor:

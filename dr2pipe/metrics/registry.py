@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -212,7 +213,7 @@ METRICS: dict[str, Metric] = {
 def measure(
     restored: torch.Tensor,
     original: torch.Tensor,
-    metrics: Mapping[str, Measure] | list[str],
+    metrics: Mapping[str, Measure] | Sequence[str],
     mask: torch.Tensor | None = None,
 ) -> dict[str, list[float]]:
     """Measure restored pictures against their originals.
@@ -220,30 +221,55 @@ def measure(
     Args:
         restored: (B,3,H,W) RGB in [-1,1].
         original: as ``restored``.
-        metrics: loaded functions by name, or names of metrics that need no files.
+        metrics: loaded functions by name, your own too; or names of metrics that need no files.
         mask: (B,1,H,W), 1 where pixels count.
 
     Returns:
-        Values by name, one per picture.
+        Values by name, one per picture; NaN for a restored picture that is not finite.
 
     Raises:
-        ConfigError: a name that is not in ``METRICS``, pictures of different shapes or too
-            small, or a mask that does not fit, is empty, or that a metric cannot use.
+        ConfigError: a name that is not in ``METRICS`` or needs a file, pictures of different
+            shapes or too small, or a mask that a metric cannot use.
+        PictureError: a mask that does not fit, or that is empty.
     """
-    check_metrics(list(metrics), min(original.shape[-2:]))
-    if restored.shape != original.shape:
+    is_loaded = isinstance(metrics, Mapping)
+    known = [name for name in metrics if name in METRICS or not is_loaded]
+    if restored.shape != original.shape or restored.ndim != 4:
         raise ConfigError(
-            f"cannot compare {tuple(restored.shape)} with {tuple(original.shape)}; resize first"
+            f"cannot compare {tuple(restored.shape)} with {tuple(original.shape)}: both must be "
+            "(B,3,H,W) of one size"
         )
-    if isinstance(metrics, list):
-        metrics = {name: METRICS[name].load() for name in metrics}
-    if mask is None:
-        return {name: run(restored, original).tolist() for name, run in metrics.items()}
-    check_mask(mask, original)
-    whole = [name for name in metrics if not METRICS[name].maskable]
-    if whole:
-        raise ConfigError(f"{', '.join(whole)} cannot be restricted to a mask")
-    return {name: run(restored, original, mask).tolist() for name, run in metrics.items()}
+    check_metrics(known, min(original.shape[-2:]))
+    if not isinstance(metrics, Mapping):
+        metrics = {name: _load_without_files(name) for name in metrics}
+    masks: list[torch.Tensor] = []
+    if mask is not None:
+        check_mask(mask, original)
+        whole = [name for name in known if not METRICS[name].maskable]
+        if whole:
+            raise ConfigError(f"{', '.join(whole)} cannot be restricted to a mask")
+        masks = [mask]
+    values = {name: run(restored, original, *masks).tolist() for name, run in metrics.items()}
+    finite = restored.isfinite().flatten(1).all(dim=1).tolist()
+    return {
+        name: [
+            value if is_finite else math.nan for value, is_finite in zip(row, finite, strict=True)
+        ]
+        for name, row in values.items()
+    }
+
+
+def _load_without_files(name: str) -> Measure:
+    metric = METRICS[name]
+    if metric.of_sets:
+        raise ConfigError(f"{name} compares whole sets of pictures: see dr2pipe evaluate")
+    if metric.needs and (metric.carried is None or metric.carried() is None):
+        needed = ", ".join(FILES[need] for need in metric.needs)
+        raise ConfigError(
+            f"{name} needs a file: {needed}. Load it with METRICS['{name}'].load(path)"
+        )
+    measure_one: Measure = metric.load()
+    return measure_one
 
 
 def check_metrics(names: list[str], size: int | None = None) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,7 +14,7 @@ from PIL import Image
 
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config
-from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.errors import ConfigError, PictureError, picture_named
 from dr2pipe.core.models import find_file
 from dr2pipe.faces import ListedDetector
 from dr2pipe.restoration.photos import PhotoEngine
@@ -50,20 +51,21 @@ class PhotoRestorer:
 
     @classmethod
     def from_preset(
-        cls, name: str = "default", *, device: torch.device | str = "cpu", **settings: Any
+        cls, name: str | Path = "default", *, device: torch.device | str = "cpu", **settings: Any
     ) -> PhotoRestorer:
         """Load a preset of ``configs/restore``, or a YAML file.
 
         Args:
             name: of the preset, or a path.
             device: where the networks run.
-            settings: what ``--set`` takes, with ``__`` for the dots: ``faces__min_px=32``.
+            settings: what ``--set`` takes, with ``__`` for the dots: ``faces__min_px=32``; or a
+                section as a mapping: ``faces={"min_px": 32}``.
 
         Raises:
             ConfigError: no such preset, or an invalid setting.
             CheckpointError: weights that cannot be used.
         """
-        overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in settings.items()]
+        overrides = list(_overrides("", settings))
         path = find_file("configs/restore", name, what="preset")
         config = load_config(RestorationConfig, path, overrides)
         check_restoration(config)
@@ -78,22 +80,28 @@ class PhotoRestorer:
         Args:
             image: a Pillow picture; (H,W,3) or (H,W) uint8 RGB; a tensor (3,H,W) or (1,3,H,W) RGB
                 in [-1,1]; or the path of a file, whose result is (H,W,3) or (H,W) with the bits
-                and in the colour space of the file.
+                and in the colour space of the file. A picture that says how it is turned comes
+                back upright. With ``faces.name=file`` the list is asked for the longest ending
+                of the path that it names.
             seed: another one than the restorer's.
 
         Raises:
             PictureError: no such picture.
         """
-        name = Path(image).name if isinstance(image, str | Path) else ""
-        if isinstance(self.engine.detector, ListedDetector) and not name:
-            raise ConfigError("faces.name=file looks photos up by name: give the path of a file")
+        path = str(image) if isinstance(image, str | Path) else ""
+        if isinstance(self.engine.detector, ListedDetector):
+            if not path:
+                raise ConfigError(
+                    "faces.name=file looks photos up by name: give the path of a file"
+                )
+            path = self.engine.detector.listed_name(path)
         picture = _decoded(image)
         assert picture.own is not None
         if self.stretch_contrast:
             picture.stretch_contrast()
-        photo = self.engine.prepare(picture, name)
+        photo = self.engine.prepare(picture, path)
         (result,) = self.engine.restore([photo], [self.seed if seed is None else seed])
-        levels = picture.own.levels if result.levels is None else result.levels
+        levels = picture.own.levels.copy() if result.levels is None else result.levels
         faces = [face.record for face in result.faces]
         return PhotoResult(_as_given(image, levels, picture), faces)
 
@@ -102,17 +110,14 @@ def _decoded(
     image: Image.Image | npt.NDArray[np.uint8] | torch.Tensor | str | Path,
 ) -> images.Picture:
     if isinstance(image, str | Path):
-        data = images.read_file(image)
-        return images.decode_image(data, keep_own=True, whole_photo=True)
+        with picture_named(image):
+            data = images.read_file(image)
+            return images.decode_image(data, keep_own=True, whole_photo=True)
     if isinstance(image, torch.Tensor):
-        batch = image if image.ndim == 4 else image[None]
-        if batch.ndim != 4 or batch.shape[:2] != (1, 3) or not batch.is_floating_point():
-            raise PictureError(
-                f"expected (3,H,W) or (1,3,H,W) floats in [-1,1], not {tuple(image.shape)} "
-                f"{str(image.dtype).removeprefix('torch.')}"
-            )
-        if not batch.isfinite().all():
-            raise PictureError("the tensor has values that are not finite")
+        batch = (image if image.ndim == 4 else image[None]).cpu()
+        images.check_tensor(batch)
+        if len(batch) > 1:
+            raise PictureError(f"expected one picture (3,H,W) or (1,3,H,W), not {len(batch)}")
         return _decoded(images.to_uint8(batch)[0])
     if isinstance(image, np.ndarray):
         if (
@@ -146,6 +151,16 @@ def _as_given(image: Any, levels: images.Levels, picture: images.Picture) -> Any
     if picture.metadata.dpi is not None:
         result.info["dpi"] = picture.metadata.dpi
     return result
+
+
+def _overrides(above: str, settings: Mapping[str, Any]) -> Iterator[str]:
+    """``key=value`` for each setting; those of a section may come as a mapping."""
+    for name, value in settings.items():
+        key = above + name.replace("__", ".")
+        if isinstance(value, Mapping):
+            yield from _overrides(f"{key}.", value)
+        else:
+            yield f"{key}={_text(value)}"
 
 
 def _text(value: Any) -> str:

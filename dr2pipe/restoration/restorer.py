@@ -88,21 +88,29 @@ class Restorer:
         )
         self._fetching: torch.cuda.Stream | None = None  # where results are fetched from a GPU
         self._single: Restorer | None = None
-        memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        for network in self._networks():
-            layout: dict[str, Any] = {"memory_format": memory_format}  # not in torch's types
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self._prepare(self._networks())
+
+    def _prepare(self, networks: Sequence[torch.nn.Module]) -> None:
+        for network in networks:
+            layout: dict[str, Any] = {"memory_format": self.memory_format}  # not in torch's types
             # A cast to the type that it has already makes diffusers warn.
-            if any(weights.dtype != dtype for weights in network.parameters()):
-                layout["dtype"] = dtype
+            if any(weights.dtype != self.dtype for weights in network.parameters()):
+                layout["dtype"] = self.dtype
             network.to(device=self.device, **layout)
             network.eval().requires_grad_(False)
-            if compile:
+            if self.compiled:
                 network.compile(dynamic=False)
 
     def with_remover(self, remover: Remover | AutoRemover) -> Restorer:
         """The same networks with other settings of stage 1."""
+        return self._with(remover, self.enhancer)
+
+    def _with(self, remover: Remover | AutoRemover | None, enhancer: Enhancer) -> Restorer:
         changed = copy.copy(self)
-        changed.remover, changed._single = remover, None
+        changed.remover, changed.enhancer, changed._single = remover, enhancer, None
+        known = {id(network) for network in self._networks()}
+        self._prepare([new for new in changed._networks() if id(new) not in known])
         return changed
 
     def with_single_noise(self) -> Restorer:
@@ -119,9 +127,7 @@ class Restorer:
 
     def with_enhancer(self, enhancer: Enhancer) -> Restorer:
         """The same stage 1 with another stage 2."""
-        changed = copy.copy(self)
-        changed.enhancer, changed._single = enhancer, None
-        return changed
+        return self._with(self.remover, enhancer)
 
     @property
     def input_size(self) -> int:
@@ -143,7 +149,9 @@ class Restorer:
         batch. A result that is not finite in low precision is computed again in float32.
 
         Raises:
-            PictureError: a batch of another shape.
+            PictureError: a batch of another shape, without a picture, or (looked at on the CPU
+                alone) with values outside of [-1,1].
+            ConfigError: an enhancer that gives something else than it should.
             Dr2pipeError: another number of seeds.
             NotFiniteError: not finite in float32 either.
         """
@@ -153,8 +161,10 @@ class Restorer:
     def begin(self, degraded: torch.Tensor, seeds: Sequence[int]) -> Begun:
         """Give the networks a batch, as to ``__call__``; does not wait for a GPU."""
         side = self.input_size
-        if degraded.ndim != 4 or tuple(degraded.shape[1:]) != (3, side, side):
+        images.check_tensor(degraded)
+        if tuple(degraded.shape[2:]) != (side, side):
             raise PictureError(f"expected (B,3,{side},{side}), not {tuple(degraded.shape)}")
+        degraded = degraded.float()
         if len(seeds) != len(degraded):
             raise Dr2pipeError(f"{len(degraded)} pictures need as many seeds, not {len(seeds)}")
         parts = self._parts(len(degraded))
@@ -243,6 +253,7 @@ class Restorer:
         """Rows of a batch, the last one repeated where the network was compiled for more."""
         return rows + rows[-1:] * (self.padded_to - len(rows))
 
+    @torch.no_grad()
     def enhance(self, coarse: torch.Tensor) -> torch.Tensor:
         """Stage 2 alone: (B,3,H,W) brought to the enhancer's input size and enhanced."""
         parts = self._parts(len(coarse))
@@ -250,7 +261,15 @@ class Restorer:
 
     def enhance_together(self, coarse: torch.Tensor) -> torch.Tensor:
         """As :meth:`enhance`, in one batch on every device."""
-        return self.enhancer(self._for_enhancer(coarse)).float()
+        given = self._for_enhancer(coarse)
+        restored = self.enhancer(given)
+        side = self.enhancer.output_size
+        wanted = given.shape if side is None else torch.Size((len(given), 3, side, side))
+        if getattr(restored, "shape", None) != wanted:
+            got = tuple(getattr(restored, "shape", (type(restored).__name__,)))
+            kind = type(self.enhancer).__name__
+            raise ConfigError(f"{kind}.forward must give a tensor {tuple(wanted)}, not {got}")
+        return restored.float()
 
     @torch.no_grad()
     def notes(self, coarse: torch.Tensor) -> list[dict[str, Any]]:

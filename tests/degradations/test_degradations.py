@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from conftest import make_pixels
 
-from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.errors import ConfigError, PictureError
 from dr2pipe.degradations import UNSEEN, chain_names, degrade
 from dr2pipe.degradations.blind import (
     BlindRanges,
@@ -191,6 +191,22 @@ def test_errors(name, severity, says):
 
 
 VALID = "sigma_px: [1, 2]\nshrink: [1, 2]\nnoise: [0, 5]\njpeg_quality: [60, 90]\n"
+
+
+@pytest.mark.parametrize("name", ["medium", "rain"])
+@pytest.mark.parametrize(
+    "pixels",
+    [
+        np.zeros((32, 32), np.uint8),
+        np.zeros((32, 32, 4), np.uint8),
+        np.zeros((32, 32, 3)),
+        np.zeros((0, 32, 3), np.uint8),
+    ],
+)
+def test_only_rgb_of_8_bits_is_degraded(name, pixels):
+    severity = 5 if name == "rain" else None
+    with pytest.raises(PictureError, match="expected"):
+        degrade(pixels, name, np.random.default_rng(0), severity=severity)
 
 
 def test_ranges_from_a_file(tmp_path):

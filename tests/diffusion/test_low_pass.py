@@ -1,3 +1,4 @@
+import numpy as np
 import parity
 import pytest
 import torch
@@ -46,6 +47,15 @@ def test_a_checkerboard_is_removed_and_a_slow_wave_is_kept(low_pass):
     checkerboard = (-1.0) ** (across[:, None] + across[None])[None, None]
     assert low_pass(checkerboard)[..., 8:-8, 8:-8].abs().max() < 0.05
     assert (low_pass(wave) - wave)[..., 8:-8, 8:-8].abs().max() < 0.1
+
+
+def test_a_filter_first_used_in_inference_mode_has_gradients_later():
+    low_pass = build_low_pass("bicubic", factor=np.int64(7))
+    with torch.inference_mode():
+        low_pass(torch.zeros(1, 3, 77, 77))
+    x = torch.zeros(1, 3, 77, 77, requires_grad=True)
+    low_pass(x).sum().backward()
+    assert x.grad is not None
 
 
 def test_factor_one_and_non_square():

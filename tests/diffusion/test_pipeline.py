@@ -81,11 +81,28 @@ def test_callback_and_default_omega(pipeline):
         (np.full((16, 16, 3), 2.0), r"\[0,1\]"),
         ("face.png", "str"),
         ([], "no image"),
+        (torch.zeros(0, 3, 16, 16), "float"),
+        (torch.full((1, 3, 16, 16), math.nan), "not finite"),
+        (torch.full((1, 3, 16, 16), 255.0), "the largest is 255"),
+        (np.zeros((0, 16, 3)), r"\(H,W,3\)"),
     ],
 )
 def test_bad_images(pipeline, image, says):
     with pytest.raises(ValueError, match=says):
         pipeline(image, **SETTINGS)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_as_many_generators_as_pictures(pipeline, count):
+    pictures = [make_pixels(i, 16, 16) for i in range(2)]
+    with pytest.raises(ConfigError, match=f"as many generators, not {count}"):
+        pipeline(pictures, generator=[seeded() for _ in range(count)], **SETTINGS)
+    given = dict(output_type="pt", **SETTINGS)
+    found = [
+        pipeline(pictures, generator=kind(seeded() for _ in range(2)), **given).images
+        for kind in (list, tuple)
+    ]
+    assert torch.equal(*found)
 
 
 def test_save_and_load_give_the_same_picture(pipeline, tmp_path):

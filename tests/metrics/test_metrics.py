@@ -122,6 +122,8 @@ def test_ms_ssim_of_equal_pictures_is_one(size):
     [
         (64, ["ms_ssim"], "112 pixels or more, not 64"),
         (64, ["lpips2"], "unknown metric 'lpips2'; choose from psnr"),
+        (64, ["fid"], "whole sets"),
+        (64, ["niqe"], "needs a file: an .npz"),
     ],
 )
 def test_errors(size, names, says):
@@ -131,8 +133,34 @@ def test_errors(size, names, says):
 
 
 def test_different_sizes_are_refused():
-    with pytest.raises(ValueError, match="resize first"):
+    with pytest.raises(ValueError, match="of one size"):
         measure(pictures(size=64)[0], pictures(size=128)[0], ["psnr"])
+
+
+def test_own_functions_and_tuples_of_names():
+    restored, original = pictures(size=64)
+    found = measure(restored, original, {"mine": lambda a, b: (a - b).abs().amax((1, 2, 3))})
+    assert found["mine"] == (restored - original).abs().amax((1, 2, 3)).tolist()
+    assert measure(restored, original, ("psnr",)) == measure(restored, original, ["psnr"])
+
+
+@pytest.mark.parametrize("name", ["psnr", "ssim", "identity_distance"])
+def test_a_broken_result_has_no_value(name):
+    restored, original = pictures()
+    whole = measure(restored, original, [name])[name]
+    restored[1, 0, 5, 5] = float("nan")
+    found = measure(restored, original, [name])[name]
+    assert np.isnan(found[1])
+    assert [found[0], found[2]] == [whole[0], whole[2]]
+
+
+@pytest.mark.parametrize("metric", BY_FORMULA)
+def test_formulas_take_two_batches_of_one_kind(metric):
+    restored, original = pictures()
+    by_formula = getattr(metrics, metric)
+    for wrong in (original[:1], original[0], original.to(torch.uint8)):
+        with pytest.raises(Dr2pipeError, match="expected two batches"):
+            by_formula(restored, wrong)
 
 
 def test_against_scikit_image():
@@ -209,6 +237,12 @@ def half_mask(count=3, size=128):
     return mask
 
 
+def border_mask():
+    mask = torch.zeros(3, 1, 128, 128)
+    mask[..., :5, :] = 1
+    return mask
+
+
 def test_only_masked_pixels_count():
     restored, original = pictures()
     names = ["psnr", "psnr_luma", "ssim"]
@@ -229,6 +263,7 @@ def test_only_masked_pixels_count():
     [
         (torch.zeros(3, 1, 128, 128), ["psnr"], "keeps no pixel of picture 0"),
         (torch.ones(3, 128, 128), ["psnr"], "the mask is"),
+        (border_mask(), ["ssim"], "keeps no pixel whose window"),
         (half_mask(), ["psnr", "ms_ssim"], "ms_ssim cannot be restricted"),
     ],
 )

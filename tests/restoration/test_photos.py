@@ -14,6 +14,7 @@ import dr2pipe
 from dr2pipe.core import images
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.diffusion.stage1 import Remover
 from dr2pipe.faces import Face
 from dr2pipe.faces.align import align
 from dr2pipe.faces.listed import load_list
@@ -335,7 +336,13 @@ def test_odd_kinds_of_pictures(restorer):
     for wrong in (np.zeros((4, 4)), np.zeros((4, 4, 2), np.uint8), torch.zeros(2, 3, 8, 8)):
         with pytest.raises(PictureError, match="expected"):
             restorer(wrong)
-    for wrong in (torch.zeros(3, 8, 8, dtype=torch.uint8), np.zeros((0, 4, 3), np.uint8)):
+    for wrong in (
+        torch.zeros(3, 8, 8, dtype=torch.uint8),
+        torch.full((3, 8, 8), 255.0),
+        np.zeros((0, 4, 3), np.uint8),
+        [Image.new("RGB", (8, 8))],
+        None,
+    ):
         with pytest.raises(PictureError, match="expected"):
             restorer(wrong)
     with pytest.raises(PictureError, match="not finite"):
@@ -349,6 +356,46 @@ def test_pillow_results_keep_their_profile_and_resolution(restorer, tmp_path):
     result = restorer(Image.open(given)).image
     assert result.info["icc_profile"] == profile
     assert result.info["dpi"] == pytest.approx((240, 240), abs=0.1)
+
+
+def test_results_without_a_face_can_be_drawn_on(model_folder, tmp_path):
+    restorer = PhotoRestorer(engine_for(model_folder))
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    for photo in (np.zeros((40, 40, 3), np.uint8), tmp_path / "a.png"):
+        result = restorer(photo)
+        assert result.faces == []
+        result.image[0, 0] = 255
+    assert photo == tmp_path / "a.png"
+
+
+def test_errors_name_the_file(restorer, tmp_path):
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    for name in ("broken.jpg", "missing.jpg"):
+        with pytest.raises(PictureError, match=name):
+            restorer(tmp_path / name)
+
+
+def test_a_list_is_asked_for_the_longest_ending(model_folder, tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.png", "sub/a.png"):
+        Image.fromarray(smooth_photo()).save(tmp_path / name)
+    points = [{"landmarks": landmarks_at(*face).round(2).tolist()} for face in FACES[:2]]
+    (tmp_path / "faces.json").write_text(json.dumps({"a.png": points[:1], "sub/a.png": points}))
+    engine = engine_for(model_folder)
+    engine.placer.detector = load_list(tmp_path / "faces.json")
+    restore = PhotoRestorer(engine)
+    assert len(restore(tmp_path / "a.png").faces) == 1
+    assert len(restore(tmp_path / "sub" / "a.png").faces) == 2
+
+
+def test_a_section_as_a_mapping_counts_like_single_settings():
+    one = PhotoRestorer.from_preset("portrait128", dr2={"tau": 20})
+    other = PhotoRestorer.from_preset("portrait128", dr2__tau=20)
+    found = [r.engine.restorer.restorer.remover.tau for r in (one, other)]
+    assert found == [20, 20]
+    assert isinstance(
+        PhotoRestorer.from_preset(dr2={"tau": 20}).engine.restorer.restorer.remover, Remover
+    )
 
 
 def test_a_list_needs_the_photos_name(model_folder, tmp_path):

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from conftest import make_unet
@@ -104,6 +105,55 @@ def test_wrong_batches():
         restorer(faces(1, 20), [0])
     with pytest.raises(Dr2pipeError, match="as many seeds"):
         restorer(faces(2), [0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (faces()[:0], "expected floats"),
+        (faces().to(torch.uint8), "expected floats"),
+        ((faces() + 1) * 127.5, "the largest is"),
+        (torch.cat([faces(1), faces(1) * torch.nan]), "picture 1 of the batch"),
+    ],
+)
+def test_tensors_that_are_no_faces_are_refused(wrong, says):
+    with pytest.raises(PictureError, match=says):
+        Restorer(make_remover(), build_enhancer("none"))(wrong, list(range(len(wrong))))
+
+
+def test_half_precision_and_numpy_seeds_are_taken():
+    restorer = Restorer(make_remover(), build_enhancer("none"))
+    pictures = faces().half()
+    found = restorer(pictures, np.arange(4)).restored
+    assert torch.equal(found, restorer(pictures.float(), range(4)).restored)
+
+
+class Own(Enhancer):
+    """An enhancer as a user writes it, with a layer that training changes."""
+
+    def __init__(self, answer=None):
+        super().__init__()
+        self.layers = torch.nn.Sequential(torch.nn.Conv2d(3, 3, 1), torch.nn.Dropout(0.5))
+        self.answer = answer
+
+    def forward(self, x):
+        return self.layers(x) if self.answer is None else self.answer
+
+
+def test_another_enhancer_is_prepared_like_the_first():
+    restorer = Restorer(None, build_enhancer("none"), dtype=torch.bfloat16)
+    changed = restorer.with_enhancer(Own())
+    found = changed.enhance(faces())
+    assert torch.equal(found, changed.enhance(faces()))
+    assert not found.requires_grad
+    assert changed.enhancer.layers[0].weight.dtype == torch.bfloat16
+    assert isinstance(restorer.enhancer, type(build_enhancer("none")))
+
+
+@pytest.mark.parametrize("answer", [torch.zeros(4, 1, 16, 16), torch.zeros(4, 3, 8, 8), (1, 2)])
+def test_an_enhancer_that_breaks_its_contract_is_named(answer):
+    with pytest.raises(ConfigError, match=r"Own.forward must give a tensor \(1, 3, 16, 16\)"):
+        Restorer(None, Own(answer)).enhance(faces())
 
 
 def test_build_from_config(model_folder, tmp_path):

@@ -13,9 +13,35 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
+from dr2pipe.core.errors import PictureError
+
 Pixels = npt.NDArray[np.uint8]
 Levels = npt.NDArray[Any]  # uint8 or uint16
 LUMA = (0.299, 0.587, 0.114)  # weights of red, green and blue in luma (BT.601)
+
+
+_MOST_IN_TENSOR = 8.0  # what filters and noise add to [-1,1] stays below it; levels of 255 do not
+
+
+def check_tensor(pictures: torch.Tensor) -> None:
+    """Check (B,3,H,W) pictures in [-1,1] before they are restored.
+
+    What they hold is looked at on the CPU alone: a GPU would be waited for.
+
+    Raises:
+        PictureError: another shape or type, no picture, or other values.
+    """
+    shape, kind = tuple(pictures.shape), str(pictures.dtype).removeprefix("torch.")
+    if len(shape) != 4 or shape[1] != 3 or 0 in shape or not pictures.is_floating_point():
+        raise PictureError(f"expected floats (B,3,H,W) in [-1,1], not {kind} {shape}")
+    if pictures.device.type != "cpu":
+        return
+    broken = [i for i, one in enumerate(pictures) if not one.isfinite().all()]
+    if broken:
+        raise PictureError(f"picture {broken[0]} of the batch has values that are not finite")
+    most = float(pictures.abs().max())
+    if most > _MOST_IN_TENSOR:
+        raise PictureError(f"expected values in [-1,1]; the largest is {most:g}")
 
 
 def resize_pixels(pixels: Pixels, size: tuple[int, int]) -> Pixels:

@@ -239,6 +239,8 @@ def picture_of(image: Image.Image, *, keep_own: bool = False, whole_photo: bool 
     Raises:
         PictureError: it cannot be decoded, or is of an unsupported kind.
     """
+    if not isinstance(image, Image.Image):
+        raise PictureError(f"expected a Pillow picture, not {type(image).__name__}")
     name = getattr(image, "filename", "")
     is_untouched = bool(getattr(image, "tile", None))  # opened, and not loaded yet
     if is_untouched and name and os.path.isfile(name):
