@@ -49,8 +49,12 @@ def web(options: argparse.Namespace) -> int:
         password=options.password,
         preset=options.preset,
     )
-    # As Ctrl-C: the visitors' files are deleted at the end.
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    # As Ctrl-C: the visitors' files are deleted at the end. A terminal that is closed sends SIGHUP,
+    # which nohup has ignored.
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, frame: sys.exit(0))
     page = serve(config)
     print(f"the page is at {page.local_url} (Ctrl-C ends it)", flush=True)
     page.block_thread()

@@ -34,6 +34,8 @@ STYLE = """
 /* Room for the progress bar, which lies over the status. */
 #status { min-height: 6em; }
 .gradio-container :focus-visible { outline: 3px solid #f59e0b !important; outline-offset: 2px; }
+/* Results cannot be got back: they are not removed by a slip. */
+#files [aria-label="Remove this file"] { display: none; }
 .dr2-command textarea { font-family: ui-monospace, monospace; }
 """
 _INTRO = """# Restore old and damaged photos
@@ -90,6 +92,7 @@ def _photos(on: SimpleNamespace, preset: str) -> None:
     on.photo = gr.Dropdown([], label="Photo", visible=False, elem_id="photo")
     on.boxes = gr.Image(
         label="Faces found",
+        show_label=False,  # it would lie over the numbers of faces
         interactive=False,
         visible=False,
         buttons=["fullscreen"],
@@ -229,7 +232,7 @@ def _about() -> None:
 
 def _connect_photos(on: SimpleNamespace, page: Page) -> None:
     """Uploads, the choice of a photo and of its faces, marks and references."""
-    shown = [on.boxes, on.faces, on.face, on.scratches, on.marked]
+    shown = [on.boxes, on.faces, on.face, on.grid, on.scratches, on.marked]
 
     def find(  # type: ignore[no-untyped-def]
         files,
@@ -242,6 +245,8 @@ def _connect_photos(on: SimpleNamespace, page: Page) -> None:
     def show(name, request: gr.Request):  # type: ignore[no-untyped-def]
         return [*told(page.show, name, request), *told(page.results, name, 0, request)]
 
+    for control in (on.upload, on.references):
+        control.upload(event(page.ask), control, None, queue=False, api_visibility="private")
     found = on.upload.upload(
         find,
         [on.upload, on.preset],
@@ -293,6 +298,9 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
         )
         return told(page.restore, request, progress, name, wish)
 
+    def ask(request: gr.Request):  # type: ignore[no-untyped-def]
+        told(page.ask, None, request)
+
     def pick(name, request: gr.Request, chosen: gr.SelectData):  # type: ignore[no-untyped-def]
         return told(page.results, name, chosen.index, request)
 
@@ -301,6 +309,7 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
 
     values = [on.photo, on.preset, on.damage, on.tau, on.sharpness, on.skip_good, on.contrast]
     values += [on.scale, on.seed]
+    on.restore.click(ask, None, None, queue=False, api_visibility="private")
     on.restore.click(
         restore,
         [*values, on.samples],
@@ -325,6 +334,7 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
         [on.damage, on.tau, on.sharpness],
         api_visibility="private",
     )
+    on.face.input(lambda: None, None, on.grid, queue=False, api_visibility="private")
     on.tune.click(
         event(page.tune),
         [on.photo, on.face, on.preset, on.seed],

@@ -6,6 +6,7 @@ import contextvars
 import functools
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ import numpy as np
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import Dr2pipeError, describe_error, is_out_of_memory
 from dr2pipe.core.extras import needs_extra
+from dr2pipe.web.results import NO_FACE_FOUND, Done, Outcome
 from dr2pipe.web.visits import Photo, Visit, Visits, describe_disk, take_upload
 from dr2pipe.web.wishes import Wish
-from dr2pipe.web.workshop import NO_FACE_FOUND, Done, Outcome, Workshop
+from dr2pipe.web.workshop import Workshop
 
 with needs_extra("web"):
     import gradio as gr
@@ -37,12 +39,16 @@ class Page:
 
     # -- photos ------------------------------------------------------------------------------
 
+    def ask(self, uploads: list[str] | None, request: gr.Request) -> None:
+        """Keep what waits for its turn; called at once, before the turn comes."""
+        self.visits.ask(str(request.session_hash), uploads or [])
+
     def find(
         self, uploads: list[str] | None, preset: str, request: gr.Request, progress: Any
     ) -> Any:
         """Take photos over and show the faces of the first."""
-        visit, say = self._visit(request), _sayer(progress)
-        refused = self.workshop.take(visit, uploads or [], preset, say)
+        with self._at_work(request, uploads) as visit:
+            refused = self.workshop.take(visit, uploads or [], preset, _sayer(progress))
         names = list(visit.photos)
         faces = sum(len(photo.faces) for photo in visit.photos.values())
         without = [photo.name for photo in visit.photos.values() if not photo.faces]
@@ -59,6 +65,7 @@ class Page:
         """The photo with its numbered faces, the choice of faces, and the place for marks."""
         visit = self._visit(request)
         photo = _photo(visit, name)
+        visit.shown = name
         labels = [
             (f"{number}: {found.about}", number - 1) for number, found in enumerate(photo.faces, 1)
         ]
@@ -66,7 +73,8 @@ class Page:
         return [
             gr.Image(value=str(photo.boxes), visible=True),
             gr.CheckboxGroup(choices=labels, value=chosen, visible=bool(labels)),
-            gr.Dropdown(choices=labels, value=0 if labels else None),
+            gr.Dropdown(choices=labels, value=0 if labels else None, label=f"Face of {name}"),
+            None,  # coarse faces of another photo
             gr.Accordion(open=False),  # the photo to paint on comes when it is opened again
             "This photo is marked." if photo.marks else "Nothing is marked.",
         ]
@@ -104,31 +112,34 @@ class Page:
 
     def refer(self, uploads: list[str] | None, request: gr.Request) -> str:
         """Keep photos of the person."""
-        visit = self._visit(request)
-        visit.references = None
-        if not uploads:
-            return "No reference photos."
         limits = self.workshop.limits
-        if len(uploads) > limits.photos:
-            raise Dr2pipeError(f"choose up to {limits.photos} reference photos, not {len(uploads)}")
-        folder = visit.new_folder("references")
-        for number, upload in enumerate(uploads):
-            taken, _ = take_upload(upload, folder / "taken", limits)
-            taken.rename(folder / f"{number}{taken.suffix.lower()}")
-        (folder / "taken").rmdir()
-        visit.references = folder
+        with self._at_work(request, uploads) as visit:
+            visit.references = None
+            if not uploads:
+                return "No reference photos."
+            if len(uploads) > limits.photos:
+                raise Dr2pipeError(
+                    f"choose up to {limits.photos} reference photos, not {len(uploads)}"
+                )
+            folder = visit.new_folder("references")
+            for number, upload in enumerate(uploads):
+                taken, _ = take_upload(upload, folder / "taken", limits)
+                taken.rename(folder / f"{number}{taken.suffix.lower()}")
+            (folder / "taken").rmdir()
+            visit.references = folder
         return f"Reference photos: {len(uploads)}. Of four results, the most alike is taken."
 
     # -- restoring ---------------------------------------------------------------------------
 
     def restore(self, request: gr.Request, progress: Any, name: str, wish: Wish) -> list[Any]:
         """Restore all photos and show the one that is chosen."""
-        visit = self._visit(request)
-        _check_chosen(visit)
-        wish.faces = visit.chosen
-        wish.marks = any(photo.marks for photo in visit.photos.values())
-        visit.outcome = self.workshop.restore(visit, wish, _sayer(progress))
-        return self.results(name, 0, request)
+        with self._at_work(request) as visit:
+            _check_chosen(visit)
+            wish.faces = dict(visit.chosen)
+            wish.marks = any(photo.marks for photo in visit.photos.values())
+            self.workshop.restore(visit, wish, _sayer(progress))
+        # Another photo may have been chosen meanwhile.
+        return self.results(visit.shown or name, 0, request)
 
     def results(self, name: str, variant: int, request: gr.Request) -> list[Any]:
         """A photo before and after, the variants, the files, and what became of it."""
@@ -139,7 +150,9 @@ class Page:
         variants = [(str(_thumbnail(one)), f"seed {one.seed}") for one in found if one is not None]
         if name in outcome.spread:
             variants.append((str(outcome.spread[name]), "where they differ"))
-        done = found[min(variant, len(found) - 1)]
+        if len(found) <= variant:  # the picture of where they differ
+            return [gr.skip()] * 6
+        done = found[variant]
         if done is None:
             return _no_results("\n\n".join(outcome.failures))
         return [
@@ -153,9 +166,9 @@ class Page:
 
     def tune(self, name: str, face: int | None, preset: str, seed: int, request: gr.Request) -> Any:
         """Coarse faces over N and τ."""
-        found = self.workshop.tune(
-            self._visit(request), name or "", -1 if face is None else face, Wish(preset, seed=seed)
-        )
+        number = -1 if face is None else face
+        with self._at_work(request) as visit:
+            found = self.workshop.tune(visit, name or "", number, Wish(preset, seed=seed))
         return [
             (str(path), f"N {t.factor}, τ {t.tau}: {t.calls} calls, {t.seconds:.1f} s")
             for path, t in found
@@ -164,6 +177,11 @@ class Page:
     def leave(self, request: gr.Request) -> None:
         """Delete all that a visitor left."""
         self.visits.end(str(request.session_hash))
+
+    def _at_work(
+        self, request: gr.Request, uploads: list[str] | None = None
+    ) -> AbstractContextManager[Visit]:
+        return self.visits.at_work(str(request.session_hash), uploads or [])
 
     def _visit(self, request: gr.Request) -> Visit:
         return self.visits.of(str(request.session_hash))

@@ -9,16 +9,22 @@ import os
 import shutil
 import socket
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dr2pipe.core.errors import ConfigError, describe_error
+from filelock import FileLock
+
+from dr2pipe.core import files
+from dr2pipe.core.errors import ConfigError, FolderInUseError, describe_error
 from dr2pipe.core.extras import needs_extra
 from dr2pipe.web.visits import Limits, Visits, describe_disk
 from dr2pipe.web.workshop import Workshop
 
 logger = logging.getLogger(__name__)
+
+_PREFIX = "dr2pipe_web_"
 
 
 @dataclass
@@ -50,8 +56,10 @@ def serve(config: ServerConfig) -> Any:
         MissingPackageError: gradio is not installed.
     """
     check(config)
-    folder = Path(tempfile.mkdtemp(prefix="dr2pipe_web_"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    _remove_leftovers()
+    folder = Path(tempfile.mkdtemp(prefix=_PREFIX))
+    lock = files.lock_folder(folder)  # until the process ends, however it does
+    atexit.register(_remove, folder, lock)
     # Uploads, and what gradio copies, are in the same folder, which goes at the end.
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
@@ -89,6 +97,20 @@ def serve(config: ServerConfig) -> Any:
         check(config)  # the port may have been taken while the networks were loaded
         raise
     return blocks
+
+
+def _remove(folder: Path, lock: FileLock) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+    lock.release()
+
+
+def _remove_leftovers() -> None:
+    """Delete what servers left that were killed."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        # Without a lock's file it is another server's that begins, or another user's.
+        if (folder / files.LOCK_NAME).is_file():
+            with suppress(FolderInUseError, OSError):
+                _remove(folder, files.lock_folder(folder))
 
 
 def check(config: ServerConfig) -> None:

@@ -6,7 +6,8 @@ import secrets
 import shutil
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +81,12 @@ class Visit:
         takes: how often photos were added.
         runs: how many runs there were.
         outcome: of the latest.
+        shown: name of the photo that the page shows.
         used: when it was used last, in seconds.
+        working: how many of its events are at work.
+        asked: when something was asked for that may wait for its turn, in seconds; None where
+            nothing waits.
+        waiting: uploads that wait for their turn.
     """
 
     folder: Path
@@ -90,7 +96,11 @@ class Visit:
     takes: int = 0
     runs: int = 0
     outcome: Any = None
+    shown: str | None = None
     used: float = field(default_factory=time.monotonic)
+    working: int = 0
+    asked: float | None = None
+    waiting: set[Path] = field(default_factory=set)
 
     def new_folder(self, name: str) -> Path:
         """An empty folder."""
@@ -102,9 +112,13 @@ class Visit:
     def replace_photos(self, photos: dict[str, Photo], folder: Path) -> None:
         """Have other photos, which lie in ``folder``; the former and their results are removed."""
         self.photos, self.chosen, self.outcome = photos, {}, None
+        self.shown = next(iter(photos))
         for path in self.folder.iterdir():
             if path not in (folder, self.references):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+_LONGEST_WAIT_SECONDS = 86400.0  # for a turn
 
 
 class Visits:
@@ -132,6 +146,24 @@ class Visits:
             visit.used = time.monotonic()
             return visit
 
+    def ask(self, session: str, uploads: Sequence[str]) -> None:
+        """Keep a visit, and files that it has just sent, until their turn comes."""
+        visit = self.of(session)
+        visit.asked = visit.used
+        visit.waiting |= {Path(upload) for upload in uploads}
+
+    @contextmanager
+    def at_work(self, session: str, uploads: Sequence[str] = ()) -> Iterator[Visit]:
+        """The visit of a session, which is kept as long as the block lasts."""
+        visit = self.of(session)
+        visit.working += 1
+        try:
+            yield visit
+        finally:
+            visit.working -= 1
+            visit.used, visit.asked = time.monotonic(), None
+            visit.waiting -= {Path(upload) for upload in uploads}
+
     def end(self, session: str) -> None:
         """Remove all that a visitor left."""
         with self._lock:
@@ -143,13 +175,26 @@ class Visits:
         """Remove visits that nobody used for long, and what gradio copied for visits that ended."""
         now = time.monotonic()
         with self._lock:
-            idle = [s for s, v in self._visits.items() if now - v.used > self.idle_seconds]
+            idle = [session for session, v in self._visits.items() if self._is_idle(v, now)]
             kept = {visit.folder for visit in self._visits.values()}
+            kept |= {
+                self.root / upload.relative_to(self.root).parts[0]
+                for visit in self._visits.values()
+                for upload in visit.waiting
+                if upload.is_relative_to(self.root)
+            }
         for session in idle:
             self.end(session)
+        kept.add(self.root / files.LOCK_NAME)
         for path in self.root.iterdir():
             if path not in kept and time.time() - path.stat().st_mtime > self.stray_seconds:
                 shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+    def _is_idle(self, visit: Visit, now: float) -> bool:
+        if visit.working:
+            return False
+        patience = self.idle_seconds if visit.asked is None else _LONGEST_WAIT_SECONDS
+        return now - visit.used > patience
 
     def sweep_for_ever(self, every_seconds: float = 60.0) -> None:
         """Sweep in a thread of its own as long as the process lives."""

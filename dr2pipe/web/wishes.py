@@ -13,6 +13,7 @@ from dr2pipe.restoration.settings import RestorationConfig
 from dr2pipe.restoration.tuning import settings_for, stage1_settings
 
 MOST_VARIANTS = 8
+_LARGEST_SEED = (1 << 31) - 1
 _WITH_REFERENCES = 4  # samples of each face, of which the most alike is taken
 
 
@@ -91,8 +92,8 @@ def overrides_of(wish: Wish) -> list[str]:
         raise ConfigError(f"choose 1 to {MOST_VARIANTS} variants, not {wish.variants}")
     if wish.scale not in (1, 2, 4):
         raise ConfigError(f"the scale is 1, 2 or 4, not {wish.scale}")
-    if not 0 <= wish.seed < 1 << 31:
-        raise ConfigError("the seed is a whole number from 0 on")
+    if not 0 <= wish.seed <= _LARGEST_SEED - wish.variants + 1:
+        raise ConfigError(f"the seeds are whole numbers from 0 to {_LARGEST_SEED}")
     settings = settings_for(wish.damage, config.dr2)
     is_chosen = wish.damage == "auto" or not config.dr2.enabled
     if wish.tau is not None and wish.tau != usual_tau(wish) and not is_chosen:

@@ -7,11 +7,8 @@ import functools
 import json
 import shutil
 import threading
-import zipfile
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,7 +19,6 @@ from dr2pipe.core.config import load_config, stable_hash, stable_seed, to_dict
 from dr2pipe.core.errors import PictureError
 from dr2pipe.core.models import find_file
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import RunRecords, read_jsonl
 from dr2pipe.restoration.photos import PhotoEngine
 from dr2pipe.restoration.placing import PlacedFace
 from dr2pipe.restoration.settings import RestorationConfig, load_photo_engine
@@ -30,59 +26,15 @@ from dr2pipe.restoration.tuning import Tried, try_settings
 from dr2pipe.runs.explain import SOME_BLOCKS, SOME_NOISE
 from dr2pipe.runs.restore import restore_folder
 from dr2pipe.runs.restore_config import RestoreConfig, check_config
+from dr2pipe.web.results import Done, Outcome, add_spreads, record_of, sentences, zip_results
 from dr2pipe.web.visits import FoundFace, Limits, Photo, Visit, take_upload, write_preview
 from dr2pipe.web.wishes import Wish, command_of, overrides_of
 
 Say = Callable[[float, str], None]
 
-NO_FACE_FOUND = "No face was found: add a larger or sharper scan that shows the whole face."
-
 _MOST_ENGINES = 2  # in memory
-_SPREAD_BRIGHTNESS = 4  # as in the spread maps of a run
 _BOX_COLOUR, _LEFT_COLOUR = (255, 208, 0), (150, 150, 150)
 _LARGEST_BOXES_PX = 1600
-
-
-@dataclass
-class Done:
-    """A photo after a run.
-
-    Attributes:
-        name: of the photo.
-        seed: of the run.
-        before: a picture that browsers show.
-        after: likewise.
-        restored: the result's file, as ``dr2pipe restore`` writes it.
-        faces: the files of the restored faces.
-        lines: what became of it, in sentences.
-        command: what makes the same file.
-    """
-
-    name: str
-    seed: int
-    before: Path
-    after: Path
-    restored: Path
-    faces: list[Path]
-    lines: list[str]
-    command: str
-
-
-@dataclass
-class Outcome:
-    """What a click on "restore" gave.
-
-    Attributes:
-        done: for each variant, its photos.
-        spread: pictures of where the variants of the largest face differ, by photo.
-        zip: all results with the manifest.
-        failures: sentences about photos that could not be restored.
-    """
-
-    done: list[list[Done]]
-    spread: dict[str, Path] = field(default_factory=dict)
-    zip: Path | None = None
-    failures: list[str] = field(default_factory=list)
 
 
 class Workshop:
@@ -184,18 +136,31 @@ class Workshop:
         """
         if not visit.photos:
             raise PictureError("choose a photo first")
-        for number in range(visit.runs):
-            shutil.rmtree(visit.folder / f"run{number}", ignore_errors=True)
+        wish = dataclasses.replace(wish, references=visit.references is not None)
+        overrides_of(wish)  # raises before anything begins
         folder = visit.new_folder(f"run{visit.runs}")
         visit.runs += 1
-        wish = dataclasses.replace(wish, references=visit.references is not None)
-        steps = wish.variants * len(visit.photos)
+        try:
+            outcome = self._restore_all(visit, wish, folder, say)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+        visit.outcome = outcome
+        for former in visit.folder.glob("run*"):  # not before: the page shows them until now
+            if former != folder:
+                shutil.rmtree(former, ignore_errors=True)
+        return outcome
+
+    def _restore_all(self, visit: Visit, wish: Wish, folder: Path, say: Say) -> Outcome:
+        # As they are now: what is chosen and marked while this works is for the next time.
+        photos = [dataclasses.replace(photo) for photo in visit.photos.values()]
+        steps = wish.variants * len(photos)
         outcome = Outcome([])
         for variant in range(wish.variants):
             this = dataclasses.replace(wish, seed=wish.seed + variant)
             done = []
-            for number, photo in enumerate(visit.photos.values()):
-                at = (variant * len(visit.photos) + number) / steps
+            for number, photo in enumerate(photos):
+                at = (variant * len(photos) + number) / steps
                 try:
                     watch = functools.partial(say, at)
                     found = self._restore_one(visit, photo, this, folder / str(variant), watch)
@@ -209,8 +174,8 @@ class Workshop:
         if not outcome.done:
             raise PictureError(" ".join(outcome.failures))
         if wish.variants > 1:
-            outcome.spread = _spreads(outcome.done, folder)
-        outcome.zip = _zip(folder, outcome, visit)
+            add_spreads(outcome, folder)
+        outcome.zip = zip_results(folder, outcome, photos)
         return outcome
 
     def _restore_one(
@@ -227,7 +192,10 @@ class Workshop:
         check_config(config)
         say("loading the networks")
         restore_folder(config, loaded=self.engine(config), watch=say)
-        record = _record_of(output, photo)
+        record = record_of(output, photo)
+        # Without a list the faces are found again, in a photo that may be lighter now.
+        count = len(record.get("faces", [])) if listed is None else len(photo.faces)
+        chosen = range(count) if listed is None else sorted(wish.faces[photo.name])
         restored = output / record["output"]
         shown = images.decode_result(images.read_file(restored))
         after = write_preview(shown.pixels, output / "shown" / f"{restored.name}.png")
@@ -240,7 +208,7 @@ class Workshop:
             after,
             restored,
             faces,
-            _sentences(record),
+            sentences(record, [number + 1 for number in chosen], count),
             command_of(wish, photo.name, listed=listed is not None, marked=marked),
         )
 
@@ -284,82 +252,6 @@ class Workshop:
             pixels = images.resize_pixels(images.to_uint8(one.coarse)[0], (256, 256))
             found.append((write_preview(pixels, folder / f"{one.factor}_{one.tau}.png"), one))
         return found
-
-
-# -- results ---------------------------------------------------------------------------------
-
-
-def _record_of(output: Path, photo: Photo) -> dict[str, Any]:
-    """What the manifest says of a photo.
-
-    Raises:
-        PictureError: the photo failed; the message says why.
-    """
-    for record in RunRecords(output).finished().values():
-        if record["path"] == photo.name:
-            return record
-    failures = read_jsonl(output / "failures.jsonl").records
-    reasons = [str(record["message"]) for record in failures if record["path"] == photo.name]
-    raise PictureError(reasons[-1] if reasons else "it could not be restored")
-
-
-def _sentences(record: dict[str, Any]) -> list[str]:
-    """What became of a photo, for people; faces are counted from 1."""
-    faces = record.get("faces", [])
-    if not faces:
-        return [f"{NO_FACE_FOUND} The photo is as it was."]
-    restored = [number for number, face in enumerate(faces, 1) if "skipped" not in face]
-    lines = [f"Faces restored: {len(restored)} of {len(faces)}."]
-    lines += [
-        f"Face {number} was left as it is: {face['skipped']}."
-        for number, face in enumerate(faces, 1)
-        if "skipped" in face
-    ]
-    likeness = [
-        f"face {number} {face['identity']:.2f}"
-        for number, face in enumerate(faces, 1)
-        if "identity" in face and "skipped" not in face
-    ]
-    lines += [f"Likeness to the photo (0 to 1): {', '.join(likeness)}."] if likeness else []
-    return lines + [f"Note: {warning}." for warning in record.get("warnings", [])]
-
-
-def _spreads(done: list[list[Done]], folder: Path) -> dict[str, Path]:
-    """Where the variants of the largest restored face differ, by photo."""
-    spreads = {}
-    for photos in zip(*done, strict=False):
-        if not all(one.faces for one in photos):
-            continue
-        faces = [images.decode_image(images.read_file(one.faces[0])).pixels for one in photos]
-        deviation = np.stack(faces).astype(np.float64).std(axis=0).mean(axis=2)
-        grey = images.round_to_uint8(deviation * _SPREAD_BRIGHTNESS)
-        pixels = np.repeat(grey[..., None], 3, axis=2)
-        name = photos[0].name
-        spreads[name] = write_preview(pixels, folder / "spread" / f"{name}.png")
-    return spreads
-
-
-def _zip(folder: Path, outcome: Outcome, visit: Visit) -> Path:
-    """All results of a run with the manifest, the marks and the commands; no path of the server."""
-    path = folder / "dr2pipe.zip"
-    several = len(outcome.done) > 1
-    commands = dict.fromkeys(one.command for done in outcome.done for one in done)
-    with zipfile.ZipFile(path, "w") as archive:  # pictures are compressed already
-        for done in outcome.done:
-            output = done[0].restored.parents[1]
-            top = f"seed_{done[0].seed}/" if several else ""
-            for part in ("restored", "faces"):
-                for file in sorted((output / part).rglob("*")):
-                    if file.is_file():
-                        archive.write(file, f"{top}{file.relative_to(output).as_posix()}")
-            archive.write(output / "manifest.jsonl", f"{top}manifest.jsonl")
-        archive.writestr("commands.txt", "\n".join(commands) + "\n")
-        if (folder / "faces.json").exists():
-            archive.write(folder / "faces.json", "faces.json")
-        for photo in visit.photos.values():
-            if photo.marks is not None:
-                archive.write(photo.marks, f"marks/{photo.name}.png")
-    return path
 
 
 # -- faces -----------------------------------------------------------------------------------

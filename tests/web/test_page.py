@@ -16,11 +16,12 @@ from PIL import Image
 from worn import request_of, say, worn_photo
 
 from dr2pipe import cli
+from dr2pipe.core import files
 from dr2pipe.core.config import resource
 from dr2pipe.core.errors import ConfigError, Dr2pipeError, PictureError
 from dr2pipe.core.models import user_folder
 from dr2pipe.runs.presets import list_presets
-from dr2pipe.web import ServerConfig, serve
+from dr2pipe.web import ServerConfig, serve, server
 from dr2pipe.web.about import cards, installation, presets_table
 from dr2pipe.web.page import Page, event, told
 from dr2pipe.web.server import check
@@ -63,9 +64,11 @@ def test_a_visit(page, tmp_path):
     slider, variants, _, _, status, command = page.restore(ada, say, "worn.png", Wish())
     assert slider.visible
     assert not variants.visible
-    assert status.startswith("Faces restored: 1 of 1.")
+    assert status.startswith("Faces restored: 1 of 2.")
+    assert "face 2 0." in status
+    assert "face 1" not in status
     assert "faces.json" in command
-    assert len(page.results("worn.png", 7, ada)) == 6
+    assert page.results("worn.png", 1, ada) == [gr.skip()] * 6  # where the variants differ
     # Another visitor sees nothing of it.
     assert page.results("worn.png", 0, request_of("bob"))[0] == gr.skip()
     with pytest.raises(Dr2pipeError, match="not here any more"):
@@ -77,6 +80,31 @@ def test_a_visit(page, tmp_path):
     folder = page.visits.of("ada").folder
     page.leave(ada)
     assert not folder.exists()
+
+
+def test_what_is_changed_while_it_works_is_for_the_next_time(page, tmp_path):
+    ada = request_of("ada")
+    uploads = [str(worn_photo(tmp_path / name, faces=2)) for name in ("a.png", "b.png")]
+    page.find(uploads, "default", ada, say)
+
+    def change(share, stage):
+        page.choose("a.png", [0], ada)
+        page.choose("b.png", [0], ada)
+        page.show("b.png", ada)
+
+    *_, status, command = page.restore(ada, change, "a.png", Wish())
+    assert status.startswith("Faces restored: 2 of 2.")
+    assert "restore b.png" in command  # what is shown is the photo that is chosen now
+    kept = page.visits.of("ada").outcome.done[0][0].restored
+    for wrong in (Wish(seed=1 << 31), Wish(seed=(1 << 31) - 1, variants=2)):
+        with pytest.raises(ConfigError, match="whole numbers from 0 to 2147483647"):
+            page.restore(ada, say, "a.png", wrong)
+    page.visits.of("ada").photos["a.png"].path.write_bytes(b"gone")
+    page.visits.of("ada").photos["b.png"].path.write_bytes(b"gone")
+    with pytest.raises(PictureError, match=r"a\.png"):
+        page.restore(ada, say, "a.png", Wish())
+    assert kept.exists()  # the results before a failure can still be downloaded
+    assert page.results("a.png", 0, ada)[0].visible
 
 
 def test_other_photos_take_the_place_of_those_before(page, tmp_path):
@@ -270,3 +298,16 @@ def test_a_page_with_a_password_asks_for_it(tmp_path):
         Client(blocks.local_url, verbose=False, auth=("ada", "long"))
     finally:
         blocks.close()
+
+
+def test_what_a_killed_server_left_is_deleted(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    killed, running, other = (tmp_path / f"dr2pipe_web_{name}" for name in "abc")
+    for folder in (killed, running, other):
+        folder.mkdir()
+        (folder / "photo.png").touch()
+    (killed / files.LOCK_NAME).touch()
+    lock = files.lock_folder(running)
+    server._remove_leftovers()
+    lock.release()
+    assert [folder.exists() for folder in (killed, running, other)] == [False, True, True]

@@ -90,6 +90,29 @@ def test_visitors_have_folders_of_their_own_that_go_with_them(tmp_path):
     assert (b.folder.exists(), len(visits)) == (True, 1)
 
 
+def test_what_waits_or_is_at_work_is_kept(tmp_path):
+    visits = Visits(tmp_path, idle_seconds=1000, stray_seconds=100)
+    for name in ("waits", "forgotten"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").touch()
+        os.utime(tmp_path / name, (0, 0))
+    upload = str(tmp_path / "waits" / "a.png")
+    visits.ask("ada", [upload])
+    ada = visits.of("ada")
+    ada.used -= 2000
+    visits.sweep()
+    assert {path.name for path in tmp_path.iterdir()} == {ada.folder.name, "waits"}
+    with visits.at_work("ada", [upload]):
+        ada.used -= 200_000
+        visits.sweep()
+        assert ada.folder.exists()
+    visits.sweep()  # it was used a moment ago, but its upload is not needed any more
+    assert {path.name for path in tmp_path.iterdir()} == {ada.folder.name}
+    ada.used -= 2000
+    visits.sweep()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_sweeping(tmp_path):
     visits = Visits(tmp_path, idle_seconds=1000, stray_seconds=100)
     used, idle = visits.of("used"), visits.of("idle")

@@ -63,7 +63,7 @@ def test_every_wish_is_a_setting():
     [
         (Wish(variants=9), "1 to 8 variants"),
         (Wish(scale=3), "1, 2 or 4"),
-        (Wish(seed=-1), "from 0 on"),
+        (Wish(seed=-1), "whole numbers from 0 to"),
         (Wish(damage="awful"), "choose mild"),
         (Wish(preset="best"), "no preset 'best'"),
     ],

@@ -69,6 +69,14 @@ def test_variants_and_where_they_differ(shop, visit, tmp_path):
         assert {"seed_5/restored/worn.png", "seed_6/restored/worn.png"} <= set(archive.namelist())
 
 
+def test_variants_that_do_not_differ_say_so(shop, visit, tmp_path, monkeypatch):
+    monkeypatch.setattr("dr2pipe.web.workshop.overrides_of", lambda wish: ["dr2.enabled=false"])
+    shop.take(visit, [upload(tmp_path, "worn.png")], "default", say)
+    outcome = shop.restore(visit, Wish(variants=2), say)
+    assert outcome.spread == {}
+    assert all(done[0].lines[-1].startswith("The variants are the same") for done in outcome.done)
+
+
 def test_chosen_faces_alone_change(shop, visit, tmp_path):
     shop.take(visit, [upload(tmp_path, "two.png", faces=2)], "default", say)
     before = np.asarray(Image.open(visit.photos["two.png"].path)).astype(int)
