@@ -84,12 +84,11 @@ def _add_restore(to: Commands) -> None:
         "--aligned", action="store_true", help="the inputs are aligned faces, one in each"
     )
     command.add_argument(
-        "--scale", type=int, choices=(1, 2, 4), default=1, help="enlarge the photos so much (1)"
+        "--scale", type=int, choices=(1, 2, 4), help="enlarge the photos so much (1)"
     )
     command.add_argument(
         "--format",
         choices=("png", "jpg", "webp", "keep"),
-        default="png",
         help="of the results; keep: JPEG and WebP photos stay so (png)",
     )
     command.add_argument(
@@ -116,25 +115,22 @@ def _add_restore(to: Commands) -> None:
     command.add_argument(
         "--bits",
         choices=("keep", "8"),
-        default="keep",
         help="keep: 16-bit pictures give 16-bit results; 8: all results have 8 bits (keep)",
     )
     command.add_argument(
         "--colour",
         choices=("keep", "free"),
-        default="keep",
         help="keep: black-and-white and tinted pictures get no other colours; free: they may (keep)",
     )
     command.add_argument(
         "--contrast",
         choices=("keep", "stretch"),
-        default="keep",
         help="stretch: bring dark, hazy and faded pictures to the usual range of levels first (keep)",
     )
     _add_run_options(command)
     add_set(command)
 
-    command.set_defaults(run=commands.restore_with_options)
+    command.set_defaults(run=commands.restore_with_options, pages=None)  # the preset may say more
 
 
 def _add_restore_many(to: Commands) -> None:

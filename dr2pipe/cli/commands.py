@@ -31,16 +31,18 @@ def restore_with_options(options: Namespace) -> int:
         "output": options.output,
         "repair.mask": options.mask,
         "repair.exemplar": options.exemplar,
+        "bits": options.bits,
+        "colour": options.colour,
+        "contrast": options.contrast,
+        "scale": options.scale,
+        "pages": options.pages,
+        "format": options.format,
         "quality": options.quality,
         "identity.minimum": options.min_identity,
         "identity.reference": options.reference,
     }
-    overrides = [f"{name}={path}" for name, path in given.items() if path is not None]
+    overrides = [f"{name}={value}" for name, value in given.items() if value is not None]
     overrides += ["faces.mode=aligned"] if options.aligned else []
-    usual: dict[str, Any] = {"bits": "keep", "colour": "keep", "contrast": "keep", "scale": 1}
-    usual |= {"pages": "first", "format": "png"}
-    chosen = {name: getattr(options, name) for name in usual}
-    overrides += [f"{name}={chosen[name]}" for name in usual if chosen[name] != usual[name]]
     overrides += [
         f"{name}=true" for name in ("merge", "verify", "strict") if getattr(options, name)
     ]

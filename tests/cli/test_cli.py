@@ -191,3 +191,23 @@ def test_doctor_warns_of_a_cpu_torch_beside_an_nvidia_gpu(tmp_path, monkeypatch,
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     cli.main(["doctor"])
     assert "WARNING: this machine has an NVIDIA driver" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "passed"),
+    [
+        ([], []),
+        (
+            ["--contrast", "keep", "--colour", "keep", "--bits", "keep", "--scale", "1"],
+            ["bits=keep", "colour=keep", "contrast=keep", "scale=1"],
+        ),
+        (["--pages", "first", "--format", "png"], ["pages=first", "format=png"]),
+    ],
+)
+def test_options_that_are_given_count_against_a_preset(options, passed, monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "dr2pipe.cli.commands.restore", lambda preset, given: seen.extend(given) or 0
+    )
+    assert cli.main(["restore", "a", "b", *options]) == 0
+    assert seen == ["input=a", "output=b", *passed]
