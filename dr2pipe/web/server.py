@@ -100,8 +100,8 @@ def serve(config: ServerConfig) -> Any:
 
 
 def _remove(folder: Path, lock: FileLock) -> None:
+    lock.release()  # first: some systems delete no open file
     shutil.rmtree(folder, ignore_errors=True)
-    lock.release()
 
 
 def _remove_leftovers() -> None:
