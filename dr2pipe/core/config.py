@@ -13,7 +13,7 @@ import importlib.resources
 import io
 import json
 import typing
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -49,8 +49,9 @@ def load_config(
         path: YAML file, or None for the defaults alone.
         overrides: ``"a.b=value"`` strings. For a text field the value is taken as it stands,
             so that a path may have any character; else it is parsed as YAML.
-            ``key={...}`` replaces a whole mapping, such as the shares of a mix. A schema with
-            ``complete_overrides`` says what follows from them.
+            ``key={...}`` replaces a whole mapping, such as the shares of a mix; of a section it
+            changes the settings that it names. A schema with ``complete_overrides`` says what
+            follows from them.
 
     Raises:
         ConfigError: unknown key, wrong type, missing value, unreadable file or override.
@@ -60,7 +61,8 @@ def load_config(
     try:
         if path is not None:
             config = OmegaConf.merge(config, _read_yaml(path))
-        for override in overrides if complete is None else complete(overrides):
+        single = [one for override in overrides for one in _single_settings(schema, override)]
+        for override in single if complete is None else complete(single):
             key, text = _split_override(override)
             if _is_text(schema, key) and text != "null":
                 _set_text(config, key, text)
@@ -215,6 +217,18 @@ def _type_of(schema: type, key: str) -> Any:
     for name in key.split("."):
         kind = typing.get_type_hints(kind).get(name) if dataclasses.is_dataclass(kind) else None
     return kind
+
+
+def _single_settings(schema: type, override: str) -> Iterator[str]:
+    """An override; of a section, ``a={b: 1}``, each of its settings: ``a.b=1``."""
+    key, text = _split_override(override)
+    if not dataclasses.is_dataclass(_type_of(schema, key)) or not text.lstrip().startswith("{"):
+        yield override
+        return
+    values: Any = OmegaConf.to_container(_value_of(override))
+    for name, value in values.items():
+        said = value if isinstance(value, str) else json.dumps(value)
+        yield from _single_settings(schema, f"{key}.{name}={said}")
 
 
 def _value_of(override: str) -> Any:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -65,7 +66,7 @@ class PhotoRestorer:
             ConfigError: no such preset, or an invalid setting.
             CheckpointError: weights that cannot be used.
         """
-        overrides = list(_overrides("", settings))
+        overrides = [f"{key.replace('__', '.')}={_text(value)}" for key, value in settings.items()]
         path = find_file("configs/restore", name, what="preset")
         config = load_config(RestorationConfig, path, overrides)
         check_restoration(config)
@@ -153,15 +154,7 @@ def _as_given(image: Any, levels: images.Levels, picture: images.Picture) -> Any
     return result
 
 
-def _overrides(above: str, settings: Mapping[str, Any]) -> Iterator[str]:
-    """``key=value`` for each setting; those of a section may come as a mapping."""
-    for name, value in settings.items():
-        key = above + name.replace("__", ".")
-        if isinstance(value, Mapping):
-            yield from _overrides(f"{key}.", value)
-        else:
-            yield f"{key}={_text(value)}"
-
-
 def _text(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return json.dumps(dict(value), default=str)
     return "null" if value is None else str(value)

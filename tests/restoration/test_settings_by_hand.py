@@ -22,6 +22,8 @@ def test_what_is_given_by_hand_holds(given):
 
 
 def test_the_mode_is_what_is_said():
+    assert mode("dr2={tau: 6, scheduler: ddim}") == ("fixed", 4, 6, 26)
+    assert mode("dr2={tau: 6, mode: auto}")[0] == "auto"
     assert mode()[0] == "auto"
     assert mode("dr2.exposure=normalise", "seed=3")[0] == "auto"
     assert mode("dr2.tau=6", "dr2.mode=auto")[0] == "auto"
