@@ -46,12 +46,14 @@ class Quality:
         noise: standard deviation of the luma's noise, in levels of 255.
         blockiness: log ratio of jumps across JPEG's grid of 8 pixels to other jumps; about 0
             without a grid, 1 at JPEG quality 10.
+        has_screen: whether detail ends at the dots of a print, or at square pixels.
     """
 
     side_px: float
     effective_px: float
     noise: float
     blockiness: float
+    has_screen: bool = False
 
     def is_better_than(self, size: float, scale: int = 1) -> bool:
         """Whether a result with the detail of ``size`` pixels a side adds nothing to the face.
@@ -79,11 +81,14 @@ def estimate_quality(pixels: Pixels, alignment: Alignment) -> Quality:
     low = np.log10(np.maximum(power[:_LOW_BANDS], 1e-9)).mean()
     expected = 10 ** (low + np.array(_SHARP[: len(power)]) - _FALL)
     has_detail = (signal >= expected) & (signal >= _OVER_NOISE * noise**2)
-    has_detail &= peaks < _SCREEN * power
-    has_detail[:_LOW_BANDS] = True
-    bands = len(power) if has_detail.all() else int(np.argmin(has_detail))
+    is_screen = peaks >= _SCREEN * power
+    found = has_detail & ~is_screen
+    found[:_LOW_BANDS] = True
+    bands = len(power) if found.all() else int(np.argmin(found))
+    has_screen = bands < len(power) and bool(has_detail[bands] and is_screen[bands])
     effective_px = 2 * _FIRST_CYCLES * 2 ** (bands / 2)
-    return Quality(alignment.side_px, effective_px, noise, _blockiness(pixels, alignment))
+    blockiness = _blockiness(pixels, alignment)
+    return Quality(alignment.side_px, effective_px, noise, blockiness, has_screen)
 
 
 def band_power(

@@ -127,14 +127,14 @@ def track_of(
     sides = np.abs(points[:, 6] - points[:, 5]).max(axis=1)
     qualities = [look.quality for look in looks]
     names = ("side_px", "effective_px", "noise", "blockiness")
-    medians = [float(np.median([getattr(q, name) for q in qualities])) for name in names]
+    medians = {name: float(np.median([getattr(q, name) for q in qualities])) for name in names}
     return FaceTrack(
         number,
         first,
         smoothed(points, wanted, sides),
         every[:, 14:],
         float(np.median([look.score for look in looks])),
-        Quality(*medians),
+        Quality(**medians, has_screen=bool(np.mean([q.has_screen for q in qualities]) > 0.5)),
         bool(np.mean([look.is_monochrome for look in looks]) >= _MONOCHROME_LOOKS),
         at_scene_start,
         at_scene_end,

@@ -163,6 +163,8 @@ def _cell(face: torch.Tensor, label: str) -> images.Pixels:
 def _blur(quality: Quality) -> str:
     if quality.effective_px >= quality.side_px * 0.7:
         return "sharp for its size"
+    if quality.has_screen:
+        return "printed dots or square pixels hide finer detail"
     return f"blurred, about {quality.side_px / quality.effective_px:.1f} times"
 
 

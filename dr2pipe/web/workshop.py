@@ -263,6 +263,7 @@ def _about(face: PlacedFace) -> str:
     quality = face.quality
     blur = quality.side_px / quality.effective_px
     words = [f"blurred {blur:.1f} times"] if blur > 1 / 0.7 else []
+    words = ["printed dots"] if quality.has_screen else words
     words += ["noisy"] if quality.noise >= SOME_NOISE else []
     words += ["JPEG blocks"] if quality.blockiness >= SOME_BLOCKS else []
     return ", ".join(words) or "small"
