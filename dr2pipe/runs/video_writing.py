@@ -254,6 +254,8 @@ class Join:
             (template,) = container.streams.video
             added = out.add_stream_from_template(template, opaque=True)
         added.time_base = self.info.time_base
+        # MKV says this rate; without it, that of the time base, which is in the thousands.
+        added.codec_context.framerate = self.info.rate
         if template.codec_context.name == "hevc" and self.output.suffix.lower() != ".mkv":
             added.codec_context.codec_tag = "hvc1"  # players of Apple know no other
         if self.info.display_matrix is not None:

@@ -1,7 +1,9 @@
 """Faces followed through frames: who is who, from when to when, and without jitter."""
 
+import cv2
 import numpy as np
 import pytest
+from photos import smooth_photo
 from videos import BLUE, RED, SIDE_PX, DiscDetector, embed_colour, picture
 
 from dr2pipe.core.images import to_grey
@@ -80,11 +82,33 @@ def test_a_cut_ends_tracks():
     assert all(t.at_scene_start and t.at_scene_end and t.share(8 * t.number) == 1 for t in found)
 
 
-def test_movement_is_no_cut():
-    frames = [picture([(RED, 40 + 4 * i, 40)]).astype(np.float32) for i in range(2)]
-    assert not is_scene_cut(*frames)
-    assert not is_scene_cut(frames[0], np.roll(frames[0], 30, axis=1))  # a quick pan
-    assert is_scene_cut(frames[0], frames[0] / 3)
+def thumb(pixels):
+    """(27,48) luma, as the tracker compares frames."""
+    return cv2.resize(to_grey(pixels)[..., 0], (48, 27), interpolation=cv2.INTER_AREA).astype(
+        np.float32
+    )
+
+
+@pytest.mark.parametrize("contrast", [1.0, 0.4])
+def test_cuts_and_what_is_none(contrast):
+    scene, other = (smooth_photo(300, 500, seed=seed, cells=9) for seed in (0, 1))
+    scene, other = (
+        np.round(90 * (1 - contrast) + contrast * x).astype(np.uint8) for x in (scene, other)
+    )
+    shown = scene[:, :400]
+    assert is_scene_cut(thumb(shown), thumb(other[:, :400]))
+    assert not is_scene_cut(thumb(shown), thumb(scene[:, 70:470]))  # a quick pan
+    for gain in (0.6, 1.15):  # the flicker of old film
+        assert not is_scene_cut(thumb(shown), gain * thumb(shown))
+    frames = [picture([(RED, 40 + 4 * i, 40)]) for i in range(2)]
+    assert not is_scene_cut(*map(thumb, frames))
+    bars = [x[:, :400].copy() for x in (scene, other)]
+    for one in bars:
+        one[:, :80] = one[:, -80:] = 0
+    assert is_scene_cut(*map(thumb, bars))
+    black = np.zeros_like(shown)
+    assert not is_scene_cut(thumb(black), thumb(black))
+    assert is_scene_cut(thumb(black), thumb(shown))
 
 
 def test_a_face_that_comes_and_goes_between_looks():
