@@ -24,12 +24,14 @@ _RANGES = {True: "JPEG", False: "MPEG"}
 
 
 def upright(frame: VideoFrame, info: VideoInfo) -> Pixels:
-    """(H,W,3) uint8 RGB of a frame, as it is shown."""
+    """(H,W,3) uint8 RGB of a frame, as it is shown, in the size of the first."""
     kinds: dict[str, Any] = {}
     if not info.is_rgb:
         kinds = {"src_colorspace": info.matrix[2], "dst_color_range": "JPEG"}
         kinds["src_color_range"] = _RANGES[info.is_full_range]
-    rgb = frame.reformat(format="rgb24", interpolation=_EXACT_BICUBIC, **kinds).to_ndarray()
+    rgb = frame.reformat(
+        info.width, info.height, "rgb24", interpolation=_EXACT_BICUBIC, **kinds
+    ).to_ndarray()
     return np.ascontiguousarray(np.rot90(rgb, info.quarter_turns))
 
 

@@ -167,10 +167,12 @@ class Damage:
     Attributes:
         packets: that could not be decoded.
         missing_s: how much earlier the pictures end than the file says.
+        resized_s: when the pictures begin to have another size than the first; None: never.
     """
 
     packets: int = 0
     missing_s: float = 0.0
+    resized_s: float | None = None
 
     def sentences(self) -> list[str]:
         """What to tell about it."""
@@ -179,6 +181,11 @@ class Damage:
             said.append(f"{self.packets} packets of the video are damaged; their frames are lost")
         if self.missing_s:
             said.append(f"the video is cut off: its last {self.missing_s:.1f} s are not there")
+        if self.resized_s is not None:
+            said.append(
+                f"the pictures change their size after {self.resized_s:.1f} s: all have that of the "
+                "first in the result"
+            )
         return said
 
 
@@ -200,8 +207,8 @@ def read_info(path: str | Path) -> VideoInfo:
         duration = None
         if stream.duration is not None and stream.time_base is not None:
             duration = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            duration = container.duration / 1e6
+        else:
+            duration = _length_s(container)
         rate = stream.average_rate or stream.guessed_rate or Fraction(25)
         is_full = frame.color_range == FULL_RANGE or "yuvj" in frame.format.name
         display_matrix, quarter_turns = _display_of(frame)
@@ -246,7 +253,7 @@ def read_frames(
         until_s: frames before this time, counted from the first.
     """
     with opened(path) as (container, stream):
-        damage.packets, damage.missing_s = 0, 0.0
+        damage.packets, damage.missing_s, damage.resized_s = 0, 0.0, None
         step = max(1, round(1 / (info.rate * info.time_base)))
         first, last, end = None, None, 0
         for frame in _decoded(container, stream, damage):
@@ -258,6 +265,9 @@ def read_frames(
             last, end = frame.pts, frame.pts + max(step, frame.duration or 0)
             if until_s is not None and float((frame.pts - first) * info.time_base) >= until_s:
                 return
+            if (frame.width, frame.height) != (info.width, info.height):
+                since_s = float((frame.pts - first) * info.time_base)
+                damage.resized_s = since_s if damage.resized_s is None else damage.resized_s
             yield frame
         if info.duration_s is None or first is None:
             return
@@ -277,10 +287,20 @@ def _is_whole(path: str | Path) -> bool:
         if stream.duration is not None and stream.time_base is not None:
             wanted_s = float(((stream.start_time or 0) + stream.duration) * stream.time_base)
             return ends.get(stream.index, 0.0) > wanted_s - _CUT_OFF_S
-        if container.duration is None:
+        length_s = _length_s(container)
+        if length_s is None:
             return True
-        wanted_s = ((container.start_time or 0) + container.duration) / 1e6
+        wanted_s = (container.start_time or 0) / 1e6 + length_s
         return max(ends.values(), default=0.0) > wanted_s - _CUT_OFF_S
+
+
+def _length_s(container: Any) -> float | None:
+    """How long a file says that it is, in seconds from its first packet."""
+    if container.duration is None:
+        return None
+    # Matroska says when it ends, counted from 0.
+    before = (container.start_time or 0) if "matroska" in container.format.name else 0
+    return float((container.duration - before) / 1e6)
 
 
 def _packets_of(container: Any) -> Iterator[Any]:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from dr2pipe.core import images
 from dr2pipe.core.config import to_yaml
+from dr2pipe.core.errors import PictureError
 from dr2pipe.core.markers import MARKER, marked, read_marker, result_folders
 
 
@@ -94,3 +95,17 @@ def test_every_ending_that_is_taken_is_read(tmp_path, kind):
     assert [path.suffix for path in found] == sorted(endings)
     for path in found:
         assert images.read_image(path).pixels.shape == (64, 64, 3)
+
+
+def test_videos_are_counted_and_named(tmp_path, caplog):
+    for name in ("a.mp4", "b.MOV"):
+        (tmp_path / name).write_bytes(b"\0\0\0\x20ftypisom" + bytes(40))
+    found = images.find_images(tmp_path)
+    found.say_what_was_left_out()
+    assert found.paths == []
+    assert "skipped 2 video(s): dr2pipe video takes them" in caplog.text
+    for begins in (b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3", b"RIFF\0\0\0\0AVI "):
+        with pytest.raises(PictureError, match="dr2pipe video takes it"):
+            images.decode_image(begins + bytes(40))
+    with pytest.raises(PictureError, match="not an image file"):
+        images.decode_image(b"\0\0\0\x20ftypheic" + bytes(40))

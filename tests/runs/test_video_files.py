@@ -4,13 +4,14 @@ import os
 import resource
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 from videos import frames_of, moving, packets_of, picture, record_of, write_video
 
 from dr2pipe.core.errors import ConfigError, PictureError, UnreadableFileError
-from dr2pipe.restoration import photos
+from dr2pipe.faces import Quality
 from dr2pipe.runs import video, video_output
 from dr2pipe.runs.video_frames import upright
 from dr2pipe.runs.video_io import read_info
@@ -125,6 +126,31 @@ def test_sound_that_lasts_longer_is_no_damage(restore_video, uneven_clip, tmp_pa
     assert "cut off" in summary.warnings[0]
 
 
+@pytest.mark.parametrize("ending", ["mkv", "mp4"])
+def test_a_video_that_begins_later_is_whole(restore_video, tmp_path, ending):
+    frames = moving(12)
+    ticks = [450_000 + 3600 * i for i in range(12)]  # from 5 s on
+    source = write_video(tmp_path / f"in.{ending}", frames, ticks=ticks, sound=False)
+    summary = restore_video(source, tmp_path / f"out.{ending}")
+    assert (summary.warnings, summary.exit_code) == ([], 0)
+    assert len(frames_of(tmp_path / f"out.{ending}")[0]) == 12
+    with av.open(str(tmp_path / f"out.{ending}")) as container:
+        assert round(float(container.streams.video[0].average_rate)) == 25
+
+
+def test_pictures_that_change_their_size(restore_video, tmp_path):
+    small = write_video(tmp_path / "a.ts", moving(6), sound=False)
+    large = [cv2.resize(frame, None, fx=1.5, fy=1.5) for frame in moving(6)]
+    later = [90_000 + 3600 * i for i in range(6)]
+    large = write_video(tmp_path / "b.ts", large, ticks=later, sound=False)
+    both = tmp_path / "both.ts"
+    both.write_bytes(small.read_bytes() + large.read_bytes())
+    summary = restore_video(both, tmp_path / "out.mp4")
+    assert any("change their size after" in warning for warning in summary.warnings)
+    made, _ = frames_of(tmp_path / "out.mp4")
+    assert {frame.shape for frame in made} == {made[0].shape}
+
+
 def test_mirrored_videos_stay_mirrored(restore_video, tmp_path):
     source, output = tmp_path / "in.mp4", tmp_path / "out.mp4"
     write_video(source, moving(4), sound=False, mirrored=True)
@@ -173,7 +199,7 @@ def test_lists_and_pictures_are_refused(restore_video, uneven_clip, tmp_path):
 
 
 def test_faces_that_are_all_left_alone(restore_video, uneven_clip, tmp_path, monkeypatch):
-    monkeypatch.setattr(photos.Quality, "is_better_than", lambda self, *given: True)
+    monkeypatch.setattr(Quality, "is_better_than", lambda self, *given: True)
     output = tmp_path / "out.mp4"
     summary = restore_video(uneven_clip, output, "faces.skip_good=true")
     assert (summary.followed, summary.restored) == (2, 0)

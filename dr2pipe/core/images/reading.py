@@ -40,6 +40,8 @@ MAX_ASPECT = 4.0
 # The first bytes of PNG, JPEG, WebP and BMP files, and of TIFF.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+# Brands of pictures in the format of MP4.
+_STILLS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
 # Several threads decode at once, but only one of them a picture of more pixels than this.
 _LARGE_PIXELS = 4_000_000
 _LARGE_DECODE = threading.Lock()
@@ -214,6 +216,8 @@ def decode_image(
     except Image.DecompressionBombError:
         raise TooManyPixelsError("the header says more pixels than Pillow decodes safely") from None
     except UnidentifiedImageError:
+        if _is_video(data):
+            raise PictureError("a video: dr2pipe video takes it") from None
         if data.startswith(_TIFF_SIGNATURES):
             raise PictureError("damaged, or a kind of TIFF that is not supported") from None
         if data.startswith(_SIGNATURES):
@@ -253,6 +257,12 @@ def picture_of(image: Image.Image, *, keep_own: bool = False, whole_photo: bool 
         raise
     except Exception as error:
         raise PictureError(f"truncated or damaged: {error}") from error
+
+
+def _is_video(data: bytes) -> bool:
+    """Whether a file that Pillow does not know begins as MP4, Matroska or AVI do."""
+    is_mp4 = data[4:8] == b"ftyp" and data[8:12] not in _STILLS
+    return is_mp4 or data.startswith(b"\x1aE\xdf\xa3") or data[8:12] == b"AVI "
 
 
 def _turn_of_large(pixels: int) -> AbstractContextManager[Any]:

@@ -28,6 +28,19 @@ _OTHER_PICTURES = (
     ".jxl", ".jxr", ".kdc", ".mrw", ".nef", ".nrw", ".orf", ".pcx", ".pef", ".psb", ".psd", ".raf",
     ".rw2", ".rwl", ".sr2", ".srw", ".svg", ".tga", ".x3f", ".xcf",
 )  # fmt: skip
+_VIDEOS = (
+    ".avi",
+    ".m2ts",
+    ".m4v",
+    ".mkv",
+    ".mov",
+    ".mp4",
+    ".mpeg",
+    ".mpg",
+    ".mts",
+    ".webm",
+    ".wmv",
+)
 # Folders in which programs keep what was deleted, or small copies.
 _NOT_ENTERED = (
     "$recycle.bin", "#recycle", "@eadir", ".@__thumb", ".appledouble", ".thumbnails", ".trash",
@@ -44,11 +57,13 @@ class FoundImages:
             that may not be opened are among them, so that reading them says what is wrong.
         result_folders: folders that were left out because a command filled them.
         unreadable: files by an ending that belongs to pictures and cannot be read here.
+        videos: number of files with a video's ending.
     """
 
     paths: list[Path] = field(default_factory=list)
     result_folders: list[Path] = field(default_factory=list)
     unreadable: Counter[str] = field(default_factory=Counter)
+    videos: int = 0
 
     def say_what_was_left_out(self) -> None:
         """Log a line for each kind of what was left out."""
@@ -64,6 +79,8 @@ class FoundImages:
             if any(ending in self.unreadable for ending in _WITH_PILLOW_HEIF):
                 hint = "; pip install pillow-heif reads heic"
             logger.warning("skipped pictures that cannot be read: %s%s", counted, hint)
+        if self.videos:
+            logger.warning("skipped %d video(s): dr2pipe video takes them", self.videos)
 
 
 @lru_cache(maxsize=1)
@@ -128,6 +145,8 @@ def find_images(
                 found.paths.append(path)
             elif ending in unreadable_endings:
                 found.unreadable[ending] += 1
+            elif ending in _VIDEOS:
+                found.videos += 1
     found.paths.sort(key=lambda path: path.relative_to(folder).parts)
     return found
 
