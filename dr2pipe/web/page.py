@@ -135,11 +135,13 @@ class Page:
         """Restore all photos and show the one that is chosen."""
         with self._at_work(request) as visit:
             _check_chosen(visit)
+            before = visit.shown
             wish.faces = dict(visit.chosen)
             wish.marks = any(photo.marks for photo in visit.photos.values())
             self.workshop.restore(visit, wish, _sayer(progress))
         # Another photo may have been chosen meanwhile.
-        return self.results(visit.shown or name, 0, request)
+        chosen = name if visit.shown in (None, before) else visit.shown
+        return self.results(chosen, 0, request)
 
     def results(self, name: str, variant: int, request: gr.Request) -> list[Any]:
         """A photo before and after, the variants, the files, and what became of it."""

@@ -108,8 +108,8 @@ def _remove_leftovers() -> None:
     """Delete what servers left that were killed."""
     for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
         # Without a lock's file it is another server's that begins, or another user's.
-        if (folder / files.LOCK_NAME).is_file():
-            with suppress(FolderInUseError, OSError):
+        with suppress(FolderInUseError, OSError):
+            if (folder / files.LOCK_NAME).is_file():
                 _remove(folder, files.lock_folder(folder))
 
 

@@ -150,7 +150,7 @@ class Visits:
         """Keep a visit, and files that it has just sent, until their turn comes."""
         visit = self.of(session)
         visit.asked = visit.used
-        visit.waiting |= {Path(upload) for upload in uploads}
+        visit.waiting = visit.waiting | {Path(upload) for upload in uploads}
 
     @contextmanager
     def at_work(self, session: str, uploads: Sequence[str] = ()) -> Iterator[Visit]:
@@ -162,7 +162,7 @@ class Visits:
         finally:
             visit.working -= 1
             visit.used, visit.asked = time.monotonic(), None
-            visit.waiting -= {Path(upload) for upload in uploads}
+            visit.waiting = visit.waiting - {Path(upload) for upload in uploads}
 
     def end(self, session: str) -> None:
         """Remove all that a visitor left."""
