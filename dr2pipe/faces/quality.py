@@ -22,9 +22,10 @@ _SHARP = (0.75, 0.26, -0.27, -0.71, -1.11, -1.61, -2.06, -2.47, -2.85, -3.17, -3
 # A band has detail when its power is within this of a sharp face's, and this many times the
 # noise's.
 _FALL, _OVER_NOISE = 1.1, 4.0
-# Printed dots and square pixels stand out of their band by more than this: at least 320 times, where
-# sixty sharp faces reach 110.
-_SCREEN = 200.0
+# Printed dots and square pixels stand out of their band by more than this, in two directions: at
+# least 350 times, where sixty sharp faces reach 50, and straight scratches and stripes about 100.
+_SCREEN = 250.0
+_SECTORS = 12  # of half a turn
 _MEDIAN_TO_SIGMA = 0.6745  # of a normal distribution: Donoho and Johnstone 1994
 _JPEG_BLOCK_PX = 8
 # JPEG qualities below about 65 reach it.
@@ -97,8 +98,8 @@ def band_power(
     """Power (levels squared) of (S,S) in bands of half an octave, up to S/2 cycles per side.
 
     By the median, which is log 2 of the mean where nothing stands out: a scratch or a fold has its
-    power in one direction of the spectrum, and is no detail of the face. The second array has the
-    largest value of each band.
+    power in one direction of the spectrum, and is no detail of the face. The second array has each
+    band's largest value in other directions than that of its peak: dots have several, lines one.
     """
     size = len(luma)
     window = np.outer(np.hanning(size), np.hanning(size))
@@ -108,7 +109,17 @@ def band_power(
     count = min(len(_SHARP), int(2 * np.log2(size / 2 / _FIRST_CYCLES) + 1e-9))
     parts = [spectrum[band == i] for i in range(count)]
     power = np.array([np.median(part) / math.log(2) for part in parts])
-    return power, np.array([part.max() for part in parts])
+    turned = np.arctan2(np.fft.fftfreq(size)[:, None] * size, np.arange(size // 2 + 1))
+    sector = np.floor(turned / np.pi * _SECTORS).astype(int) % _SECTORS
+    peaks = [_second_peak(part, sector[band == i]) for i, part in enumerate(parts)]
+    return power, np.array(peaks)
+
+
+def _second_peak(power: npt.NDArray[np.float64], sector: npt.NDArray[np.int_]) -> float:
+    """The largest power in other directions than that of the largest of all."""
+    apart = (sector - sector[np.argmax(power)]) % _SECTORS
+    elsewhere = power[np.minimum(apart, _SECTORS - apart) > 1]
+    return float(elsewhere.max()) if elsewhere.size else 0.0
 
 
 def _noise(luma: npt.NDArray[np.float64]) -> float:

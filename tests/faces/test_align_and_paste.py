@@ -190,6 +190,22 @@ def test_printed_dots_and_squares_are_no_detail(family, severity):
     assert (printed.is_better_than(181), printed.has_screen) == (False, True)
 
 
+@pytest.mark.parametrize("angle", [0.0, 0.4, np.pi / 2, 2.3])
+def test_scratches_and_stripes_are_no_printed_dots(angle):
+    sharp = detailed_photo(512)
+    alignment = align(landmarks_at(256, 256, 500))
+    along = np.array([np.cos(angle), np.sin(angle)]) * 700
+    ends = [tuple(int(v) for v in (256, 240) + sign * along) for sign in (-1, 1)]
+    scratched = cv2.line(sharp.copy(), *ends, (255,) * 3, 2, cv2.LINE_AA)
+    y, x = np.mgrid[:512, :512]
+    is_dark = (x * np.sin(angle) + y * np.cos(angle)) % 10 < 5
+    striped = sharp.copy()
+    striped[400:][is_dark[400:]] = 20
+    for damaged in (scratched, striped):
+        found = estimate_quality(damaged, alignment)
+        assert (found.has_screen, found.is_better_than(181)) == (False, True)
+
+
 def test_a_small_sharp_face_is_good_as_it_is():
     photo = skimage.data.astronaut()
     (face,) = build_detector(DetectorConfig()).detect(photo)
