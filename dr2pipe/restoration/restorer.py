@@ -126,7 +126,10 @@ class Restorer:
         return self._single
 
     def with_enhancer(self, enhancer: Enhancer) -> Restorer:
-        """The same stage 1 with another stage 2."""
+        """The same stage 1 with another stage 2.
+
+        The network itself is moved, cast and frozen: give a copy of one that is being trained.
+        """
         return self._with(self.remover, enhancer)
 
     @property

@@ -309,7 +309,8 @@ def _connect_work(on: SimpleNamespace, page: Page) -> None:
 
     values = [on.photo, on.preset, on.damage, on.tau, on.sharpness, on.skip_good, on.contrast]
     values += [on.scale, on.seed]
-    on.restore.click(ask, None, None, queue=False, api_visibility="private")
+    for button in (on.restore, on.tune):
+        button.click(ask, None, None, queue=False, api_visibility="private")
     on.restore.click(
         restore,
         [*values, on.samples],

@@ -105,7 +105,9 @@ class Page:
             return "Nothing is marked."
         alpha = np.maximum.reduce(alphas)
         mask = images.resize_pixels(np.repeat(alpha[..., None], 3, axis=2), photo.size)
-        path = photo.path.parents[1] / "marks" / f"{photo.name}.png"
+        folder = photo.path.parents[1] / "marks"
+        number = len(list(folder.glob("*")))  # a run may still use the marks before: they stay
+        path = folder / str(number) / f"{photo.name}.png"
         files.write_bytes(path, images.encode_png(np.where(mask > 31, 255, 0).astype(np.uint8)))
         photo.marks = path
         return f"Marked: {100 * (mask[..., 0] > 31).mean():.1f} % of the photo. It is filled in its faces."

@@ -20,8 +20,8 @@ NO_FACE_FOUND = "No face was found: add a larger or sharper scan that shows the 
 
 _SPREAD_BRIGHTNESS = 4  # as in the spread maps of a run
 _ALIKE = (
-    "The variants are the same: the automatic setting left stage 1 out, and stage 1 alone draws. "
-    "Choose mild, medium or severe damage for variants that differ."
+    "The variants are the same: stage 1 was left out, and it alone is random. Choose a preset with "
+    "stage 1, and mild, medium or severe damage, for variants that differ."
 )
 
 

@@ -84,8 +84,7 @@ class Visit:
         shown: name of the photo that the page shows.
         used: when it was used last, in seconds.
         working: how many of its events are at work.
-        asked: when something was asked for that may wait for its turn, in seconds; None where
-            nothing waits.
+        asked: how many of its events wait for their turn.
         waiting: uploads that wait for their turn.
     """
 
@@ -99,7 +98,7 @@ class Visit:
     shown: str | None = None
     used: float = field(default_factory=time.monotonic)
     working: int = 0
-    asked: float | None = None
+    asked: int = 0
     waiting: set[Path] = field(default_factory=set)
 
     def new_folder(self, name: str) -> Path:
@@ -149,20 +148,24 @@ class Visits:
     def ask(self, session: str, uploads: Sequence[str]) -> None:
         """Keep a visit, and files that it has just sent, until their turn comes."""
         visit = self.of(session)
-        visit.asked = visit.used
-        visit.waiting = visit.waiting | {Path(upload) for upload in uploads}
+        with self._lock:
+            visit.asked += 1
+            visit.waiting = visit.waiting | {Path(upload) for upload in uploads}
 
     @contextmanager
     def at_work(self, session: str, uploads: Sequence[str] = ()) -> Iterator[Visit]:
         """The visit of a session, which is kept as long as the block lasts."""
         visit = self.of(session)
-        visit.working += 1
+        with self._lock:
+            visit.working += 1
+            visit.asked = max(visit.asked - 1, 0)  # a program asks for no turn before
         try:
             yield visit
         finally:
-            visit.working -= 1
-            visit.used, visit.asked = time.monotonic(), None
-            visit.waiting = visit.waiting - {Path(upload) for upload in uploads}
+            with self._lock:
+                visit.working -= 1
+                visit.used = time.monotonic()
+                visit.waiting = visit.waiting - {Path(upload) for upload in uploads}
 
     def end(self, session: str) -> None:
         """Remove all that a visitor left."""
@@ -193,7 +196,7 @@ class Visits:
     def _is_idle(self, visit: Visit, now: float) -> bool:
         if visit.working:
             return False
-        patience = self.idle_seconds if visit.asked is None else _LONGEST_WAIT_SECONDS
+        patience = _LONGEST_WAIT_SECONDS if visit.asked else self.idle_seconds
         return now - visit.used > patience
 
     def sweep_for_ever(self, every_seconds: float = 60.0) -> None:

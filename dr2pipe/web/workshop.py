@@ -9,6 +9,7 @@ import shutil
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -195,7 +196,7 @@ class Workshop:
         record = record_of(output, photo)
         # Without a list the faces are found again, in a photo that may be lighter now.
         count = len(record.get("faces", [])) if listed is None else len(photo.faces)
-        chosen = range(count) if listed is None else sorted(wish.faces[photo.name])
+        numbers = range(1, count + 1) if listed is None else _numbers_of(record, photo)
         restored = output / record["output"]
         shown = images.decode_result(images.read_file(restored))
         after = write_preview(shown.pixels, output / "shown" / f"{restored.name}.png")
@@ -208,7 +209,7 @@ class Workshop:
             after,
             restored,
             faces,
-            sentences(record, [number + 1 for number in chosen], count),
+            sentences(record, numbers, count),
             command_of(wish, photo.name, listed=listed is not None, marked=marked),
         )
 
@@ -257,13 +258,20 @@ class Workshop:
 # -- faces -----------------------------------------------------------------------------------
 
 
+def _numbers_of(record: dict[str, Any], photo: Photo) -> list[int]:
+    """The numbers on the page of the faces that a record has; a preset may have chosen among them."""
+    known = np.stack([one.face.landmarks for one in photo.faces])
+    points = [np.array(face["landmarks"]) for face in record.get("faces", [])]
+    return [int(np.abs(known - one).sum(axis=(1, 2)).argmin()) + 1 for one in points]
+
+
 def _about(face: PlacedFace) -> str:
     if face.skipped is not None:
         return "good as it is"
     quality = face.quality
     blur = quality.side_px / quality.effective_px
     words = [f"blurred {blur:.1f} times"] if blur > 1 / 0.7 else []
-    words = ["printed dots"] if quality.has_screen else words
+    words = ["printed dots or squares"] if quality.has_screen else words
     words += ["noisy"] if quality.noise >= SOME_NOISE else []
     words += ["JPEG blocks"] if quality.blockiness >= SOME_BLOCKS else []
     return ", ".join(words) or "small"

@@ -107,5 +107,6 @@ def test_videos_are_counted_and_named(tmp_path, caplog):
     for begins in (b"\0\0\0\x20ftypisom", b"\x1aE\xdf\xa3", b"RIFF\0\0\0\0AVI "):
         with pytest.raises(PictureError, match="dr2pipe video takes it"):
             images.decode_image(begins + bytes(40))
-    with pytest.raises(PictureError, match="not an image file"):
-        images.decode_image(b"\0\0\0\x20ftypheic" + bytes(40))
+    for brand in (b"heic", b"heim", b"crx ", b"M4A "):
+        with pytest.raises(PictureError, match="not an image file"):
+            images.decode_image(b"\0\0\0\x20ftyp" + brand + bytes(40))

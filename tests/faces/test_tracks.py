@@ -98,6 +98,10 @@ def test_cuts_and_what_is_none(contrast):
     shown = scene[:, :400]
     assert is_scene_cut(thumb(shown), thumb(other[:, :400]))
     assert not is_scene_cut(thumb(shown), thumb(scene[:, 70:470]))  # a quick pan
+    for degrees, zoom in ((5, 1.0), (-7, 1.0), (0, 1.2), (3, 1.1)):  # a camera held by hand
+        move = cv2.getRotationMatrix2D((200, 150), degrees, zoom)
+        moved = cv2.warpAffine(shown, move, (400, 300), borderMode=cv2.BORDER_REFLECT)
+        assert not is_scene_cut(thumb(shown), thumb(moved))
     for gain in (0.6, 1.15):  # the flicker of old film
         assert not is_scene_cut(thumb(shown), gain * thumb(shown))
     frames = [picture([(RED, 40 + 4 * i, 40)]) for i in range(2)]

@@ -58,6 +58,9 @@ def test_a_visit(page, tmp_path):
     assert page.mark("worn.png", {"layers": [layer]}, ada).startswith("Marked: 6.2 %")
     marks = page.visits.of("ada").photos["worn.png"].marks
     assert np.unique(np.asarray(Image.open(marks))).tolist() == [0, 255]
+    page.mark("worn.png", {"layers": [layer]}, ada)
+    assert page.visits.of("ada").photos["worn.png"].marks != marks  # a run may use those before
+    assert marks.exists()
     *_, brush, marked = page.show("worn.png", ada)
     assert (brush.open, marked) == (False, "This photo is marked.")
     assert page.mark("worn.png", None, ada) == "Nothing is marked."

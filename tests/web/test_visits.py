@@ -102,12 +102,18 @@ def test_what_waits_or_is_at_work_is_kept(tmp_path):
     ada.used -= 2000
     visits.sweep()
     assert {path.name for path in tmp_path.iterdir()} == {ada.folder.name, "waits"}
+    visits.ask("ada", [])  # another click, while it works
     with visits.at_work("ada", [upload]):
         ada.used -= 200_000
         visits.sweep()
         assert ada.folder.exists()
     visits.sweep()  # it was used a moment ago, but its upload is not needed any more
     assert {path.name for path in tmp_path.iterdir()} == {ada.folder.name}
+    ada.used -= 2000
+    visits.sweep()
+    assert ada.folder.exists()
+    with visits.at_work("ada"):
+        pass
     ada.used -= 2000
     visits.sweep()
     assert list(tmp_path.iterdir()) == []

@@ -12,6 +12,7 @@ from worn import say, worn_photo
 
 from dr2pipe import cli
 from dr2pipe.core.errors import ConfigError, PictureError
+from dr2pipe.core.models import find_file
 from dr2pipe.web.visits import Limits, Visits
 from dr2pipe.web.wishes import Wish
 from dr2pipe.web.workshop import Workshop
@@ -98,6 +99,19 @@ def test_chosen_faces_alone_change(shop, visit, tmp_path):
     faces = [f"faces.file={tmp_path / 'again' / 'faces.json'}", "faces.name=file"]
     assert cli.main([*arguments, *faces]) == 0
     assert (tmp_path / "out" / "restored" / "two.png").read_bytes() == done.restored.read_bytes()
+
+
+def test_a_preset_may_choose_among_the_chosen_faces(shop, visit, tmp_path):
+    text = find_file("configs/restore", "default", what="preset").read_text()
+    (tmp_path / "one.yaml").write_text(f"{text}\nfaces: {{max_count: 1}}\n")
+    shop.take(visit, [upload(tmp_path, "two.png", faces=2)], "default", say)
+    visit.photos["two.png"].faces.append(
+        visit.photos["two.png"].faces[0]
+    )  # so that not all are chosen
+    ((done,),) = shop.restore(
+        visit, Wish(str(tmp_path / "one.yaml"), faces={"two.png": [0, 1]}), say
+    ).done
+    assert done.lines[0] == "Faces restored: 1 of 3."
 
 
 def test_marks_are_filled(shop, visit, tmp_path):

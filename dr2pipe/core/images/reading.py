@@ -40,8 +40,8 @@ MAX_ASPECT = 4.0
 # The first bytes of PNG, JPEG, WebP and BMP files, and of TIFF.
 _SIGNATURES = (b"\x89PNG", b"\xff\xd8", b"RIFF", b"BM")
 _TIFF_SIGNATURES = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
-# Brands of pictures in the format of MP4.
-_STILLS = (b"heic", b"heix", b"hevc", b"mif1", b"msf1", b"avif", b"avis")
+# How the brands of videos in the format of MP4 begin.
+_VIDEO_BRANDS = (b"iso", b"mp4", b"avc1", b"qt  ", b"M4V", b"3g", b"dash", b"MSNV")
 # Several threads decode at once, but only one of them a picture of more pixels than this.
 _LARGE_PIXELS = 4_000_000
 _LARGE_DECODE = threading.Lock()
@@ -261,7 +261,7 @@ def picture_of(image: Image.Image, *, keep_own: bool = False, whole_photo: bool 
 
 def _is_video(data: bytes) -> bool:
     """Whether a file that Pillow does not know begins as MP4, Matroska or AVI do."""
-    is_mp4 = data[4:8] == b"ftyp" and data[8:12] not in _STILLS
+    is_mp4 = data[4:8] == b"ftyp" and data[8:12].startswith(_VIDEO_BRANDS)
     return is_mp4 or data.startswith(b"\x1aE\xdf\xa3") or data[8:12] == b"AVI "
 
 
