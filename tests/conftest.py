@@ -83,6 +83,12 @@ def accelerate_is_as_new():
 
 
 @pytest.fixture(autouse=True)
+def same_random_numbers():
+    """A test draws the same, alone and after others."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
 def own_home(tmp_path_factory, monkeypatch):
     """No test reads or writes the downloads of the person who runs it."""
     if "DR2PIPE_HOME" not in os.environ:

@@ -96,12 +96,10 @@ class TrainedNetwork:
 class Recipe(Protocol):
     """What the trainer needs to know about one kind of training."""
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build the networks under training, by name.
 
-        Args:
-            generator: on the CPU; initial weights are drawn from it, see
-                :func:`dr2pipe.core.seeding.random_stream`.
+        Initial weights come from torch's global generator, which the trainer seeds.
 
         Raises:
             ConfigError: settings that do not fit together, or weights that do not fit them.

@@ -89,7 +89,9 @@ class Trainer:
         self.networks: Networks = {}  # as accelerate prepared them
         self.optimizers: dict[str, torch.optim.Optimizer] = {}
         self.emas: dict[str, EMAModel] = {}
-        for name, built in recipe.build(torch.Generator().manual_seed(config.seed)).items():
+        with random_stream(torch.Generator().manual_seed(config.seed)):
+            trained = recipe.build()
+        for name, built in trained.items():
             network, optimizer = built.network.to(self.accelerator.device), built.optimizer
             self.bare[name] = self.networks[name] = network
             if optimizer is None:

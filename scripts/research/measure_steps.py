@@ -33,7 +33,8 @@ def main() -> None:
     torch.set_num_threads(1)
     recipe = EnhancerRecipe(config)
     generator = torch.Generator().manual_seed(config.seed)
-    trained = recipe.build(generator)
+    with random_stream(generator):
+        trained = recipe.build()
     networks = {name: built.network for name, built in trained.items()}
     in_bf16 = torch.autocast("cpu", torch.bfloat16, enabled=config.precision == "bf16")
     for network in networks.values():

@@ -239,27 +239,6 @@ def test_the_report_of_a_study_says_what_each_method_does(
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"role": "good"}, "choose best, median, worst"),
-        ({"degradation": "rain"}, "there are mild, haze 2, haze 4"),
-        ({"versions": {"input": np.zeros((4, 4, 3))}}, "must be .* uint8"),
-    ],
-)
-def test_wrong_examples_are_refused(tmp_path, summary, examples, change, message):
-    wrong = Example(**(vars(examples[0]) | change))
-    with pytest.raises(ValueError, match=message):
-        write_evaluation_report(tmp_path, summary, [wrong])
-    assert not list(tmp_path.iterdir())
-
-
-def test_an_unknown_main_method_is_refused(tmp_path, summary):
-    summary["main_method"] = "other"
-    with pytest.raises(ValueError, match=r"main_method 'other' is no method; there are input"):
-        write_evaluation_report(tmp_path, summary, [])
-
-
-@pytest.mark.parametrize(
     ("value", "signed", "text"),
     [
         (1.005, False, "1.00"),

@@ -1,6 +1,5 @@
 """Reports of sweeps: what they say and refuse, and that a browser shows them without a network."""
 
-import copy
 import re
 
 import numpy as np
@@ -97,15 +96,6 @@ def test_a_sweep_of_one_point_has_no_maps(tmp_path, sweep):
     sweep["points"], sweep["best"] = sweep["points"][:1], {"mild": "p00", "mean": "p00"}
     write_sweep_report(tmp_path, sweep)
     assert {p.stem for p in (tmp_path / "plots").iterdir()} == {"pareto"}
-
-
-def test_wrong_sweeps_are_refused(tmp_path, sweep):
-    wrong = copy.deepcopy(sweep) | {"chosen_metric": "fid"}
-    with pytest.raises(ValueError, match="no metric 'fid'; there are psnr, ssim"):
-        write_sweep_report(tmp_path, wrong)
-    sweep["best"]["mean"] = "p99"
-    with pytest.raises(ValueError, match="no point 'p99', the best of mean; there are p00"):
-        write_sweep_report(tmp_path, sweep)
 
 
 @pytest.mark.parametrize("width", [1280, 400])

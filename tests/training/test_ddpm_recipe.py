@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
+from dr2pipe.core.seeding import random_stream
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.losses.diffusion import snr_weights
@@ -53,7 +54,7 @@ def recipe_of(settings, *more):
 @pytest.mark.parametrize("patch", [1, 2])
 def test_the_loss_is_the_weighted_error_of_x0(settings, patch):
     recipe = recipe_of(settings, f"unet.patch={patch}", "snr_limit=9", "snr_offset=0.5")
-    unet, seen = recipe.build(torch.Generator())["unet"].network, []
+    unet, seen = recipe.build()["unet"].network, []
     unet.register_forward_hook(lambda _, given, output: seen.append((*given, output.sample)))
     clean = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
     batch = {"image": clean, "seed": torch.arange(4), "step": 0}
@@ -79,7 +80,8 @@ def test_the_slower_average_follows_and_is_exported(settings, tmp_path):
     run = tmp_path / "run"
     live = [load_file(run / f"checkpoints/step_{n:08d}/unet/{WEIGHTS}") for n in (1, 2, 3)]
     last = load_file(run / f"checkpoints/step_00000003/slow/{WEIGHTS}")
-    start = recipe_of(settings).build(torch.Generator().manual_seed(0))["unet"].network.state_dict()
+    with random_stream(torch.Generator().manual_seed(0)):
+        start = recipe_of(settings).build()["unet"].network.state_dict()
     for name, average in last.items():
         # Before steps 1, 2 and 3 it moves to the weights then, by 1 - (1 + n) / (10 + n).
         expected = start[name].clone()
@@ -96,7 +98,7 @@ def test_the_slower_average_follows_and_is_exported(settings, tmp_path):
 
 def test_an_accumulated_step_moves_the_slower_average_once(settings):
     recipe = recipe_of(settings)
-    networks = {name: trained.network for name, trained in recipe.build(torch.Generator()).items()}
+    networks = {name: trained.network for name, trained in recipe.build().items()}
     with torch.no_grad():
         for parameter in networks["slow"].parameters():
             parameter.zero_()
@@ -120,7 +122,7 @@ def test_a_running_part_is_exported_and_training_starts_from_it(settings, tmp_pa
         assert torch.equal(exported["fast"][name], weights)
         assert torch.equal(exported["none"][name], live[name])
     assert any((exported["slow"][name] != weights).any() for name, weights in final.items())
-    again = recipe_of(settings, f"init={tmp_path / 'fast'}").build(torch.Generator())
+    again = recipe_of(settings, f"init={tmp_path / 'fast'}").build()
     for network in (again["unet"].network, again["slow"].network):
         for name, value in network.state_dict().items():
             assert torch.equal(value, final[name])
@@ -142,10 +144,10 @@ def test_unusable_settings(settings, tmp_path):
         with pytest.raises(ConfigError, match=message):
             recipe_of(settings, *given)
     with pytest.raises(ConfigError, match="resample_in_blocks needs"):
-        recipe_of(settings, "unet.resample_in_blocks=true").build(torch.Generator())
+        recipe_of(settings, "unet.resample_in_blocks=true").build()
     assert run_recipe(settings[0], [*settings[1], "total_steps=1"]) == 0
     start = f"init={tmp_path / 'run/final'}"
     with pytest.raises(ConfigError, match="is a network of other sizes"):
-        recipe_of(settings, start, "unet.channels=[8, 24]").build(torch.Generator())
+        recipe_of(settings, start, "unet.channels=[8, 24]").build()
     with pytest.raises(ConfigError, match="no checkpoint in"):
         export_checkpoint(tmp_path, tmp_path / "out", "fast")

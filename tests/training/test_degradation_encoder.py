@@ -186,7 +186,7 @@ def recipe_at_toy_size(*overrides):
     """A recipe, its networks, and the optimizer of the encoder."""
     given = [*SMALL, "data.path=x", "output=y", *overrides]
     recipe = DegradationEncoderRecipe(load_config(DegradationEncoderConfig, None, given))
-    built = recipe.build(torch.Generator())
+    built = recipe.build()
     networks = {name: trained.network for name, trained in built.items()}
     return recipe, networks, built["encoder"].optimizer
 

@@ -83,7 +83,7 @@ def test_a_student_learns_and_restores(tmp_path, given):
     teacher, _ = load_remover(type(config.dr2)(**base))
     student, _ = load_remover(type(config.dr2)(**base | {"student": str(tmp_path / "run/final")}))
     assert (teacher.calls, student.calls) == (2, 1)
-    untaught = DistilRecipe(config).build(torch.Generator())["student"].network
+    untaught = DistilRecipe(config).build()["student"].network
     with torch.no_grad():
         wanted = teacher(y, Philox([5]))
         found = student(y, Philox([5]))
@@ -121,7 +121,7 @@ def test_a_narrower_student_learns_and_restores(tmp_path, given):
     config = load_config(DistilConfig, tmp_path / "tiny.yaml", overrides)
     taught = {"factor": 2, "tau": 6, "student": str(tmp_path / "run/final")}
     remover, _ = load_remover(type(config.dr2)(**vars(config.dr2) | taught))
-    wide = DistilRecipe(config).build(torch.Generator())["student"].network
+    wide = DistilRecipe(config).build()["student"].network
     assert remover.student.num_parameters() < 0.7 * wide.num_parameters()
     coarse = remover(face_pairs(config)[0, 0]["input"][None], Philox([5]))
     assert coarse.shape == (1, 3, 16, 16)
@@ -133,7 +133,7 @@ def test_a_student_goes_on_from_another(tmp_path, given):
     first = load_student(tmp_path / "run/final").state_dict()
     init = [*given, f"output={tmp_path / 'x'}", f"init={tmp_path / 'run/final'}"]
     config = load_config(DistilConfig, tmp_path / "tiny.yaml", init)
-    begun = DistilRecipe(config).build(torch.Generator())["student"].network.state_dict()
+    begun = DistilRecipe(config).build()["student"].network.state_dict()
     assert all(torch.equal(begun[name], value) for name, value in first.items())
     for overrides, says in (
         (["channels=[8,8]"], "a student of other sizes"),
@@ -142,7 +142,7 @@ def test_a_student_goes_on_from_another(tmp_path, given):
     ):
         config = load_config(DistilConfig, tmp_path / "tiny.yaml", [*init, *overrides])
         with pytest.raises(ConfigError, match=says):
-            DistilRecipe(config).build(torch.Generator())
+            DistilRecipe(config).build()
 
 
 def test_a_teacher_in_bf16_teaches_nearly_the_same(tmp_path, given):
@@ -150,7 +150,7 @@ def test_a_teacher_in_bf16_teaches_nearly_the_same(tmp_path, given):
     for precision in ("fp32", "bf16"):
         overrides = [*given, f"output={tmp_path / 'x'}", f"precision={precision}"]
         recipe = DistilRecipe(load_config(DistilConfig, tmp_path / "tiny.yaml", overrides))
-        student = recipe.build(torch.Generator())["student"].network
+        student = recipe.build()["student"].network
         degraded = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)) * 2 - 1
         coarse.append(recipe._teach(0, degraded, torch.tensor([1, 2])))
         assert student.dtype == torch.float32
@@ -166,7 +166,7 @@ def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):
     overrides = [*given, f"output={tmp_path / 'x'}", "taught=[[2,6,6]]", "dr2.num_evaluations=null"]
     config = load_config(DistilConfig, tmp_path / "tiny.yaml", overrides)
     recipe = DistilRecipe(config)
-    network = recipe.build(torch.Generator())["student"].network
+    network = recipe.build()["student"].network
     item = face_pairs(config)[0, 0]
     batch = {"input": item["input"][None], "seed": torch.tensor([item["seed"]]), "step": 0}
     answers = []
@@ -198,5 +198,5 @@ def test_settings_that_cannot_be(tmp_path, given, overrides, says):
         DistilConfig, tmp_path / "tiny.yaml", [*given, f"output={tmp_path / 'x'}", *overrides]
     )
     with pytest.raises(ConfigError, match=says):
-        DistilRecipe(config).build(torch.Generator())
+        DistilRecipe(config).build()
     assert len(FaceDataset(config.data.path, size=16)) == 6

@@ -102,7 +102,7 @@ def test_each_loss_falls(data, tmp_path, name, weights):
     recipe, faces = recipe_of(data, "learning_rate=0.01", "loss.path_length=0.0", "loss.r1=0.0")
     for key, value in yaml.safe_load(weights).items():
         setattr(recipe.config.loss, key, value)
-    trained, batch, values = recipe.build(torch.Generator()), batch_of(faces), []
+    trained, batch, values = recipe.build(), batch_of(faces), []
     networks = {key: t.network for key, t in trained.items()}
     for _ in range(40):
         for network, loss, scalars in recipe.step(networks, batch):
@@ -144,7 +144,7 @@ def test_targets_are_for_own_exemplars_and_gradients_for_holes_alone(data):
 def test_every_parameter_gets_a_gradient(data):
     """Several processes wait for each; a step without path lengths has them too."""
     recipe, faces = recipe_of(data)
-    networks = {name: t.network for name, t in recipe.build(torch.Generator()).items()}
+    networks = {name: t.network for name, t in recipe.build().items()}
     for name, loss, _ in recipe.step(networks, batch_of(faces)):
         loss.backward()
         missing = [n for n, p in networks[name].named_parameters() if p.grad is None]

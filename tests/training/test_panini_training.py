@@ -104,16 +104,14 @@ def test_given_parts_are_used(data, tmp_path, monkeypatch):
 def test_what_cannot_be(tmp_path, more, says):
     given = [*SMALL, "data.path=x", f"output={tmp_path}", *more]
     with pytest.raises(ValueError, match=says):
-        PaniniRecipe(load_config(PaniniTrainConfig, None, given)).build(torch.Generator())
+        PaniniRecipe(load_config(PaniniTrainConfig, None, given)).build()
 
 
 def built(*more):
     recipe = PaniniRecipe(
         load_config(PaniniTrainConfig, None, [*SMALL, "data.path=x", "output=y", *more])
     )
-    return recipe, {
-        name: trained.network for name, trained in recipe.build(torch.Generator()).items()
-    }
+    return recipe, {name: trained.network for name, trained in recipe.build().items()}
 
 
 def test_priors_that_do_not_fit(tmp_path):

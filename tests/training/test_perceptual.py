@@ -150,7 +150,7 @@ def test_a_sharp_variant_goes_on_from_the_faithful_one(settings, model_folder, t
         f"output={tmp_path / 'sharp'}",
     ]  # fmt: skip
     config = load_config(EnhancerTrainConfig, empty, sharp)
-    first = EnhancerRecipe(config).build(torch.Generator())["enhancer"].network.state_dict()
+    first = EnhancerRecipe(config).build()["enhancer"].network.state_dict()
     faithful = build_enhancer("sparnet", start).state_dict()
     assert all(torch.equal(first[name], weight.float()) for name, weight in faithful.items())
     assert run_recipe(empty, sharp) == 0

@@ -129,7 +129,7 @@ def test_averaged_weights_follow_the_live_ones(tmp_path):
 def test_the_discriminator_learns_to_score_real_faces_higher():
     given = [*ENHANCER, "loss.gan=1.0", "discriminator_learning_rate=0.01"]
     recipe = EnhancerRecipe(load_config(EnhancerTrainConfig, None, given))
-    trained = recipe.build(torch.Generator())
+    trained = recipe.build()
     networks = {name: t.network for name, t in trained.items()}
     # Real faces are stripes, restored ones the same turned by 90 degrees: with add_input a fresh
     # enhancer returns its input, and it is not trained here.
@@ -200,7 +200,7 @@ def test_the_perceptual_loss_of_an_enhancer(vgg19, tmp_path, setting, places):
     torch.save(stored, tmp_path / "vgg19.pth")
     given = ["loss.pixel=2.0", "loss.perceptual=0.3", f"loss.vgg19={tmp_path / 'vgg19.pth'}"]
     recipe = EnhancerRecipe(load_config(EnhancerTrainConfig, None, [*ENHANCER, *given, *setting]))
-    enhancer = recipe.build(torch.Generator())["enhancer"].network
+    enhancer = recipe.build()["enhancer"].network
     nn.init.normal_(enhancer.last.conv.weight, std=0.1)  # from zeros only it would get a gradient
     batch = {"image": pictures_of(2, 32), "input": pictures_of(2, 32, seed=1)}
     batch["seed"] = torch.arange(2)

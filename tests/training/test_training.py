@@ -285,8 +285,8 @@ def test_auto_trains_in_what_the_machine_multiplies(
     used = set()
 
     class Watched(DDPMRecipe):
-        def build(self, generator):
-            built = super().build(generator)
+        def build(self):
+            built = super().build()
             built["unet"].network.conv_in.register_forward_hook(
                 lambda module, args, output: used.add(output.dtype)
             )

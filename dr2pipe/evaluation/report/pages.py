@@ -58,12 +58,7 @@ class Example:
 def write_evaluation_report(
     folder: str | Path, summary: dict[str, Any], examples: list[Example]
 ) -> Path:
-    """Write ``report.html`` and ``plots/`` of a study; return the path of the report.
-
-    Raises:
-        ValueError: a method, role, degradation or picture that does not fit the summary.
-    """
-    _check_evaluation(summary, examples)
+    """Write ``report.html`` and ``plots/`` of a study; return the path of the report."""
     measured = {cell["metric"] for cell in summary["cells"]}
     metrics = [name for name in summary["metrics"] if name in measured]
     drawings: dict[str, bytes | None] = {}
@@ -94,12 +89,7 @@ def write_evaluation_report(
 
 
 def write_sweep_report(folder: str | Path, summary: dict[str, Any]) -> Path:
-    """Write ``report.html`` and ``plots/`` of a sweep; return the path of the report.
-
-    Raises:
-        ValueError: the chosen metric or a best point is not in the summary.
-    """
-    _check_sweep(summary)
+    """Write ``report.html`` and ``plots/`` of a sweep; return the path of the report."""
     drawings = {
         "heatmap_tau_omega": sweep_plots.plot_heat_maps(
             summary, sweep_plots.TAU, sweep_plots.OMEGA
@@ -188,27 +178,6 @@ def uri_of(data: bytes, kind: str) -> str:
 
 
 # -- evaluations -----------------------------------------------------------------------------
-
-
-def _check_evaluation(summary: dict[str, Any], examples: list[Example]) -> None:
-    for role in ("main_method", "baseline_method"):
-        if summary[role] not in summary["methods"]:
-            known = ", ".join(summary["methods"])
-            raise ValueError(f"{role} '{summary[role]}' is no method; there are {known}")
-    labels = [degradation["label"] for degradation in summary["degradations"]]
-    for example in examples:
-        if example.role not in ROLES:
-            raise ValueError(f"no role '{example.role}'; choose {', '.join(ROLES)}")
-        if example.degradation not in labels:
-            raise ValueError(
-                f"no degradation '{example.degradation}'; there are {', '.join(labels)}"
-            )
-        for name, pixels in example.versions.items():
-            if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-                raise ValueError(
-                    f"'{name}' of {example.picture} must be (H,W,3) uint8; it is "
-                    f"{pixels.shape} {pixels.dtype}"
-                )
 
 
 def _settings_of(summary: dict[str, Any], protocol: dict[str, Any]) -> str:
@@ -302,18 +271,6 @@ def _encode(examples: list[Example]) -> list[str]:
 
 
 # -- sweeps ----------------------------------------------------------------------------------
-
-
-def _check_sweep(summary: dict[str, Any]) -> None:
-    if summary["chosen_metric"] not in summary["metrics"]:
-        known = ", ".join(summary["metrics"])
-        raise ValueError(f"no metric '{summary['chosen_metric']}'; there are {known}")
-    names = [point["id"] for point in summary["points"]]
-    for label, name in summary["best"].items():
-        if name not in names:
-            raise ValueError(
-                f"no point '{name}', the best of {label}; there are {', '.join(names)}"
-            )
 
 
 def _rank(sign: int, value: float | None) -> float:

@@ -25,7 +25,6 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import UNet2DModel
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.data.tones import ToneConfig
 from dr2pipe.diffusion.dr2 import estimate_x0
 from dr2pipe.diffusion.networks import load_ddpm
@@ -94,12 +93,11 @@ class DDPMRecipe:
         else:
             self.weights = p2_weights(alpha_bar, config.p2_k, config.p2_gamma)
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``unet`` and, for the slower average, ``slow``."""
         config = self.config
         channels = 6 if self.learns_variance else 3
-        with random_stream(generator):
-            unet = build_unet(config.unet, config.data.size, out_channels=channels)
+        unet = build_unet(config.unet, config.data.size, out_channels=channels)
         if config.init is not None:
             copy_weights(find_model(config.init), unet)
         optimizer = torch.optim.AdamW(

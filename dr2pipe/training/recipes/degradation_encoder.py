@@ -24,7 +24,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ConfigMixin, ModelMixin, register_to_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.seeding import generator_of, random_stream
+from dr2pipe.core.seeding import generator_of
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.losses.contrastive import contrastive_logits, info_nce_loss
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
@@ -117,12 +117,11 @@ class DegradationEncoderRecipe:
             raise ConfigError("momentum must lie in [0, 1), and temperature above 0")
         self.config = config
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``encoder``, and the ``memory`` of keys, which has no gradients."""
         config = self.config
-        with random_stream(generator):
-            encoder = DegradationEncoder(config.width)
-            memory = KeyQueue(config.width, config.queue)
+        encoder = DegradationEncoder(config.width)
+        memory = KeyQueue(config.width, config.queue)
         memory.encoder.load_state_dict(encoder.state_dict())
         optimizer = torch.optim.SGD(
             encoder.parameters(),

@@ -20,7 +20,6 @@ import torch.nn.functional as F
 
 from dr2pipe.core import files
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers.degradation_encoder import DegradationEncoder
 from dr2pipe.losses.contrastive import grid_contrast_loss
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
@@ -59,11 +58,10 @@ class DegradationGridRecipe:
             raise ConfigError(f"temperature={config.temperature} must be above 0")
         self.config = config
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``encoder``."""
         config = self.config
-        with random_stream(generator):
-            encoder = DegradationEncoder(config.width).train()
+        encoder = DegradationEncoder(config.width).train()
         optimizer = torch.optim.AdamW(
             encoder.parameters(), config.learning_rate, weight_decay=config.weight_decay
         )

@@ -19,7 +19,6 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin, UNet2DModel
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.stage1 import DR2Config, Remover, load_remover
@@ -90,19 +89,18 @@ class DistilRecipe:
         unet.requires_grad_(False).eval()
         return unet
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``student``, which begins as ``init``, or as the teacher where it is as wide."""
         first = self.teachers[0]
         assert isinstance(first.unet, UNet2DModel | PatchedUNet)  # load_ddpm knows no other
-        with random_stream(generator):
-            student = student_of(
-                first.unet,
-                self.config.taught,
-                num_steps=first.num_steps,
-                prediction_type=first.scheduler.config.prediction_type,
-                teacher_sha256=self.teacher_sha256,
-                channels=self.config.channels,
-            ).train()
+        student = student_of(
+            first.unet,
+            self.config.taught,
+            num_steps=first.num_steps,
+            prediction_type=first.scheduler.config.prediction_type,
+            teacher_sha256=self.teacher_sha256,
+            channels=self.config.channels,
+        ).train()
         if self.config.init is not None:
             _copy_weights(find_model(self.config.init), student)
         optimizer = torch.optim.AdamW(

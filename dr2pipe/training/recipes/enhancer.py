@@ -16,7 +16,6 @@ from dr2pipe.core import files, images
 from dr2pipe.core.diffusers_types import ConfigMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.diffusion.stage1 import plain_config
 from dr2pipe.enhancers import ENHANCERS, SHARP, Enhancer, build_enhancer
 from dr2pipe.losses.adversarial import (
@@ -118,12 +117,8 @@ class EnhancerRecipe:
         if config.loss.perceptual > 0:
             self.perceptual = PerceptualLoss(config.loss)
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``enhancer``, and ``discriminator`` where a loss needs it."""
-        with random_stream(generator):
-            return self._build()
-
-    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
         if config.enhancer.options.get("add_input") and (
             config.enhancer.spectral_norm or config.enhancer.initial_std is not None

@@ -133,12 +133,8 @@ class ExeGANRecipe:
             network = loss.identity_network
             self.identity = load_identity_resnet(None if network is None else find_model(network))
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``exegan``, ``discriminator`` and the ``statistics`` of their losses."""
-        with random_stream(generator):
-            return self._build()
-
-    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
         network = build_enhancer("exegan", size=config.data.size, **config.exegan)
         network = unwrap(network, ExeGAN).train()

@@ -18,7 +18,6 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.gfpgan import GFPGAN
 from dr2pipe.features.arcface import load_arcface, to_grey
@@ -111,12 +110,8 @@ class GFPGANRecipe:
         if loss.identity > 0:
             self.arcface = load_arcface(loss.arcface)
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``gfpgan``, ``discriminator``, and one discriminator per face part."""
-        with random_stream(generator):
-            return self._build()
-
-    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
         size, rate = config.data.size, config.learning_rate
         network = unwrap(build_enhancer("gfpgan", size=size, **config.gfpgan), GFPGAN).train()

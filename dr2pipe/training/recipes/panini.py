@@ -22,7 +22,6 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.panini import PaniniNet
 from dr2pipe.features.vgg import load_vgg
@@ -96,12 +95,8 @@ class PaniniRecipe:
         if config.loss.perceptual > 0:
             self.vgg = load_vgg(config.loss.vgg16, "vgg16", [_VGG_LAYER])
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``panini``, and ``discriminator`` where a loss needs it."""
-        with random_stream(generator):
-            return self._build()
-
-    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
         options = config.panini | {
             "size": config.data.size,

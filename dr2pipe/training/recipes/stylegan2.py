@@ -17,7 +17,7 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.processes import process_state
-from dr2pipe.core.seeding import generator_of, random_stream
+from dr2pipe.core.seeding import generator_of
 from dr2pipe.losses.adversarial import (
     logistic_discriminator_loss,
     logistic_generator_loss,
@@ -71,12 +71,11 @@ class StyleGAN2Recipe:
                 raise ConfigError(f"{name}={getattr(config, name)} must be at least 1")
         self.config = config
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``generator``, ``discriminator`` and the ``statistics`` of their losses."""
         config, rate = self.config, self.config.learning_rate
-        with random_stream(generator):
-            network = StyleGAN2Generator(size=config.data.size, **config.generator)
-            discriminator = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
+        network = StyleGAN2Generator(size=config.data.size, **config.generator)
+        discriminator = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
         lazy = config.path_length_every_steps if config.path_length > 0 else None
         lazy_d = config.r1_every_steps if config.r1 > 0 else None
         return {

@@ -19,7 +19,6 @@ from dr2pipe.core import files
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.vqfr import VQFR, Parts
 from dr2pipe.losses.adversarial import (
@@ -93,12 +92,8 @@ class VQFRRecipe:
         self.config = config
         self.perceptual = PerceptualLoss(config.loss) if config.loss.perceptual > 0 else None
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``vqfr`` and the discriminators, such as ``main_patches``."""
-        with random_stream(generator):
-            return self._build()
-
-    def _build(self) -> dict[str, TrainedNetwork]:
         config = self.config
         rate, betas = config.learning_rate, pair_of("betas", config.betas)
         network = unwrap(build_enhancer("vqfr", size=config.data.size, **config.vqfr), VQFR)

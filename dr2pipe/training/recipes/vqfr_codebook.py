@@ -17,7 +17,6 @@ from dr2pipe.core import files
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.diffusers_types import ModelMixin
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.seeding import random_stream
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.enhancers.vqfr import VQFR
 from dr2pipe.losses.adversarial import logistic_generator_loss
@@ -83,31 +82,28 @@ class CodebookRecipe:
         self.config = config
         self.perceptual = PerceptualLoss(config.loss) if config.loss.perceptual > 0 else None
 
-    def build(self, generator: torch.Generator) -> dict[str, TrainedNetwork]:
+    def build(self) -> dict[str, TrainedNetwork]:
         """Build ``vqfr``, ``discriminator`` and the ``codes``' statistics."""
         config = self.config
         betas = pair_of("betas", config.betas)
-        with random_stream(generator):
-            network = unwrap(build_enhancer("vqfr", size=config.data.size, **config.vqfr), VQFR)
-            network.train()
-            # They are trained later, by the recipe vqfr.
-            network.main_decoder.requires_grad_(False)
-            network.input_features.requires_grad_(False)
-            learned = [p for p in network.parameters() if p.requires_grad]
-            trained = {
-                "vqfr": TrainedNetwork(
-                    network, torch.optim.Adam(learned, config.learning_rate, betas)
-                ),
-                "codes": TrainedNetwork(
-                    _statistics(network, config.kept_vectors),
-                    None,
-                    ema=False,
-                ),
-            }
-            if config.loss.gan > 0:
-                critic = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
-                optimizer = torch.optim.Adam(critic.parameters(), config.learning_rate, betas)
-                trained["discriminator"] = TrainedNetwork(critic, optimizer, ema=False)
+        network = unwrap(build_enhancer("vqfr", size=config.data.size, **config.vqfr), VQFR)
+        network.train()
+        # They are trained later, by the recipe vqfr.
+        network.main_decoder.requires_grad_(False)
+        network.input_features.requires_grad_(False)
+        learned = [p for p in network.parameters() if p.requires_grad]
+        trained = {
+            "vqfr": TrainedNetwork(network, torch.optim.Adam(learned, config.learning_rate, betas)),
+            "codes": TrainedNetwork(
+                _statistics(network, config.kept_vectors),
+                None,
+                ema=False,
+            ),
+        }
+        if config.loss.gan > 0:
+            critic = StyleGAN2Discriminator(size=config.data.size, **config.discriminator)
+            optimizer = torch.optim.Adam(critic.parameters(), config.learning_rate, betas)
+            trained["discriminator"] = TrainedNetwork(critic, optimizer, ema=False)
         return trained
 
     def step(self, networks: Networks, batch: Batch) -> Iterator[Loss]:
