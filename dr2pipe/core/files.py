@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import stat
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -61,30 +60,11 @@ def read_regular(path: str | Path, *, max_bytes: int) -> bytes:
         UnreadableFileError: no such file, one that may not be read or has more than
             ``max_bytes``, a broken link, a folder, a pipe or a device.
     """
+    check_regular(path, max_bytes=max_bytes)
     try:
-        # A pipe without a writer would be waited for.
-        handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
-    except FileNotFoundError:
-        reason = "the link points to nothing" if os.path.islink(path) else "no such file"
-        raise UnreadableFileError(path, reason) from None
-    except (OSError, ValueError) as error:  # a loop of links, no permission, a socket, a zero byte
-        said = error.strerror if isinstance(error, OSError) else str(error)
-        raise UnreadableFileError(path, f"cannot be opened: {said}") from None
-    try:
-        status = os.fstat(handle)
-        if stat.S_ISDIR(status.st_mode):
-            raise UnreadableFileError(path, "a folder cannot be read as a file")
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableFileError(path, "not a regular file")
-        if status.st_size > max_bytes:
-            reason = f"the file has {status.st_size} bytes, more than {max_bytes}"
-            raise UnreadableFileError(path, reason)
-        with open(handle, "rb", closefd=False) as file:
-            return file.read()
+        return Path(path).read_bytes()
     except OSError as error:
-        raise UnreadableFileError(path, f"cannot be read: {error.strerror}") from None
-    finally:
-        os.close(handle)
+        raise UnreadableFileError(path, f"cannot be opened: {error.strerror}") from None
 
 
 def check_regular(path: str | Path, *, max_bytes: int | None = None) -> int:
@@ -162,12 +142,10 @@ def _shortened(part: str) -> str:
     return stem + mark
 
 
-def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
-    """Write a file under a temporary name, flush it to the disk, and rename it.
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write a file under a temporary name beside it, flush it to the disk, and rename it.
 
-    ``partial_folder`` holds the temporary file, so that the leftovers of a killed process are in
-    one known place; by default, and where it is on another disk, it is the folder of ``path``,
-    and the next write of the same file takes the place of the leftover.
+    The next write of the same file takes the place of what a killed process left.
 
     Raises:
         UnreadableFileError: a pipe, a device or a folder is in the place of the file.
@@ -178,15 +156,12 @@ def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | N
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # a rename would put the file in the place of a device
             check_regular(path)
-        if partial_folder is not None:
-            try:
-                partial = Path(partial_folder) / f".{uuid.uuid4().hex}.partial"
-                return _write_and_rename(partial, path, data)
-            except OSError as error:
-                if error.errno != errno.EXDEV:
-                    raise
         mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        _write_and_rename(path.with_name(f".{mark}.partial"), path, data)
+        partial = path.with_name(f".{mark}.partial")
+        try:
+            _write_and_rename(partial, path, data)
+        except FileNotFoundError:  # another process wrote the same file, and has renamed it
+            _write_and_rename(partial, path, data)
     except OSError as error:
         raise named(error, path) from None
 

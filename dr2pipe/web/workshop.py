@@ -183,7 +183,7 @@ class Workshop:
         self, visit: Visit, photo: Photo, wish: Wish, output: Path, say: Callable[[str], None]
     ) -> Done:
         listed = self._list_faces(photo, wish.faces.get(photo.name), output)
-        settings = [*overrides_of(wish), "save_faces=true", "merge=true"]
+        settings = [*overrides_of(wish), "save_faces=true"]
         settings += [f"input={photo.path}", f"output={output}", f"max_pixels={self.limits.pixels}"]
         settings += [] if listed is None else ["faces.name=file", f"faces.file={listed}"]
         settings += [f"repair.mask={photo.marks}"] if wish.marks and photo.marks else []

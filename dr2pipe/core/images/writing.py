@@ -54,7 +54,6 @@ def write_png(
     colour_chunks: Iterable[Chunk] = (),
     metadata: Metadata | None = None,
     text: dict[str, str] | None = None,
-    partial_folder: str | Path | None = None,
     compression: int = DEFAULT_COMPRESSION,
 ) -> None:
     """Write (H,W) grey or (H,W,3) RGB, uint8 or uint16, as a PNG file.
@@ -65,7 +64,6 @@ def write_png(
         colour_chunks: PNG chunks that say their colour space where no profile does.
         metadata: what is carried from the input.
         text: further text entries (iTXt).
-        partial_folder: where the file is written before it gets its name.
         compression: from 0, not at all, over 1, fast, to 9, small and slow.
     """
     data = encode_png(
@@ -77,7 +75,7 @@ def write_png(
         text=text,
         compression=compression,
     )
-    files.write_bytes(path, data, partial_folder=partial_folder)
+    files.write_bytes(path, data)
 
 
 def encode_png(
