@@ -1,9 +1,8 @@
 """Files of tensors that other people made, checked before anything is built from them.
 
-``torch.load(weights_only=True)`` runs no code of a file, but it believes what the file says of
-sizes. So a file is first gone through without building a tensor: every storage must have the
-bytes that it claims, and every tensor must lie in its storage. Reading a file then needs little
-more memory than the file has bytes.
+``torch.load(weights_only=True)`` runs no code of a file, and since version 2.10 refuses storages
+that claim more than the file holds. What is left to check are packed archives, and tensors that
+repeat few values: reading a file then needs little more memory than the file has bytes.
 """
 
 from __future__ import annotations
@@ -27,18 +26,10 @@ from dr2pipe.core import files
 from dr2pipe.core.errors import CheckpointError, UnreadableFileError
 
 _MAX_HEADER_BYTES = 1 << 26  # of safetensors
-_MAX_PICKLE_BYTES = 1 << 28  # of what describes the tensors of a file
+_MAX_PICKLE_BYTES = 1 << 28  # of pickled arrays
 # Tensors may share a storage, and repeat one value without storing it often.
 _MOST_GROWTH, _FREE_BYTES = 4, 1 << 24
-_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _MAX_ARRAYS, _MAX_DEPTH = 10_000, 8  # of a pickled dict
-_LEGACY_PARTS = 5  # magic number, version, system, content, keys of the storages
-_ELEMENT_BYTES = {
-    "UntypedStorage": 1, "ByteStorage": 1, "CharStorage": 1, "BoolStorage": 1, "ShortStorage": 2,
-    "HalfStorage": 2, "BFloat16Storage": 2, "IntStorage": 4, "FloatStorage": 4, "LongStorage": 8,
-    "DoubleStorage": 8, "ComplexFloatStorage": 8, "ComplexDoubleStorage": 16,
-}  # fmt: skip
-_REBUILDS = ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3")
 
 
 def read_tensors(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
@@ -75,7 +66,7 @@ def read_tensors(path: str | Path, *, allowed: Iterable[Any] = ()) -> Any:
 
 
 def check_sizes(path: str | Path) -> None:
-    """Check that the tensors of a file are no larger than what it holds; none is built.
+    """Check that a file would not grow when it is read; no tensor is built.
 
     Raises:
         CheckpointError: they are, or the file is damaged.
