@@ -43,7 +43,7 @@ def build_parser() -> argparse.ArgumentParser:
     for add in groups:
         add(to)
     command = to.add_parser("doctor", help="versions, devices, and what will be used")
-    command.set_defaults(run=lambda o: commands.doctor())
+    command.set_defaults(run=commands.doctor)
     return parser
 
 
@@ -171,21 +171,7 @@ def _add_restore_many(to: Commands) -> None:
     )
     command.add_argument("--price", type=float, help="of one actor for an hour, for the report")
     add_set(command)
-    command.set_defaults(
-        run=lambda o: commands.restore_many(
-            o.input,
-            o.output,
-            o.preset,
-            [*(["faces.mode=aligned"] if o.aligned else []), *o.set],
-            actors=o.actors,
-            gpus_per_actor=o.gpus_per_actor,
-            cpus_per_actor=o.cpus_per_actor,
-            block_pictures=o.block,
-            retries=o.retries,
-            join=o.join,
-            price=o.price,
-        )
-    )
+    command.set_defaults(run=commands.restore_many)
 
 
 def _add_inpaint(to: Commands) -> None:
@@ -216,21 +202,7 @@ def _add_inpaint(to: Commands) -> None:
         "--seed", type=whole_number, default=0, help="of the random part of the filling (0)"
     )
     _add_run_options(command)
-    command.set_defaults(
-        run=lambda o: commands.inpaint(
-            o.input,
-            o.mask,
-            o.output,
-            o.exemplar,
-            model=o.model,
-            style_encoder=o.style_encoder,
-            mix_with=o.mix_with,
-            mix_at=o.mix_at,
-            samples=o.samples,
-            seed=o.seed,
-            run_options=(o.pages, o.merge, o.verify),
-        )
-    )
+    command.set_defaults(run=commands.inpaint)
 
 
 def _add_cut_faces(to: Commands) -> None:
@@ -247,16 +219,7 @@ def _add_cut_faces(to: Commands) -> None:
     )
     command.add_argument("--faces", help="csv or JSON of the photos' faces, in place of a search")
     _add_run_options(command)
-    command.set_defaults(
-        run=lambda o: commands.cut_faces(
-            o.input,
-            o.output,
-            size=o.size,
-            min_px=o.min_px,
-            faces=o.faces,
-            run_options=(o.pages, o.merge, o.verify),
-        )
-    )
+    command.set_defaults(run=commands.cut_faces)
 
 
 def _add_degrade(to: Commands) -> None:
@@ -281,18 +244,7 @@ def _add_degrade(to: Commands) -> None:
         "--seed", type=whole_number, default=0, help="of the random parameters (0)"
     )
     _add_run_options(command)
-    command.set_defaults(
-        run=lambda o: commands.degrade(
-            o.input,
-            o.output,
-            o.degradation,
-            severity=o.severity,
-            size=o.size,
-            seed=o.seed,
-            sheet=o.sheet,
-            run_options=(o.pages, o.merge, o.verify),
-        )
-    )
+    command.set_defaults(run=commands.degrade)
 
 
 def _add_report(to: Commands) -> None:
@@ -301,7 +253,7 @@ def _add_report(to: Commands) -> None:
         "run_folder", metavar="RUN", help="output folder of restore; the page is its report.html"
     )
     command.add_argument("--input", help="folder of the original pictures, if they were moved")
-    command.set_defaults(run=lambda o: commands.report(o.run_folder, source=o.input))
+    command.set_defaults(run=commands.report)
 
 
 def _add_verify(to: Commands) -> None:
@@ -311,4 +263,4 @@ def _add_verify(to: Commands) -> None:
     command.add_argument("result", help="a file of restored/")
     command.add_argument("--original", required=True, help="the picture that it was made of")
     add_set(command)
-    command.set_defaults(run=lambda o: commands.verify(o.result, o.original, o.set))
+    command.set_defaults(run=commands.verify)

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dr2pipe.evaluation.protocol import Protocol
     from dr2pipe.evaluation.sweep import SweepConfig
     from dr2pipe.runs.batches import RunSummary
+    from dr2pipe.runs.options import RunOptions
 
     _Config = TypeVar("_Config", Protocol, SweepConfig)
 
@@ -66,22 +67,33 @@ def restore(
     return code
 
 
-def restore_many(
-    source: str, output: str, preset: str | Path, overrides: Sequence[str], **spread: Any
-) -> int:
-    """Restore on a Ray cluster, over object storage; ``spread`` as in ``ManyConfig``."""
+def restore_many(options: Namespace) -> int:
+    """Restore on a Ray cluster, over object storage."""
     from dr2pipe.runs.many import ManyConfig
     from dr2pipe.runs.restore import RestoreConfig
     from dr2pipe.runs.restore_many import restore_many as run
 
-    path = find_file("configs/restore", str(preset), what="preset")
-    places = [f"input={source}", f"output={output}"]
-    config = load_config(RestoreConfig, path, [*places, *overrides])
+    path = find_file("configs/restore", options.preset, what="preset")
+    given = [f"input={options.input}", f"output={options.output}"]
+    given += ["faces.mode=aligned"] if options.aligned else []
+    config = load_config(RestoreConfig, path, [*given, *options.set])
     quiet_libraries()
-    summary = run(ManyConfig(config, **spread))
+    many = ManyConfig(
+        config,
+        actors=options.actors,
+        gpus_per_actor=options.gpus_per_actor,
+        cpus_per_actor=options.cpus_per_actor,
+        block_pictures=options.block,
+        retries=options.retries,
+        join=options.join,
+        price=options.price,
+    )
+    summary = run(many)
     counts = f"{summary.restored} restored, {summary.skipped} already done"
-    print(f"{counts}, {summary.failed} failed -> {output}")
-    print(f"report, numbers and reasons: report.html, summary.json and records/ in {output}")
+    print(f"{counts}, {summary.failed} failed -> {options.output}")
+    print(
+        f"report, numbers and reasons: report.html, summary.json and records/ in {options.output}"
+    )
     return summary.exit_code
 
 
@@ -125,83 +137,69 @@ def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     return EXIT_INTERRUPTED if EXIT_INTERRUPTED in codes else EXIT_SOME_FAILED
 
 
-def cut_faces(
-    source: str,
-    output: str,
-    *,
-    size: int,
-    min_px: int | None,
-    faces: str | None,
-    run_options: tuple[str, bool, bool] = ("first", False, False),
-) -> int:
+def cut_faces(options: Namespace) -> int:
     """Aligned faces of photos, for training."""
     from dr2pipe.faces import DetectorConfig
     from dr2pipe.runs.cut_faces import CutConfig
     from dr2pipe.runs.cut_faces import cut_faces as run
-    from dr2pipe.runs.options import RunOptions
 
+    faces = options.faces
     detector = DetectorConfig() if faces is None else DetectorConfig("file", faces)
-    config = CutConfig(source, output, size, min_px, detector, RunOptions(*run_options))
-    return _tell(run(config), "photos searched", output)
+    config = CutConfig(
+        options.input, options.output, options.size, options.min_px, detector, _run_options(options)
+    )
+    return _tell(run(config), "photos searched", options.output)
 
 
-def degrade(
-    source: str,
-    output: str,
-    degradation: str | None,
-    *,
-    severity: int | None,
-    size: int | None,
-    seed: int,
-    sheet: bool,
-    run_options: tuple[str, bool, bool] = ("first", False, False),
-) -> int:
+def degrade(options: Namespace) -> int:
     """Degraded copies of a folder, or one face under every unseen family."""
     from dr2pipe.runs.degrade import DegradeConfig, degrade_folder, write_sheet
 
-    if sheet:
-        if severity is not None or size is not None:
+    if options.sheet:
+        if options.severity is not None or options.size is not None:
             raise ConfigError("--sheet shows all severities at one size: no --severity, no --size")
-        write_sheet(source, output, seed=seed)
-        print(f"every unseen family at severities 1..5 -> {output}")
+        write_sheet(options.input, options.output, seed=options.seed)
+        print(f"every unseen family at severities 1..5 -> {options.output}")
         return EXIT_DONE
-    if degradation is None:
+    if options.degradation is None:
         raise ConfigError("name a degradation with --with, or ask for a --sheet")
-    from dr2pipe.runs.options import RunOptions
-
     config = DegradeConfig(
-        source,
-        output,
-        degradation,
-        severity=severity,
-        size=size,
-        seed=seed,
-        options=RunOptions(*run_options),
+        options.input,
+        options.output,
+        options.degradation,
+        severity=options.severity,
+        size=options.size,
+        seed=options.seed,
+        options=_run_options(options),
     )
-    return _tell(degrade_folder(config), "degraded", output)
+    return _tell(degrade_folder(config), "degraded", options.output)
 
 
-def inpaint(
-    source: str,
-    mask: str,
-    output: str,
-    exemplar: str,
-    *,
-    model: str,
-    style_encoder: str | None,
-    run_options: tuple[str, bool, bool] = ("first", False, False),
-    **settings: Any,
-) -> int:
-    """Fill the holes of faces in the style of exemplars; ``settings`` of ``InpaintConfig``."""
+def inpaint(options: Namespace) -> int:
+    """Fill the holes of faces in the style of exemplars."""
     from dr2pipe.restoration.inpainter import InpainterConfig
     from dr2pipe.runs.inpaint import InpaintConfig, inpaint_folder
-    from dr2pipe.runs.options import RunOptions
 
     quiet_libraries()
-    inpainter = InpainterConfig(model, style_encoder)
-    options = RunOptions(*run_options)
-    config = InpaintConfig(source, mask, exemplar, output, inpainter, options=options, **settings)
-    return _tell(inpaint_folder(config), "inpainted", output)
+    config = InpaintConfig(
+        options.input,
+        options.mask,
+        options.exemplar,
+        options.output,
+        InpainterConfig(options.model, options.style_encoder),
+        mix_with=options.mix_with,
+        mix_at=options.mix_at,
+        samples=options.samples,
+        seed=options.seed,
+        options=_run_options(options),
+    )
+    return _tell(inpaint_folder(config), "inpainted", options.output)
+
+
+def _run_options(options: Namespace) -> RunOptions:
+    from dr2pipe.runs.options import RunOptions
+
+    return RunOptions(options.pages, options.merge, options.verify)
 
 
 def evaluate(config_path: str | Path, overrides: Sequence[str]) -> int:
@@ -231,27 +229,28 @@ def _study(run: Callable[[_Config], str | None], config: _Config) -> int:
     return EXIT_DONE
 
 
-def fit_auto(sweep_folders: list[str], output: str) -> int:
+def fit_auto(options: Namespace) -> int:
     """Fit the automatic setting of DR2 on sweeps, and print what it scores on faces left out."""
     from dr2pipe.evaluation.fit_auto import fit_from_sweeps
 
-    print(fit_from_sweeps(sweep_folders, output))
+    print(fit_from_sweeps(options.sweep, options.output))
     return EXIT_DONE
 
 
-def fit_niqe(source: str, output: str, *, size: int, block_px: int) -> int:
+def fit_niqe(options: Namespace) -> int:
     """Write the statistics of clean pictures, which the metric ``niqe`` compares with."""
     from dr2pipe.evaluation.pristine import fit_pristine
 
-    print(fit_pristine(source, output, size=size, block_px=block_px))
+    print(fit_pristine(options.input, options.output, size=options.size, block_px=options.block))
     return EXIT_DONE
 
 
-def embed(source: str, output: str, model: str, *, size: int | None) -> int:
+def embed(options: Namespace) -> int:
     """Vectors of how a picture or those of a folder are degraded, and a map of them."""
     from dr2pipe.runs.embed import embed_folder
 
-    embedded = embed_folder(source, output, model, size=size)
+    output = options.output
+    embedded = embed_folder(options.input, output, options.model, size=options.size)
     for path, reason in embedded.failures.items():
         print(f"{path}: {reason}", file=sys.stderr)
     print(f"{len(embedded.paths)} pictures -> {output}/vectors.npz, {output}/map.png")
@@ -263,25 +262,25 @@ def _find_config(kind: str, name: str | Path) -> Path:
     return find_file(f"configs/{kind}", str(name), what="configuration file")
 
 
-def verify(result: str, original: str, overrides: Sequence[str]) -> int:
+def verify(options: Namespace) -> int:
     """Make a result again from its original and compare the pixels; 3 where they differ."""
     from dr2pipe.runs.verify import verify as made_again
 
     quiet_libraries()
-    verdict = made_again(result, original, overrides)
+    verdict = made_again(options.result, options.original, options.set)
     print(verdict)
     return EXIT_DONE if verdict.is_same else EXIT_SOME_FAILED
 
 
-def report(run: str, *, source: str | None) -> int:
+def report(options: Namespace) -> int:
     """Write the page about a run of ``restore``, and print where it is."""
     from dr2pipe.evaluation.report.runs import write_run_report
 
-    print(write_run_report(run, source=source))
+    print(write_run_report(options.run_folder, source=options.input))
     return EXIT_DONE
 
 
-def doctor() -> int:
+def doctor(options: Namespace) -> int:
     """Versions, devices, and what will be used."""
     from dr2pipe.runs.doctor import report
 
@@ -289,31 +288,32 @@ def doctor() -> int:
     return EXIT_DONE
 
 
-def benchmark(
-    preset: str | Path,
-    overrides: Sequence[str],
-    *,
-    json_file: str | None,
-    against: str | None,
-    **settings: Any,
-) -> int:
-    """Time a preset on this machine; ``settings`` of ``Benchmark``."""
-    from dr2pipe.cli.benchmark import Benchmark
+def benchmark(options: Namespace) -> int:
+    """Time a preset on this machine."""
+    from dr2pipe.cli.benchmark import PARTS, Benchmark
     from dr2pipe.cli.benchmark_report import ratios, read_report, table, write_report
     from dr2pipe.runs.restore_config import RestoreConfig, check_config
 
     unused = ["input=unused", "output=unused", "faces.mode=aligned"]
-    path = find_file("configs/restore", str(preset), what="preset")
-    config = load_config(RestoreConfig, path, [*unused, *overrides])
+    path = find_file("configs/restore", options.preset, what="preset")
+    config = load_config(RestoreConfig, path, [*unused, *options.set])
     check_config(config)
-    other = None if against is None else read_report(against)
+    other = None if options.against is None else read_report(options.against)
     quiet_libraries()
-    report = Benchmark(config, **settings).run()
+    report = Benchmark(
+        config,
+        precisions=options.precisions,
+        batch_sizes=options.batch_sizes,
+        input=options.input,
+        pictures=options.pictures,
+        size=options.size,
+        parts=options.parts or PARTS,
+    ).run()
     print(table(report))
-    if json_file is not None:
-        write_report(json_file, report)
+    if options.json is not None:
+        write_report(options.json, report)
     if other is not None:
-        print(f"\nagainst {against}:\n{ratios(report, other)}")
+        print(f"\nagainst {options.against}:\n{ratios(report, other)}")
     return EXIT_DONE
 
 

@@ -49,7 +49,7 @@ def _add_recipes(to: Commands) -> None:
     command.add_argument(
         "--size", type=whole_number, help="resize pictures to this side in pixels first"
     )
-    command.set_defaults(run=lambda o: commands.embed(o.input, o.output, o.model, size=o.size))
+    command.set_defaults(run=commands.embed)
 
 
 def _add_fits(to: Commands) -> None:
@@ -60,7 +60,7 @@ def _add_fits(to: Commands) -> None:
         help="folder of a sweep with with_off=true; further ones have other seeds or degradations",
     )
     command.add_argument("output", help=".json file, for dr2.auto")
-    command.set_defaults(run=lambda o: commands.fit_auto(o.sweep, o.output))
+    command.set_defaults(run=commands.fit_auto)
 
     command = to.add_parser("fit-niqe", help="fit the metric niqe on clean pictures")
     command.add_argument("input", help="folder of clean pictures, or an .npz")
@@ -71,9 +71,7 @@ def _add_fits(to: Commands) -> None:
     command.add_argument(
         "--block", type=whole_number, default=96, help="side of the blocks in pixels (96)"
     )
-    command.set_defaults(
-        run=lambda o: commands.fit_niqe(o.input, o.output, size=o.size, block_px=o.block)
-    )
+    command.set_defaults(run=commands.fit_niqe)
 
 
 def _add_benchmark(to: Commands) -> None:
@@ -99,17 +97,4 @@ def _add_benchmark(to: Commands) -> None:
     command.add_argument("--json", help="file for the numbers")
     command.add_argument("--against", metavar="JSON", help="such a file, to compare with")
     add_set(command)
-    command.set_defaults(
-        run=lambda o: commands.benchmark(
-            o.preset,
-            o.set,
-            json_file=o.json,
-            against=o.against,
-            precisions=o.precisions,
-            batch_sizes=o.batch_sizes,
-            input=o.input,
-            pictures=o.pictures,
-            size=o.size,
-            **({} if o.parts is None else {"parts": o.parts}),
-        )
-    )
+    command.set_defaults(run=commands.benchmark)

@@ -126,11 +126,12 @@ def test_exif_orientation_is_applied_and_reset(orientation):
 def test_results_keep_profile_exif_alpha_and_text(tmp_path):
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     picture = decode_image(encoded(rgb(), "PNG", icc_profile=profile))
-    target = tmp_path / "sub" / "ergebnis_ä😀.png"
-    images.write_png(
-        target, PIXELS, alpha=np.full((24, 32), 7, np.uint8), profile=picture.profile,
+    target = tmp_path / "ergebnis_ä😀.png"
+    written = images.encode_png(
+        PIXELS, alpha=np.full((24, 32), 7, np.uint8), profile=picture.profile,
         metadata=picture.metadata, text={"dr2pipe": '{"τ": 22}'},
     )  # fmt: skip
+    target.write_bytes(written)
     with Image.open(target) as image:
         image.load()
         assert image.info["icc_profile"] == profile

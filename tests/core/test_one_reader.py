@@ -50,9 +50,10 @@ def deep_files(folder):
     """16-bit pictures."""
     alpha = np.full((SIDE, SIDE), 40_000, np.uint16)
     images.write_png(folder / "deep.png", DEEP)
-    images.write_png(folder / "deep_alpha.png", DEEP, alpha=alpha)
+    (folder / "deep_alpha.png").write_bytes(images.encode_png(DEEP, alpha=alpha))
     images.write_png(folder / "deep_grey.png", DEEP[..., 0])
-    images.write_png(folder / "deep_linear.png", DEEP, profile=profile_of("linear"))
+    linear = images.encode_png(DEEP, profile=profile_of("linear"))
+    (folder / "deep_linear.png").write_bytes(linear)
     for name, data in {
         "chunky": tiff(DEEP),
         "planes": tiff(DEEP, planar=2),

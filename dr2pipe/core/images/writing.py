@@ -45,37 +45,9 @@ _SEGMENT_BYTES = 60_000  # of 65,533 that a JPEG segment holds
 Chunk = tuple[bytes, bytes]
 
 
-def write_png(
-    path: str | Path,
-    pixels: npt.NDArray[Any],
-    *,
-    alpha: npt.NDArray[Any] | None = None,
-    profile: bytes | None = None,
-    colour_chunks: Iterable[Chunk] = (),
-    metadata: Metadata | None = None,
-    text: dict[str, str] | None = None,
-    compression: int = DEFAULT_COMPRESSION,
-) -> None:
-    """Write (H,W) grey or (H,W,3) RGB, uint8 or uint16, as a PNG file.
-
-    Args:
-        alpha: (H,W), reduced or widened to the type of ``pixels``.
-        profile: ICC profile of the pixels.
-        colour_chunks: PNG chunks that say their colour space where no profile does.
-        metadata: what is carried from the input.
-        text: further text entries (iTXt).
-        compression: from 0, not at all, over 1, fast, to 9, small and slow.
-    """
-    data = encode_png(
-        pixels,
-        alpha=alpha,
-        profile=profile,
-        colour_chunks=colour_chunks,
-        metadata=metadata,
-        text=text,
-        compression=compression,
-    )
-    files.write_bytes(path, data)
+def write_png(path: str | Path, pixels: npt.NDArray[Any]) -> None:
+    """Write (H,W) grey or (H,W,3) RGB, uint8 or uint16, as a PNG file."""
+    files.write_bytes(path, encode_png(pixels))
 
 
 def encode_png(
@@ -88,7 +60,17 @@ def encode_png(
     text: dict[str, str] | None = None,
     compression: int = DEFAULT_COMPRESSION,
 ) -> bytes:
-    """The bytes of the file that :func:`write_png` writes."""
+    """The bytes of a PNG file.
+
+    Args:
+        pixels: (H,W) grey or (H,W,3) RGB, uint8 or uint16.
+        alpha: (H,W), reduced or widened to the type of ``pixels``.
+        profile: ICC profile of the pixels.
+        colour_chunks: PNG chunks that say their colour space where no profile does.
+        metadata: what is carried from the input.
+        text: further text entries (iTXt).
+        compression: from 0, not at all, over 1, fast, to 9, small and slow.
+    """
     chunks = list(colour_chunks)
     if profile is not None:
         chunks = [(b"iCCP", b"ICC profile\0\0" + zlib.compress(profile))]
