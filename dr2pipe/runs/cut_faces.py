@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from dr2pipe.core import files, images
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import check_output, versions
+from dr2pipe.core.records import versions
 from dr2pipe.faces import (
     DetectorConfig,
     align,
@@ -119,14 +116,7 @@ def cut_faces(config: CutConfig) -> RunSummary:
             "versions": versions(),
         },
     )
-    if process_state().is_main_process:
-        check_output(config.output, [TABLE])
-    summary = run.run()
-    if process_state().is_main_process:
-        table = _table(run.made_records())
-        data = table.encode("utf-8", "surrogateescape")
-        files.write_bytes(Path(config.output) / TABLE, data)
-    return summary
+    return run.run_with_table(TABLE, _table)
 
 
 def _settings(config: CutConfig, min_px: int) -> dict[str, Any]:
@@ -148,10 +138,8 @@ def _describe(face: PlacedFace, number: int, photo: _CutPhoto, size: int) -> dic
     return record
 
 
-def _table(records: list[dict[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-    writer.writeheader()
+def _table(records: list[dict[str, Any]]) -> list[list[Any]]:
+    lines: list[list[Any]] = [_COLUMNS]
     for record in records:
         folder = Path(record["output"]).with_suffix("").as_posix()
         for face in record.get("faces", []):
@@ -160,5 +148,5 @@ def _table(records: list[dict[str, Any]]) -> str:
             points = [value for point in face["in_crop"] for value in point]
             quality = [face["quality"][name] for name in ("effective_px", "noise")]
             values = [f"{folder}/{face['file']}", record["path"], face["score"], face["side_px"]]
-            writer.writerow(dict(zip(_COLUMNS, [*values, *quality, *points], strict=True)))
-    return text.getvalue()
+            lines.append([*values, *quality, *points])
+    return lines

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
-import io
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,11 +10,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from dr2pipe.core import files, images
+from dr2pipe.core import images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError
-from dr2pipe.core.processes import process_state
-from dr2pipe.core.records import check_output, versions
+from dr2pipe.core.records import versions
 from dr2pipe.core.sheets import check_sheet, contact_sheet
 from dr2pipe.core.sheets import write_sheet as save_sheet
 from dr2pipe.degradations import SEVERITIES, UNSEEN, check_degradation, degrade, describe_chain
@@ -94,15 +91,7 @@ def degrade_folder(config: DegradeConfig) -> RunSummary:
             "versions": versions(),
         },
     )
-    if process_state().is_main_process:
-        check_output(config.output, [PARAMETERS])
-    summary = run.run()
-    if process_state().is_main_process:
-        table = _csv_of(run.made_records(), settings)
-        # File names of other encodings keep their bytes.
-        data = table.encode("utf-8", "surrogateescape")
-        files.write_bytes(Path(config.output) / PARAMETERS, data)
-    return summary
+    return run.run_with_table(PARAMETERS, lambda records: _table(records, settings))
 
 
 def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
@@ -127,14 +116,12 @@ def write_sheet(face: str | Path, output: str | Path, *, seed: int = 0) -> None:
     save_sheet(output, contact_sheet(sheet))
 
 
-def _csv_of(records: list[dict[str, Any]], settings: dict[str, Any]) -> str:
+def _table(records: list[dict[str, Any]], settings: dict[str, Any]) -> list[list[Any]]:
     parameters = [record.get("notes", {}) for record in records]
     columns = list(dict.fromkeys(key for values in parameters for key in values))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["path", "output", "seed", "degradation", "severity", *columns])
+    lines = [["path", "output", "seed", "degradation", "severity", *columns]]
     for record, values in zip(records, parameters, strict=True):
         fixed = [record["path"], record.get("output", ""), record.get("seed", "")]
         fixed += [settings["degradation"], settings["severity"]]
-        writer.writerow([*fixed, *(values.get(column, "") for column in columns)])
-    return text.getvalue()
+        lines.append([*fixed, *(values.get(column, "") for column in columns)])
+    return lines

@@ -9,7 +9,7 @@ import dataclasses
 import logging
 import threading
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
@@ -20,11 +20,12 @@ from accelerate import PartialState
 from accelerate.utils import reduce
 from tqdm import tqdm
 
-from dr2pipe.core import images
+from dr2pipe.core import files, images
 from dr2pipe.core.config import stable_seed
 from dr2pipe.core.errors import ConfigError, is_out_of_memory
+from dr2pipe.core.foreign import to_csv
 from dr2pipe.core.processes import count_cores, process_state, stop_signals_caught
-from dr2pipe.core.records import RunRecords
+from dr2pipe.core.records import RunRecords, check_output
 from dr2pipe.runs.batches import RunSummary
 from dr2pipe.runs.jobs import Job, LoadedPicture, find_jobs, read_paired
 from dr2pipe.runs.result_folders import is_result_folder
@@ -85,14 +86,30 @@ class FolderRun:
         self.stop_requested = False
         self._summary_lock = threading.Lock()
 
-    def made_records(self) -> list[dict[str, Any]]:
-        """After a run: what the manifest says of its pictures, by path, if made with its settings."""
-        finished, here = self.records.finished(), {job.relative for job in self.jobs}
-        return [
-            record
-            for path, record in sorted(finished.items())
-            if path in here and record.get("settings") == self.settings_hash
-        ]
+    def run_with_table(
+        self, name: str, lines_of: Callable[[list[dict[str, Any]]], list[list[Any]]]
+    ) -> RunSummary:
+        """As :meth:`run`; then write the table ``name`` of all that was made with these settings.
+
+        Args:
+            name: of a csv file in the output.
+            lines_of: the table's lines, from the pictures' records in the order of their paths.
+
+        Raises:
+            ConfigError: a file of another program has this name.
+        """
+        if process_state().is_main_process:
+            check_output(self.output, [name])
+        summary = self.run()
+        if process_state().is_main_process:
+            finished, here = self.records.finished(), {job.relative for job in self.jobs}
+            made = [
+                record
+                for path, record in sorted(finished.items())
+                if path in here and record.get("settings") == self.settings_hash
+            ]
+            files.write_bytes(self.output / name, to_csv(lines_of(made)))
+        return summary
 
     def run(self) -> RunSummary:
         """Process what is missing or changed; returns the counts over all processes."""
