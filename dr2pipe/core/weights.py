@@ -29,6 +29,7 @@ _MAX_HEADER_BYTES = 1 << 26  # of safetensors
 _MAX_PICKLE_BYTES = 1 << 28  # of pickled arrays
 # Tensors may share a storage, and repeat one value without storing it often.
 _MOST_GROWTH, _FREE_BYTES = 4, 1 << 24
+_ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
 _MAX_ARRAYS, _MAX_DEPTH = 10_000, 8  # of a pickled dict
 
 
@@ -136,9 +137,13 @@ def _count(shape: Iterable[int]) -> int:
 
 
 def _check_archive(path: Path, size: int) -> None:
-    """Raise CheckpointError for a packed archive, which would grow."""
-    if not zipfile.is_zipfile(path):
+    """Raise CheckpointError for what is no archive or pickle, and for a packed archive."""
+    with open(path, "rb") as file:
+        start = file.read(4)
+    if start.startswith(_PICKLE):  # as torch wrote before 2020
         return
+    if start != _ZIP:
+        raise CheckpointError(f"{path} is no file of PyTorch")
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > size:
             raise CheckpointError(f"{path} is packed, and would grow")

@@ -6,6 +6,7 @@ import json
 import logging
 import pickle
 import shutil
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,12 @@ def _read_checkpoint(
             f"choose another output folder"
         )
     hashes = state.pop(_HASHES, {})
+    added = sorted(networks.keys() - hashes.keys())
+    if hashes and added:
+        raise ConfigError(
+            f"{folder} has no {', '.join(added)}: these settings train more networks than those of "
+            "the run; choose another output folder, or the settings it had"
+        )
     weights = {}
     for name, network in networks.items():
         saved = read_object(folder / name / CONFIG)
@@ -194,15 +201,46 @@ def load_matching_weights(
         ConfigError: a network with other settings.
     """
     found = load_network(folder, type(network))
-    ignored = ("_",) if without is None else ("_", f"{without}_")
-    differing = [
-        f"{key}={found.config.get(key)} instead of {value}"
-        for key, value in network.config.items()
-        if not key.startswith(ignored) and found.config.get(key) != value
-    ]
-    if differing:
-        raise ConfigError(f"{folder} does not fit: {', '.join(differing)}")
+    part = None if without is None else f"{without}_"
+    free = [key for key in network.config if part is not None and key.startswith(part)]
+    check_same_settings(found, network, str(folder), free=free)
     weights = found.state_dict()
     if without is not None:
         weights = {k: v for k, v in weights.items() if not k.startswith(f"{without}.")}
     network.load_state_dict(weights, strict=without is None)
+
+
+def check_same_settings(
+    found: ModelMixin, network: ModelMixin, what: str, *, free: Collection[str] = ()
+) -> None:
+    """See that weights of ``found`` mean the same in ``network``: shapes alone do not say so.
+
+    Args:
+        found: whose weights are wanted.
+        network: that is to have them.
+        what: where ``found`` is from; begins the message.
+        free: settings that may differ.
+
+    Raises:
+        ConfigError: another setting differs.
+    """
+    if type(found) is not type(network):
+        names = [type(one).__name__ for one in (found, network)]
+        raise ConfigError(f"{what} does not fit: it is a {names[0]}, not a {names[1]}")
+    theirs, ours = _settings_of(found), _settings_of(network)
+    differing = [
+        f"{key}={theirs.get(key)} instead of {value}"
+        for key, value in ours.items()
+        if key not in free and theirs.get(key) != value
+    ]
+    if differing:
+        raise ConfigError(f"{what} does not fit: {', '.join(differing)}")
+
+
+def _settings_of(network: ModelMixin) -> dict[str, Any]:
+    """What built a network; settings of a network inside it are joined by a dot."""
+    settings: dict[str, Any] = {}
+    for key, value in json.loads(network.to_json_string()).items():
+        inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {}
+        settings |= inner or {key: value}
+    return {key: value for key, value in settings.items() if key[0] != "_"}

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 # Several processes ask each other this often whether one was told to stop, since the answer must
-# be waited for.
-_ASK_EVERY_STEPS = 10
+# be waited for. A launcher kills them 30 seconds after Ctrl-C.
+_ASK_EVERY_SECONDS, _ASK_EVERY_STEPS = 4.0, 10
 
 
 class Trainer:
@@ -117,6 +117,7 @@ class Trainer:
         self.window = LogWindow()
         self.step = self.saved_step = self._resume()
         self.stop_requested = False
+        self._asked_at, self._asked_step, self._ask_at_step = time.monotonic(), self.step, 0
 
     def run(self) -> int:
         """Train to the end.
@@ -273,10 +274,17 @@ class Trainer:
         # Every process must leave the loop at the same step, or the others wait forever.
         if self.accelerator.num_processes == 1:
             return self.stop_requested
-        if self.step % _ASK_EVERY_STEPS and self.step % self.config.save_every_steps:
+        if self.step < self._ask_at_step and self.step % self.config.save_every_steps:
             return False
-        flag = torch.tensor(float(self.stop_requested), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag, "sum") > 0)
+        now = time.monotonic()
+        seconds = (now - self._asked_at) / max(self.step - self._asked_step, 1)
+        said = torch.tensor([self.stop_requested, seconds], device=self.accelerator.device)
+        stops, seconds = self.accelerator.reduce(said, "sum").tolist()
+        # They must agree, so the mean of their speeds decides.
+        steps = _ASK_EVERY_SECONDS * self.accelerator.num_processes / max(seconds, 1e-6)
+        self._asked_at, self._asked_step = now, self.step
+        self._ask_at_step = self.step + min(max(int(steps), 1), _ASK_EVERY_STEPS)
+        return bool(stops > 0)
 
     def _save(self) -> None:
         if self.step != self.saved_step:

@@ -33,7 +33,10 @@ def test_small_networks(kind):
     assert torch.equal(network(parity.tensor(arrays["x128"])), restored)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+# The other one has the same blocks, with another way to modulate them.
+@pytest.mark.parametrize(
+    "kind", ["gfpgan_clean", pytest.param("gfpgan_original", marks=pytest.mark.slow)]
+)
 @torch.no_grad()
 def test_official_sizes(kind):
     record, arrays = parity.load(kind)

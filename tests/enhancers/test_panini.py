@@ -111,8 +111,8 @@ def test_interpolation_equals_the_reference():
         assert_close(fused, arrays["out_fused_level1"][[i]])
 
 
-# The second differs by its input of 512 pixels, not 64, which takes twice as long.
-@pytest.mark.parametrize("kind", ["panini_sr", pytest.param("panini_mfr", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["panini_sr", "panini_mfr"])
 @torch.no_grad()
 def test_official_networks_equal_the_reference(kind):
     record, arrays = parity.load(kind.replace("_", "_net_"))

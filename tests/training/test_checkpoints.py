@@ -71,6 +71,14 @@ def test_all_checkpoints_damaged(config_file, tmp_path):
         train(config_file, 3)
 
 
+def test_settings_that_train_more_networks(config_file, tmp_path):
+    train(config_file, 1)
+    given = [f"data.path={tmp_path / 'faces'}", f"output={tmp_path / 'run'}", "total_steps=2"]
+    with pytest.raises(ConfigError, match="has no slow: these settings train more networks"):
+        run_recipe(config_file, [*given, "slow_ema_decay=0.9"])
+    assert train(config_file, 2) == 0
+
+
 def test_a_state_that_holds_something_else(config_file, tmp_path, caplog):
     train(config_file, 2)
     torch.save({"recipe": "ddpm"}, tmp_path / "run/checkpoints/step_00000002/training_state.pt")

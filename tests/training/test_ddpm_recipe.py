@@ -147,7 +147,17 @@ def test_unusable_settings(settings, tmp_path):
         recipe_of(settings, "unet.resample_in_blocks=true").build()
     assert run_recipe(settings[0], [*settings[1], "total_steps=1"]) == 0
     start = f"init={tmp_path / 'run/final'}"
-    with pytest.raises(ConfigError, match="is a network of other sizes"):
+    with pytest.raises(ConfigError, match="does not fit: channels="):
         recipe_of(settings, start, "unet.channels=[8, 24]").build()
+    # These weights have the same shapes, and mean something else.
+    with pytest.raises(ConfigError, match="does not fit: norm_groups=4 instead of 8"):
+        recipe_of(settings, start, "unet.norm_groups=8").build()
+    with pytest.raises(ConfigError, match="it is a PatchedUNet, not a UNet2DModel"):
+        recipe_of(settings, start, "unet.patch=1", "prediction=epsilon").build()
+    plain = ["unet.patch=1", f"output={tmp_path / 'plain'}", "total_steps=1"]
+    assert run_recipe(settings[0], [*settings[1], *plain, "prediction=epsilon"]) == 0
+    start = f"init={tmp_path / 'plain/final'}"
+    with pytest.raises(ConfigError, match="predicts epsilon, not prediction=sample"):
+        recipe_of(settings, start, *plain).build()
     with pytest.raises(ConfigError, match="no checkpoint in"):
         export_checkpoint(tmp_path, tmp_path / "out", "fast")

@@ -136,8 +136,8 @@ def test_a_student_goes_on_from_another(tmp_path, given):
     begun = DistilRecipe(config).build()["student"].network.state_dict()
     assert all(torch.equal(begun[name], value) for name, value in first.items())
     for overrides, says in (
-        (["channels=[8,8]"], "a student of other sizes"),
-        (["taught=[[2,6,16]]"], "was taught other settings"),
+        (["channels=[8,8]"], r"fit: unet_config.block_out_channels=\[16, 16\] instead of \[8, 8\]"),
+        (["taught=[[2,6,16]]"], "does not fit: taught="),
         (["init=nowhere"], "nowhere"),
     ):
         config = load_config(DistilConfig, tmp_path / "tiny.yaml", [*init, *overrides])

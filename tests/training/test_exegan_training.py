@@ -119,8 +119,9 @@ def test_a_face_is_its_own_exemplar_in_the_configured_share(data):
         recipe, _ = recipe_of(data, f"self_exemplar={share}")
         own = recipe._own_exemplars(list(range(400)))
         assert abs(own.float().mean() - expected) < 0.08
-    recipe, _ = recipe_of(data, "self_exemplar=0.0")
-    assert recipe._own_exemplars([3]).tolist() == [True]  # nobody else is there
+    with pytest.raises(ConfigError, match="exemplars are other faces of the batch: batch_size=1"):
+        recipe_of(data, "self_exemplar=0.9", "batch_size=1")
+    recipe_of(data, "self_exemplar=1.0", "batch_size=1")
 
 
 def test_targets_are_for_own_exemplars_and_gradients_for_holes_alone(data):

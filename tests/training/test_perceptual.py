@@ -170,7 +170,7 @@ def test_a_sharp_variant_goes_on_from_the_faithful_one(settings, model_folder, t
         moved += float((weight.float() - faithful[name].float()).abs().sum())
     assert np.isfinite(moved)
     assert moved > 0
-    with pytest.raises(ConfigError, match=r"another network than enhancer\.options: residual_blo"):
+    with pytest.raises(ConfigError, match="does not fit: residual_blocks="):
         run_recipe(empty, [*sharp, "enhancer.options.residual_blocks=2", "output=x"])
     with pytest.raises(ConfigError, match="initial_std would replace"):
         run_recipe(empty, [*sharp, "enhancer.options.add_input=false", "enhancer.initial_std=1",

@@ -211,23 +211,35 @@ def test_weights_that_the_last_update_broke_are_not_saved(config_file, data, tmp
     assert not (tmp_path / "run" / "final").exists()
 
 
-def test_processes_ask_each_other_for_a_stop_now_and_then(config_file, data, tmp_path):
+@pytest.mark.parametrize(
+    ("seconds", "other_seconds", "asked"),
+    [
+        (0.01, 0.01, [1, 8, 16, 24]),  # when it saves, every 8 steps
+        (2.0, 2.0, [1, 3, 5, 7, *range(8, 31, 2)]),
+        (1.0, 7.0, list(range(1, 31))),  # the slow one counts, too
+    ],
+)
+def test_processes_ask_each_other_for_a_stop_every_few_seconds(
+    config_file, data, tmp_path, monkeypatch, seconds, other_seconds, asked
+):
     overrides = [f"data.path={data}", f"output={tmp_path / 'run'}", "save_every_steps=8"]
     config = load_config(DDPMConfig, config_file, overrides)
     trainer = Trainer(config, DDPMRecipe(config), FaceDataset(data, size=16))
     flags = []
 
-    def reduce(flag, reduction):
-        flags.append(float(flag))
-        return flag + 1  # the other process was told to stop
+    def reduce(said, reduction):
+        flags.append(float(said[0]))
+        return said + torch.tensor([1.0, other_seconds])  # the other process was told to stop
 
     trainer.accelerator = SimpleNamespace(num_processes=2, device="cpu", reduce=reduce)
-    stops = []
-    for trainer.step in range(1, 21):
+    start, stops = trainer._asked_at, []
+    for trainer.step in range(1, 31):
+        now = start + trainer.step * seconds
+        monkeypatch.setattr("dr2pipe.training.trainer.time.monotonic", lambda now=now: now)
         if trainer._any_process_stops():
             stops.append(trainer.step)
-    assert stops == [8, 10, 16, 20]
-    assert flags == [0.0] * 4
+    assert stops == asked
+    assert flags == [0.0] * len(asked)
 
 
 # A launcher or a cluster stops the whole group: the trainer and its loader's workers.

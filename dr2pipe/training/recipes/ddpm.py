@@ -33,8 +33,12 @@ from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.pipeline import DR2Pipeline
 from dr2pipe.diffusion.timesteps import build_scheduler
 from dr2pipe.losses.diffusion import p2_weights, snr_weights, variational_bound
+from dr2pipe.training.checkpoints import check_same_settings
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import TrainConfig, TrainedNetwork
+
+# What may change when a network is trained further. Without attn_norm_num_groups, norm_num_groups counts.
+_FREE_OF_WEIGHTS = ("sample_size", "dropout", "attn_norm_num_groups")
 
 
 @dataclass
@@ -99,7 +103,7 @@ class DDPMRecipe:
         channels = 6 if self.learns_variance else 3
         unet = build_unet(config.unet, config.data.size, out_channels=channels)
         if config.init is not None:
-            copy_weights(find_model(config.init), unet)
+            _copy_weights(find_model(config.init), unet, config.prediction)
         optimizer = torch.optim.AdamW(
             unet.parameters(),
             lr=config.learning_rate,
@@ -235,13 +239,15 @@ def _check_unet(config: UNetConfig, size: int) -> None:
         raise ConfigError(f"unet.dropout={config.dropout} must be at least 0 and below 1")
 
 
-def copy_weights(folder: Path, unet: UNet2DModel | PatchedUNet) -> None:
-    """Load the weights of the model in ``folder`` into ``unet``; ConfigError where they differ."""
-    source = load_ddpm(folder).unet
-    try:
-        unet.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise ConfigError(f"init={folder} is a network of other sizes: {error}") from None
+def _copy_weights(folder: Path, unet: UNet2DModel | PatchedUNet, prediction: str) -> None:
+    """Load the weights of the DDPM in ``folder``; ConfigError where it is another network."""
+    found = load_ddpm(folder)
+    check_same_settings(found.unet, unet, f"init={folder}", free=_FREE_OF_WEIGHTS)
+    scheduler = found.scheduler
+    predicts = "epsilon" if scheduler is None else scheduler.config.prediction_type
+    if predicts != prediction:
+        raise ConfigError(f"init={folder} predicts {predicts}, not prediction={prediction}")
+    unet.load_state_dict(found.unet.state_dict())
 
 
 def export_model(config: DDPMConfig, unet: torch.nn.Module, folder: Path) -> None:

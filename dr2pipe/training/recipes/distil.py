@@ -24,6 +24,7 @@ from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.diffusion.stage1 import DR2Config, Remover, load_remover
 from dr2pipe.diffusion.student import DR2Student, load_student, student_of
 from dr2pipe.losses.reconstruction import log_error
+from dr2pipe.training.checkpoints import check_same_settings
 from dr2pipe.training.previews import PREVIEW_PICTURES, tile_rows
 from dr2pipe.training.recipe import (
     Batch,
@@ -102,7 +103,10 @@ class DistilRecipe:
             channels=self.config.channels,
         ).train()
         if self.config.init is not None:
-            _copy_weights(find_model(self.config.init), student)
+            start = load_student(find_model(self.config.init))
+            what = f"init={self.config.init}"
+            check_same_settings(start, student, what, free=("teacher_sha256",))
+            student.load_state_dict(start.state_dict())
         optimizer = torch.optim.AdamW(
             student.parameters(),
             lr=self.config.learning_rate,
@@ -152,20 +156,6 @@ class DistilRecipe:
         if self.config.export_precision == "fp16":
             student.half()
         files.write_folder(folder, student.save_pretrained)
-
-
-def _copy_weights(folder: Path, student: DR2Student) -> None:
-    source = load_student(folder)
-    known = [list(setting) for setting in source.config.taught]
-    if known != [list(setting) for setting in student.config.taught]:
-        raise ConfigError(f"init={folder} was taught other settings: {known}")
-    for name in ("prediction_type", "num_steps"):
-        if source.config[name] != student.config[name]:
-            raise ConfigError(f"init={folder} has another {name}: {source.config[name]}")
-    try:
-        student.load_state_dict(source.state_dict())
-    except RuntimeError as error:
-        raise ConfigError(f"init={folder} is a student of other sizes: {error}") from None
 
 
 def _check(config: DistilConfig) -> None:

@@ -16,7 +16,6 @@ from dr2pipe.core import files, images
 from dr2pipe.core.diffusers_types import ConfigMixin
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.models import find_model
-from dr2pipe.diffusion.stage1 import plain_config
 from dr2pipe.enhancers import ENHANCERS, SHARP, Enhancer, build_enhancer
 from dr2pipe.losses.adversarial import (
     feature_matching_loss,
@@ -25,6 +24,7 @@ from dr2pipe.losses.adversarial import (
 )
 from dr2pipe.losses.reconstruction import pixel_loss
 from dr2pipe.losses.total import weighted_sum
+from dr2pipe.training.checkpoints import check_same_settings
 from dr2pipe.training.gan import MultiScaleDiscriminator
 from dr2pipe.training.perceptual import (
     PerceptualConfig,
@@ -222,12 +222,7 @@ class EnhancerRecipe:
         if self.config.enhancer.initial_std is not None:
             raise ConfigError("enhancer.initial_std would replace the weights that init gives")
         start = self._load(model)
-        theirs, ours = (plain_config(network.config) for network in (start, enhancer))
-        different = [name for name in ours if ours[name] != theirs.get(name)]
-        if different:
-            raise ConfigError(
-                f"{model} is another network than enhancer.options: {', '.join(different)} differ"
-            )
+        check_same_settings(start, enhancer, model)
         enhancer.load_state_dict(start.state_dict())
 
     def _resized(self, pictures: torch.Tensor) -> torch.Tensor:

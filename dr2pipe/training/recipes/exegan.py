@@ -109,6 +109,11 @@ class ExeGANRecipe:
                 raise ConfigError(f"loss.{name}={getattr(loss, name)} must be at least 1")
         if not 0 <= config.self_exemplar <= 1:
             raise ConfigError(f"self_exemplar={config.self_exemplar} must lie in [0, 1]")
+        if config.batch_size == 1 and config.self_exemplar < 1:
+            raise ConfigError(
+                "exemplars are other faces of the batch: batch_size=1 has none; give a larger one, "
+                "or self_exemplar=1"
+            )
         self.config, border = config, config.border
         if border.kernel not in ("flat", "gaussian"):
             raise ConfigError(f"border.kernel '{border.kernel}': choose flat or gaussian")
@@ -238,9 +243,9 @@ class ExeGANRecipe:
         files.write_folder(folder, save)
 
     def _own_exemplars(self, seeds: list[int]) -> torch.Tensor:
-        """(B,) bool: which faces are their own exemplars; a face alone in its batch always is."""
+        """(B,) bool: which faces are their own exemplars."""
         coins = torch.stack([torch.rand((), generator=generator_of([s], "own")) for s in seeds])
-        return (coins < self.config.self_exemplar) | (len(seeds) == 1)
+        return coins < self.config.self_exemplar
 
     def _styles(self, pictures: torch.Tensor, rows: range) -> torch.Tensor:
         styles: torch.Tensor = self.style_encoder.to(pictures.device)(pictures, rows)
