@@ -111,8 +111,7 @@ class Inpainter:
         """
         if len(seeds) != len(pictures):
             raise Dr2pipeError(f"{len(pictures)} pictures need as many seeds, not {len(seeds)}")
-        small = images.resize_tensor(pictures, self.size)
-        holes = resize_mask(masks, self.size)
+        small, holes = _reduced(pictures, masks, self.size), resize_mask(masks, self.size)
         fill = torch.cat(
             [
                 self._fill(small[part], holes[part], styles[part], seeds[part])
@@ -146,7 +145,7 @@ class Inpainter:
             (2,num_exemplar_rows + 1,3,size,size). In column i, row 0 has the first i style rows
             from ``styles`` and the rest from ``other``; row 1 the other way round.
         """
-        picture = images.resize_tensor(picture, self.size)
+        picture = _reduced(picture, mask, self.size)
         mask, crossovers = resize_mask(mask, self.size), range(self.num_exemplar_rows + 1)
         return torch.stack(
             [
@@ -245,6 +244,14 @@ def _is_flat(mask: images.Picture, visible: npt.NDArray[np.bool_]) -> bool:
     colours = (mask.pixels[visible] >> 6).astype(np.int64) @ [16, 4, 1]  # 4 levels per channel
     counts = np.sort(np.bincount(colours, minlength=64))
     return bool(counts[-2:].sum() >= _FLAT_SHARE * len(colours))
+
+
+def _reduced(pictures: torch.Tensor, masks: torch.Tensor, size: int) -> torch.Tensor:
+    """Resize pictures by their known pixels alone: what lies in a hole does not reach its rim."""
+    known = 1 - masks
+    shares = images.resize_tensor(known, size)
+    # Far from the holes the share is 1. Where it is small, the picture is a hole itself.
+    return images.resize_tensor(pictures * known, size) / shares.clamp(min=0.5)
 
 
 def load_inpainter(

@@ -370,6 +370,21 @@ def test_a_filled_hole_does_not_depend_on_the_batch(model):
     assert alone.equal(together[part])
 
 
+@pytest.mark.parametrize("side", [70, 40, 16, 12])
+def test_what_lies_in_a_hole_does_not_reach_its_filling(model, side):
+    inpainter, _ = load_inpainter(InpainterConfig(model=str(model)))
+    mask = torch.zeros(1, 1, side, side)
+    mask[..., side // 4 : side // 2, side // 3 : side - 3] = 1
+    pictures = torch.from_numpy(make_pixels(5, side, side)).permute(2, 0, 1)[None] / 127.5 - 1
+    styles = inpainter.styles(pictures)
+    fillings = [
+        inpainter(pictures * (1 - mask) + level * mask, mask, styles, [0]) for level in (-1, 0, 1)
+    ]
+    for other in fillings[1:]:
+        assert (other - fillings[0]).abs().max() < 1e-5
+    assert torch.equal(fillings[0] * (1 - mask), pictures * (1 - mask))
+
+
 def test_the_measuring_command(model, tmp_path):
     faces = np.stack([make_pixels(i, 16, 16) for i in range(3)])
     np.savez(tmp_path / "faces.npz", images=faces)
