@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import _codecs
+import itertools
 import os
 import pickle
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
@@ -30,7 +31,7 @@ _EYES_WITHIN, _LEAST_APART = ((0.35, 0.28), (0.65, 0.68)), 0.12
 
 
 def read_parts(path: str | Path, size: int = 512) -> dict[str, Parts]:
-    """Places of left eye, right eye and mouth, by the stem of the picture's file name.
+    """Places of left eye, right eye and mouth, by the picture's path in the file, less its ending.
 
     Args:
         path: csv with ``file`` and ``eyeL_x``, ``eyeL_y``, ``eyeR_...``, ``mouthL_...``,
@@ -75,6 +76,43 @@ def read_parts(path: str | Path, size: int = 512) -> dict[str, Parts]:
     return parts
 
 
+def match_parts(parts: Mapping[str, Parts], faces: Sequence[str]) -> dict[str, Parts]:
+    """The places of each face, by the longest common ending of its path and that in the file.
+
+    Args:
+        parts: see :func:`read_parts`.
+        faces: paths of pictures.
+
+    Raises:
+        Dr2pipeError: a face without landmarks, or with those of two, or two faces with the same.
+    """
+    known: dict[str, list[str]] = {}
+    for name in parts:
+        known.setdefault(PurePath(name).name, []).append(name)
+    missing = [face for face in faces if PurePath(face).stem not in known]
+    if missing:
+        raise Dr2pipeError(f"{len(missing)} faces have no landmarks, the first is {missing[0]}")
+    found: dict[str, Parts] = {}
+    users: dict[str, str] = {}
+    for face in faces:
+        names = known[PurePath(face).stem]
+        common = [_common_ending(face, name) for name in names]
+        best = [name for name, length in zip(names, common, strict=True) if length == max(common)]
+        if len(best) > 1:
+            raise Dr2pipeError(f"{face} may have the landmarks of {best[0]} or of {best[1]}")
+        if best[0] in users:
+            raise Dr2pipeError(f"{users[best[0]]} and {face} have the same landmarks, of {best[0]}")
+        found[face], users[best[0]] = parts[best[0]], face
+    return found
+
+
+def _common_ending(face: str, name: str) -> int:
+    pairs = zip(
+        reversed(PurePath(face).with_suffix("").parts), reversed(PurePath(name).parts), strict=False
+    )
+    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+
+
 def _of_size(size: int) -> str:
     return (
         f"aligned faces of {size} pixels; set landmarks_size to the size of the faces in which "
@@ -95,10 +133,10 @@ def _read_csv(path: Path, size: int) -> dict[str, Parts]:
         eye_l, eye_r, mouth_l, mouth_r = np.array(numbers).reshape(4, 2) / size
         eye = _EYE_SHARE * float(np.linalg.norm(eye_r - eye_l))
         mouth = _MOUTH_SHARE * float(np.linalg.norm(mouth_r - mouth_l))
-        stem = Path(row["file"]).stem
-        if stem in parts:
-            raise Dr2pipeError(f"{path} has two faces with the name {stem}")
-        parts[stem] = np.array(
+        name = PurePath(row["file"]).with_suffix("").as_posix()
+        if name in parts:
+            raise Dr2pipeError(f"{path} has two faces with the name {name}")
+        parts[name] = np.array(
             [_part(eye_l, eye), _part(eye_r, eye), _part((mouth_l + mouth_r) / 2, mouth)]
         )
     return parts

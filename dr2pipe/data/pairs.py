@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from dr2pipe.core import images
-from dr2pipe.core.errors import ConfigError, Dr2pipeError
+from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.coarse import CoarseCache, gaussian_blur
 from dr2pipe.data.folders import FaceDataset
-from dr2pipe.data.landmarks import Parts
+from dr2pipe.data.landmarks import Parts, match_parts
 from dr2pipe.data.shares import check_share, normalised_shares
 from dr2pipe.data.showings import Item, ShowingDataset
 from dr2pipe.data.variations import draw_colours, draw_move, move
@@ -73,9 +72,8 @@ class PairDataset(ShowingDataset):
             self.shares = normalised_shares("degradations", degradations)
         if coarse is not None and coarse_share > 0:
             coarse.find(faces)
-        if parts is not None:
-            _check_parts(parts, faces)
-        self.faces, self.input_size, self.parts = faces, input_size, parts
+        self.parts = None if parts is None else match_parts(parts, faces.names)
+        self.faces, self.input_size = faces, input_size
         self.names = list(degradations)
         self.coarse, self.coarse_share = coarse, coarse_share
         self.coarse_sigma_px, self.recolour, self.jitter = coarse_sigma_px, recolour, jitter
@@ -118,19 +116,9 @@ class PairDataset(ShowingDataset):
             for name in ("image", "input"):
                 item[name] = (item[name] * gain + shift).clamp(-1, 1)
         if self.parts is not None:
-            parts = self.parts[Path(item["name"]).stem]
+            parts = self.parts[item["name"]]
             item["parts"] = _parts_in_pixels(parts, self.faces.size, flipped=item["flipped"])
         return item
-
-
-def _check_parts(parts: Mapping[str, Parts], faces: FaceDataset) -> None:
-    """Raise Dr2pipeError for faces without landmarks, or with those of another face."""
-    stems = [Path(name).stem for name in faces.names]
-    if len(set(stems)) < len(stems):
-        raise Dr2pipeError("landmarks are found by file names, and some faces have the same name")
-    missing = [name for name in faces.names if Path(name).stem not in parts]
-    if missing:
-        raise Dr2pipeError(f"{len(missing)} faces have no landmarks, the first is {missing[0]}")
 
 
 def _parts_in_pixels(parts: Parts, size: int, *, flipped: bool) -> torch.Tensor:

@@ -11,8 +11,8 @@ from conftest import make_pixels, run_command
 from safetensors.torch import load_file
 
 from dr2pipe.core.config import load_config
-from dr2pipe.core.errors import CheckpointError, ConfigError
-from dr2pipe.data.landmarks import read_parts
+from dr2pipe.core.errors import CheckpointError, ConfigError, Dr2pipeError
+from dr2pipe.data.landmarks import match_parts, read_parts
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.features.arcface import ArcFaceResNet
 from dr2pipe.features.vgg import VGGFeatures
@@ -235,6 +235,21 @@ def test_landmarks(faces, tmp_path):
     torch.save({"a": csv.DictReader}, tmp_path / "code.pth")
     with pytest.raises(ValueError, match="was not loaded"):
         read_parts(tmp_path / "code.pth")
+
+
+def test_landmarks_are_found_by_the_longest_common_ending():
+    parts = {name: np.full((3, 3), i) for i, name in enumerate(("f/a/1", "f/b/1", "f/2"))}
+    found = match_parts(parts, ["/data/b/1.png", "/data/a/1.png", "/elsewhere/2.png"])
+    assert {name: values[0, 0] for name, values in found.items()} == {
+        "/data/b/1.png": 1, "/data/a/1.png": 0, "/elsewhere/2.png": 2,
+    }  # fmt: skip
+    for faces, says in (
+        (["c/1.png"], "c/1.png may have the landmarks of f/a/1 or of f/b/1"),
+        (["c/2.png", "d/2.png"], "c/2.png and d/2.png have the same landmarks, of f/2"),
+        (["3.png", "4.png"], "2 faces have no landmarks, the first is 3.png"),
+    ):
+        with pytest.raises(Dr2pipeError, match=says):
+            match_parts(parts, faces)
 
 
 def test_mirrored_faces_have_mirrored_parts(faces):
