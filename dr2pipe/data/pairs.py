@@ -56,6 +56,8 @@ class PairDataset(ShowingDataset):
     ):
         check_share("coarse_share", coarse_share)
         check_share("recolour", recolour)
+        if input_size < 1:
+            raise ConfigError(f"pairs.input_size={input_size} must be at least 1")
         check_share("jitter", jitter)
         if jitter > 0 and parts is not None:
             raise ConfigError("jitter moves the faces, but not their landmarks; set it to 0")

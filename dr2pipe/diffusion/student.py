@@ -116,7 +116,7 @@ def student_of(
         channels: widths, as many as the teacher's; None for the teacher's own.
 
     Raises:
-        ConfigError: another number of widths than the teacher's, or one that its norms do not divide.
+        ConfigError: another number of widths than the teacher's, or one that its norms do not divide, or that is narrower than a head of its attention.
     """
     config = {key: value for key, value in teacher.config.items() if key[0] != "_"}
     patched = isinstance(teacher, PatchedUNet)
@@ -133,6 +133,10 @@ def student_of(
     student = DR2Student(
         config, [list(setting) for setting in taught], num_steps, prediction_type, teacher_sha256
     )
+    if any(getattr(module, "heads", 1) < 1 for module in student.modules()):
+        raise ConfigError(
+            f"channels={list(channels or ())} are narrower than a head of the teacher's attention"
+        )
     if not is_copy:
         return student
     weights = dict(teacher.state_dict())

@@ -14,7 +14,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ from dr2pipe.evaluation.study import Row, Study, run_study
 from dr2pipe.evaluation.summary import write_json
 from dr2pipe.metrics import METRICS
 from dr2pipe.restoration.restorer import EnhancerConfig
+from dr2pipe.restoration.settings import complete_enhancer
 
 # What a grid may vary, in the order in which points are named.
 AXES = (
@@ -69,6 +70,11 @@ class SweepConfig:
     metric_files: dict[str, str] = field(default_factory=dict)
     precision: str = "fp32"
     batch_size: int = 16
+
+    @staticmethod
+    def complete_overrides(overrides: Sequence[str]) -> list[str]:
+        """What follows from settings that are given by hand, as in presets."""
+        return complete_enhancer(overrides)
 
 
 def grid_points(config: SweepConfig) -> dict[str, DR2Config]:

@@ -64,8 +64,7 @@ class RestorationConfig:
 
         * Whoever sets N, τ, ω or the like wants them to hold: the mode is fixed, unless a mode or
           a file for the mode ``auto`` is given too.
-        * An enhancer given by hand need not have a sharp variant: it is taken as it is, unless a
-          sharpness is given too.
+        * An enhancer given by hand is taken as it is: see :func:`complete_enhancer`.
 
         Args:
             overrides: ``"key=value"`` strings.
@@ -74,9 +73,17 @@ class RestorationConfig:
         follows = []
         if keys & _CHOSEN_BY_AUTO and not keys & {"dr2.mode", "dr2.auto"}:
             follows.append("dr2.mode=fixed")
-        if keys & {"enhancer.name", "enhancer.weights"}:
-            follows.append("enhancer.sharpness=null")
-        return [*follows, *overrides]
+        return [*follows, *complete_enhancer(overrides)]
+
+
+def complete_enhancer(overrides: Sequence[str]) -> list[str]:
+    """An enhancer given by hand need not have a sharp variant: it is taken as it is.
+
+    A sharpness that is given too holds, since it comes later.
+    """
+    keys = {override.partition("=")[0].strip() for override in overrides}
+    by_hand = keys & {"enhancer.name", "enhancer.weights"}
+    return [*(["enhancer.sharpness=null"] if by_hand else []), *overrides]
 
 
 def check_restoration(config: RestorationConfig) -> None:

@@ -164,9 +164,13 @@ def check_config(config: TrainConfig) -> None:
     if not 0 <= config.ema_decay < 1:
         raise ConfigError(f"ema_decay={config.ema_decay} must be at least 0 and below 1")
     rates = [f.name for f in dataclasses.fields(config) if f.name.endswith("learning_rate")]
-    for name in [*rates, "loader_workers"]:
+    for name in [*rates, "loader_workers", "warmup_steps"]:
         if getattr(config, name) < 0:
             raise ConfigError(f"{name}={getattr(config, name)} must not be below 0")
+    losses = getattr(config, "loss", None)
+    for name, weight in vars(losses).items() if dataclasses.is_dataclass(losses) else ():
+        if isinstance(weight, float) and not weight >= 0:
+            raise ConfigError(f"loss.{name}={weight} must not be below 0")
     if config.halve_at_steps and config.schedule != "halving":
         raise ConfigError("halve_at_steps belongs to schedule=halving; give both")
     resolve_precision(config.precision, "cpu")  # raises for an unknown name
@@ -181,6 +185,18 @@ def pair_of(name: str, values: Sequence[float]) -> tuple[float, float]:
     if len(values) != 2:
         raise ConfigError(f"{name}={list(values)} must have two numbers")
     return values[0], values[1]
+
+
+def betas_of(name: str, values: Sequence[float]) -> tuple[float, float]:
+    """The two numbers of Adam in the setting ``name``.
+
+    Raises:
+        ConfigError: more or fewer numbers, or one out of range.
+    """
+    betas = pair_of(name, values)
+    if not all(0 <= value < 1 for value in betas):
+        raise ConfigError(f"{name}={list(values)} must be at least 0 and below 1")
+    return betas
 
 
 def learning_rate_factor(config: TrainConfig, step: int) -> float:

@@ -18,6 +18,7 @@ class Outer:
     input: str = MISSING
     inner: Inner = field(default_factory=Inner)
     sizes: list[int] = field(default_factory=lambda: [1, 2])
+    shares: dict[str, float] = field(default_factory=dict)
 
 
 def test_file_then_overrides(tmp_path):
@@ -26,7 +27,12 @@ def test_file_then_overrides(tmp_path):
     config = load_config(Outer, file, ["inner.tau=5", "inner.name=x", "sizes=[4]"])
     assert isinstance(config, Outer)
     assert isinstance(config.inner, Inner)
-    assert to_dict(config) == {"input": "a", "inner": {"tau": 5, "name": "x"}, "sizes": [4]}
+    assert to_dict(config) == {
+        "input": "a",
+        "inner": {"tau": 5, "name": "x"},
+        "sizes": [4],
+        "shares": {},
+    }
     assert peek(file, ["input=b"], "input") == "b"
 
 
@@ -43,12 +49,13 @@ def test_text_is_taken_as_it_stands(text):
     ("overrides", "says"),
     [
         (["input=a", "inner.tua=1"], "inner.tua.*did you mean 'tau'.*name, tau"),
-        (["input=a", "outer=1"], "unknown key 'outer'.*inner, input, sizes"),
+        (["input=a", "outer=1"], "unknown key 'outer'.*inner, input, shares, sizes"),
         (["input=a", "inner.tau=many"], "inner.tau.*many"),
         ([], "'input' must be given"),
         (["input"], "not of the form key=value"),
         (["=3"], "not of the form key=value"),
         (["input=a", "sizes=[1"], "cannot read the override"),
+        (["input=a", "shares={mild:1.5}"], "write mild: 1.5, with a space after the colon"),
     ],
 )
 def test_errors_name_the_key(overrides, says):

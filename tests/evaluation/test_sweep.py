@@ -163,6 +163,19 @@ def test_points_of_a_grid(settings):
     assert drawn != points(many, "random_points=4", "seed=1")
 
 
+def test_another_enhancer_is_taken_without_the_sharp_variant_of_the_first(tmp_path):
+    (tmp_path / "s.yaml").write_text("enhancer: {name: sparnet, weights: a, sharpness: 0.7}")
+    given = ["name=n", "output=o", "clean.path=c", "size=1", "degraded_size=1", "degradations=[]"]
+    given.append("grid={}")
+    for more, sharpness in (
+        ([], 0.7),
+        (["enhancer.weights=b"], None),
+        (["enhancer.weights=b", "enhancer.sharpness=0.5"], 0.5),
+    ):
+        config = load_config(SweepConfig, tmp_path / "s.yaml", [*given, *more])
+        assert config.enhancer.sharpness == sharpness
+
+
 def test_the_front():
     assert pareto_front([(1, 5), (2, 4), (2, 3), (3, 1), (0, 0)]) == {0, 1, 3}
 

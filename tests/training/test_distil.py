@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from conftest import make_pixels
+from conftest import make_patched, make_pixels
 
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
@@ -14,7 +14,7 @@ from dr2pipe.data.folders import FaceDataset
 from dr2pipe.diffusion.dr2 import clamp_x0
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.stage1 import load_remover
-from dr2pipe.diffusion.student import load_student
+from dr2pipe.diffusion.student import load_student, student_of
 from dr2pipe.losses.reconstruction import log_error
 from dr2pipe.training.recipes import face_pairs, run_recipe
 from dr2pipe.training.recipes.distil import DistilConfig, DistilRecipe
@@ -177,6 +177,19 @@ def test_teacher_and_student_begin_with_the_same_noise(tmp_path, given):
     assert torch.allclose(clamp_x0(answers[0]), wanted, atol=1e-5)
     assert loss.requires_grad
     assert scalars["student/squared_error"] < 1e-2  # by what is outside [-1,1]
+
+
+def test_heads_of_attention_do_not_get_narrower():
+    teacher = make_patched()
+    with pytest.raises(ConfigError, match="narrower than a head of the teacher's attention"):
+        student_of(
+            teacher,
+            [(2, 6, 16)],
+            num_steps=100,
+            prediction_type="sample",
+            teacher_sha256="",
+            channels=[4, 4],
+        )
 
 
 @pytest.mark.parametrize(

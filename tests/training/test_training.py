@@ -332,6 +332,7 @@ def test_auto_trains_in_what_the_machine_multiplies(
         (["max_grad_norm=-1"], "must be above 0"),
         (["ema_decay=1"], "ema_decay=1.0 must be at least 0 and below 1"),
         (["learning_rate=-1"], "learning_rate=-1.0 must not be below 0"),
+        (["warmup_steps=-1"], "warmup_steps=-1 must not be below 0"),
         (["loader_workers=-1"], "loader_workers=-1 must not be below 0"),
         (["halve_at_steps=[1]"], "halve_at_steps belongs to schedule=halving"),
     ],

@@ -40,7 +40,7 @@ from dr2pipe.training.recipe import (
     PairsConfig,
     TrainConfig,
     TrainedNetwork,
-    pair_of,
+    betas_of,
 )
 
 
@@ -112,6 +112,9 @@ class EnhancerRecipe:
         self.adversarial = config.loss.gan > 0 or config.loss.feature_matching > 0
         if config.init is not None and config.sharp_of is not None:
             raise ConfigError("sharp_of starts from that enhancer; leave init out")
+        seen = config.discriminator
+        if min(seen.scales, seen.width, seen.halvings) < 1:
+            raise ConfigError("scales, width and halvings of the discriminator must be at least 1")
         check_square("loss.adversarial_px", config.loss.adversarial_px)
         self.perceptual = None
         if config.loss.perceptual > 0:
@@ -136,7 +139,7 @@ class EnhancerRecipe:
                 f"the enhancer makes {enhancer.output_size}-pixel faces, data.size is "
                 f"{config.data.size}; set enhancer.options.size"
             )
-        betas = pair_of("betas", config.betas)
+        betas = betas_of("betas", config.betas)
         parameters = [p for p in enhancer.parameters() if p.requires_grad]
         if not parameters:
             raise ConfigError(f"the enhancer '{config.enhancer.name}' has nothing to train")

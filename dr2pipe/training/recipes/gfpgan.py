@@ -39,7 +39,7 @@ from dr2pipe.training.recipe import (
     PairsConfig,
     TrainConfig,
     TrainedNetwork,
-    pair_of,
+    betas_of,
     unwrap,
 )
 from dr2pipe.training.stylegan2 import draw_noises, lazy_adam
@@ -129,7 +129,7 @@ class GFPGANRecipe:
             optimizer = lazy_adam(discriminator, rate, config.loss.r1_every_steps)
             trained["discriminator"] = TrainedNetwork(discriminator, optimizer, ema=False)
         if self.uses_parts:
-            betas = pair_of("component_betas", config.component_betas)
+            betas = betas_of("component_betas", config.component_betas)
             for name in PARTS:
                 part = FacePartDiscriminator()
                 optimizer = torch.optim.Adam(part.parameters(), rate, betas)

@@ -38,7 +38,7 @@ from dr2pipe.training.recipe import (
     PairsConfig,
     TrainConfig,
     TrainedNetwork,
-    pair_of,
+    betas_of,
     unwrap,
 )
 
@@ -112,7 +112,7 @@ class PaniniRecipe:
             load_matching_weights(network.degradation_encoder, encoder, without="projection")
         network.prior.requires_grad_(config.train_prior)
         _freeze_unused(network)
-        rate, betas = config.learning_rate, pair_of("betas", config.betas)
+        rate, betas = config.learning_rate, betas_of("betas", config.betas)
         learned = [p for p in network.parameters() if p.requires_grad]
         trained = {"panini": TrainedNetwork(network, torch.optim.Adam(learned, rate, betas))}
         if config.loss.gan > 0:

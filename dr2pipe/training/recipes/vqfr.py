@@ -39,7 +39,7 @@ from dr2pipe.training.recipe import (
     PairsConfig,
     TrainConfig,
     TrainedNetwork,
-    pair_of,
+    betas_of,
     unwrap,
 )
 
@@ -95,7 +95,7 @@ class VQFRRecipe:
     def build(self) -> dict[str, TrainedNetwork]:
         """Build ``vqfr`` and the discriminators, such as ``main_patches``."""
         config = self.config
-        rate, betas = config.learning_rate, pair_of("betas", config.betas)
+        rate, betas = config.learning_rate, betas_of("betas", config.betas)
         network = unwrap(build_enhancer("vqfr", size=config.data.size, **config.vqfr), VQFR)
         load_matching_weights(network, find_model(str(config.codebook)))
         # What finds the codes of clean faces.

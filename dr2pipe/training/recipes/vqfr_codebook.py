@@ -34,7 +34,7 @@ from dr2pipe.training.recipe import (
     Networks,
     TrainConfig,
     TrainedNetwork,
-    pair_of,
+    betas_of,
     unwrap,
 )
 
@@ -85,7 +85,7 @@ class CodebookRecipe:
     def build(self) -> dict[str, TrainedNetwork]:
         """Build ``vqfr``, ``discriminator`` and the ``codes``' statistics."""
         config = self.config
-        betas = pair_of("betas", config.betas)
+        betas = betas_of("betas", config.betas)
         network = unwrap(build_enhancer("vqfr", size=config.data.size, **config.vqfr), VQFR)
         network.train()
         # They are trained later, by the recipe vqfr.
