@@ -116,6 +116,16 @@ def train(config_path: str | Path, overrides: Sequence[str]) -> int:
     return run_recipe(_find_config("train", config_path), overrides)
 
 
+def export(options: Namespace) -> int:
+    """Write what a running or stopped training has learned."""
+    from dr2pipe.training.recipes import export_run
+
+    quiet_libraries()
+    step = export_run(options.run_folder, options.model)
+    print(f"step {step} -> {options.model}")
+    return EXIT_DONE
+
+
 def make_coarse(config_path: str | Path, overrides: Sequence[str]) -> int:
     """Make coarse faces for training an enhancer."""
     from dr2pipe.runs.coarse import CoarseConfig

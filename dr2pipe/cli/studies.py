@@ -24,6 +24,12 @@ def _add_recipes(to: Commands) -> None:
     add_config(command)
     command.set_defaults(run=lambda o: commands.train(o.config, o.overrides))
 
+    about = "write what a running or stopped training has learned, as its final/"
+    command = to.add_parser("export", help=about)
+    command.add_argument("run_folder", metavar="RUN", help="output folder of train")
+    command.add_argument("model", metavar="MODEL", help="folder for the networks")
+    command.set_defaults(run=commands.export)
+
     about = "make the coarse faces that an enhancer is trained on, see configs/coarse"
     command = to.add_parser("make-coarse", help=about)
     add_config(command)

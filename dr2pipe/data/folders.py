@@ -73,7 +73,7 @@ class FaceDataset(ShowingDataset):
                 raise ConfigError(f"no folder of pictures at {path}")
             if sources is not None:
                 raise ConfigError(
-                    "data.sources selects inside an .npz file; a folder has no sources"
+                    "data.sources selects inside an .npz file; for a folder set data.sources=null"
                 )
             found = images.find_images(path)
             found.say_what_was_left_out()

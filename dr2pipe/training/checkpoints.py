@@ -102,10 +102,19 @@ def load_newest_checkpoint(
     return None
 
 
-def _read_checkpoint(
-    folder: Path, networks: Networks, recipe: str
-) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
-    """State and weights by network of one checkpoint; CheckpointError where it is damaged."""
+def read_newest_state(output: Path) -> dict[str, Any]:
+    """What the newest checkpoint of a run holds beside its networks.
+
+    Raises:
+        Dr2pipeError: there is none, or it is damaged.
+    """
+    found = _checkpoints_of(output)
+    if not found:
+        raise ConfigError(f"no checkpoint in {output}")
+    return _read_state(found[-1])
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
     check_checksums(folder / _STATE)
     try:
         state = read_tensors(folder / _STATE)
@@ -114,6 +123,15 @@ def _read_checkpoint(
     missing = [name for name in _STATE_KEYS if not isinstance(state, dict) or name not in state]
     if missing:
         raise CheckpointError(f"{folder / _STATE} has no {', '.join(missing)}")
+    assert isinstance(state, dict)
+    return state
+
+
+def _read_checkpoint(
+    folder: Path, networks: Networks, recipe: str
+) -> tuple[dict[str, Any], dict[str, dict[str, torch.Tensor]]]:
+    """State and weights by network of one checkpoint; CheckpointError where it is damaged."""
+    state = _read_state(folder)
     if state["recipe"] != recipe:
         raise ConfigError(
             f"{folder} was made by the recipe '{state['recipe']}', not '{recipe}'; "

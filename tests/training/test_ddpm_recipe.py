@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_pixels
-from export_checkpoint import export_checkpoint
 from safetensors.torch import load_file
 
+from dr2pipe.cli import main
 from dr2pipe.core.config import load_config
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.core.seeding import random_stream
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.patched_unet import PatchedUNet
 from dr2pipe.losses.diffusion import snr_weights
-from dr2pipe.training.recipes import run_recipe
+from dr2pipe.training.recipes import export_run, run_recipe
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe, build_unet
 
 CONFIG = """
@@ -109,19 +109,19 @@ def test_an_accumulated_step_moves_the_slower_average_once(settings):
     assert torch.allclose(average, weight * (1 - 6 / 15), atol=1e-6)
 
 
-def test_a_running_part_is_exported_and_training_starts_from_it(settings, tmp_path):
+def test_a_running_part_is_exported_and_training_starts_from_it(settings, tmp_path, capsys):
     assert run_recipe(*settings) == 0
     run = tmp_path / "run"
-    exported = {}
-    for average in ("fast", "slow", "none"):
-        assert export_checkpoint(run, tmp_path / average, average) == 3
-        exported[average] = load_file(tmp_path / average / "unet" / WEIGHTS)
+    assert main(["export", str(run), str(tmp_path / "fast")]) == 0
+    assert f"step 3 -> {tmp_path / 'fast'}" in capsys.readouterr().out
+    with pytest.raises(ConfigError, match="fast exists already"):
+        export_run(run, tmp_path / "fast")
     final = load_file(run / "final/unet" / WEIGHTS)
-    live = load_file(run / "checkpoints/step_00000003/unet" / WEIGHTS)
-    for name, weights in final.items():
-        assert torch.equal(exported["fast"][name], weights)
-        assert torch.equal(exported["none"][name], live[name])
-    assert any((exported["slow"][name] != weights).any() for name, weights in final.items())
+    for name in ("fast", "fast_slow"):
+        exported = load_file(tmp_path / name / "unet" / WEIGHTS)
+        wanted = load_file(run / name.replace("fast", "final") / "unet" / WEIGHTS)
+        assert exported.keys() == wanted.keys()
+        assert all(torch.equal(exported[key], weights) for key, weights in wanted.items())
     again = recipe_of(settings, f"init={tmp_path / 'fast'}").build()
     for network in (again["unet"].network, again["slow"].network):
         for name, value in network.state_dict().items():
@@ -160,4 +160,4 @@ def test_unusable_settings(settings, tmp_path):
     with pytest.raises(ConfigError, match="predicts epsilon, not prediction=sample"):
         recipe_of(settings, start, *plain).build()
     with pytest.raises(ConfigError, match="no checkpoint in"):
-        export_checkpoint(tmp_path, tmp_path / "out", "fast")
+        export_run(tmp_path, tmp_path / "out")

@@ -19,7 +19,7 @@ from dr2pipe.data.pairs import PairDataset
 from dr2pipe.enhancers import build_enhancer
 from dr2pipe.runs.coarse import CoarseConfig, draw_settings, make_coarse
 from dr2pipe.training.recipe import check_config
-from dr2pipe.training.recipes import RECIPES, run_recipe
+from dr2pipe.training.recipes import RECIPES, export_run, run_recipe
 from dr2pipe.training.recipes.ddpm import DDPMConfig, build_unet
 from dr2pipe.training.recipes.enhancer import EnhancerRecipe, EnhancerTrainConfig
 
@@ -229,6 +229,9 @@ def test_plain_l1_training_learns_and_exports(config_file, clean, tmp_path):
     enhancer = build_enhancer("sparnet", run / "final")
     assert enhancer(torch.zeros(1, 3, 32, 32)).isfinite().all()
     assert (run / "previews").is_dir()
+    assert export_run(run, tmp_path / "exported") == 60
+    for name in ("config.json", "diffusion_pytorch_model.safetensors"):
+        assert (tmp_path / "exported" / name).read_bytes() == (run / "final" / name).read_bytes()
 
 
 def test_adversarial_training_moves_both_networks(config_file, clean, tmp_path):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from dr2pipe.core.config import load_config, peek
+from dr2pipe.core.config import from_dict, load_config, peek
 from dr2pipe.core.errors import ConfigError
 from dr2pipe.data.coarse import CoarseCache
 from dr2pipe.data.degradation_grid import DegradationGrid
@@ -17,6 +18,7 @@ from dr2pipe.data.masked import MaskedFaces
 from dr2pipe.data.pairs import PairDataset
 from dr2pipe.data.showings import ShowingDataset
 from dr2pipe.data.tones import TonedFaces
+from dr2pipe.training.checkpoints import load_newest_checkpoint, read_newest_state
 from dr2pipe.training.recipe import PairsConfig, Recipe, TrainConfig, pair_of
 from dr2pipe.training.recipes.ddpm import DDPMConfig, DDPMRecipe
 from dr2pipe.training.recipes.degradation_encoder import (
@@ -121,6 +123,42 @@ RECIPES: dict[
     "vqfr_codebook": (CodebookTrainConfig, CodebookRecipe, clean_faces),
     "vqfr": (VQFRTrainConfig, VQFRRecipe, face_pairs),
 }
+
+
+def export_run(run: str | Path, folder: str | Path) -> int:
+    """Write what the newest checkpoint of a running or stopped training has learned.
+
+    Args:
+        run: its output folder, which is left as it is.
+        folder: for the networks, as ``final`` of a finished training; a new one.
+
+    Returns:
+        The step of the checkpoint.
+
+    Raises:
+        Dr2pipeError: no checkpoint there, or a damaged one; or ``folder`` exists.
+        ConfigError: files that the recipe needs are gone.
+    """
+    folder = Path(folder)
+    if os.path.lexists(folder):
+        raise ConfigError(f"{folder} exists already; choose another folder or remove it first")
+    state = read_newest_state(Path(run))
+    name = state["recipe"]
+    if name not in RECIPES:
+        raise ConfigError(f"{run} is of the unknown recipe '{name}'")
+    schema, make_recipe, _ = RECIPES[name]
+    recipe = make_recipe(from_dict(schema, state["config"]))
+    networks = {name: built.network for name, built in recipe.build().items()}
+    state = load_newest_checkpoint(Path(run), networks, recipe=name) or state
+    for name, average in state["emas"].items():
+        for parameter, value in zip(
+            networks[name].parameters(), average["shadow_params"], strict=True
+        ):
+            parameter.data.copy_(value)
+    for network in networks.values():
+        network.eval()
+    recipe.export(networks, folder)
+    return int(state["step"])
 
 
 def run_recipe(config_path: str | Path, overrides: Sequence[str]) -> int:
