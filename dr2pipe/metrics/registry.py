@@ -77,14 +77,9 @@ class Metric:
 def _load_lpips(
     network_path: str | None = None, weights_path: str | None = None, *, backbone: str
 ) -> Measure:
-    from dr2pipe.features.lpips import load_carried_lpips, load_lpips
+    from dr2pipe.features.lpips import load_lpips
 
-    given = network_path is not None or weights_path is not None
-    carried = None if given else carried_lpips(backbone)
-    if carried is None:
-        network = load_lpips(network_path, weights_path, backbone)
-    else:
-        network = load_carried_lpips(carried, backbone)
+    network = load_lpips(network_path, weights_path, backbone)
 
     @torch.no_grad()
     def distance(

@@ -13,7 +13,7 @@ from dr2pipe.core.models import find_model
 from dr2pipe.diffusion.networks import load_ddpm
 from dr2pipe.diffusion.noise import Philox
 from dr2pipe.diffusion.unet_features import UNetFeatures
-from dr2pipe.features.lpips import LPIPS, carried_file, load_carried_lpips, load_lpips
+from dr2pipe.features.lpips import LPIPS, load_lpips
 from dr2pipe.features.vgg import VGGFeatures, load_vgg
 from dr2pipe.losses.perceptual import perceptual_loss, relative_perceptual_loss
 
@@ -97,12 +97,7 @@ def _load_vgg19(config: PerceptualConfig) -> nn.Module:
 
 
 def _load_lpips(config: PerceptualConfig) -> nn.Module:
-    carried = carried_file() if config.vgg16 is None and config.lpips is None else None
-    if carried is not None:
-        network = load_carried_lpips(carried)
-    else:
-        network = load_lpips(config.vgg16, config.lpips)
-    return network.requires_grad_(False).eval()
+    return load_lpips(config.vgg16, config.lpips).requires_grad_(False).eval()
 
 
 def _load_ddpm(config: PerceptualConfig) -> nn.Module:

