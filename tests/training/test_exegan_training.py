@@ -176,7 +176,7 @@ def test_random_style_encoders_repeat_and_see_colours():
         (["loss.r1_every_steps=0"], "must be at least 1"),
         (["style_encoder=nowhere"], "no model 'nowhere'"),
         (["style_encoder_options.rows=4"], "gives 4 rows of 8 channels, the generator takes 6"),
-        (["loss.perceptual=1.0"], r"vgg\.pth"),
+        (["loss.perceptual=1.0", "loss.vgg16=none.pth"], r"vgg\.pth"),
         (["loss.identity=1.0"], "--kind resnet101_identity"),
     ],
 )

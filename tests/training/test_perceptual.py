@@ -109,7 +109,9 @@ def test_features_of_a_ddpm_on_patches():
     with pytest.raises(ConfigError, match=r"timestep 101 must lie in 0\.\.100"):
         UNetFeatures(FaceDDPM(unet, None, 100), 101)
     with pytest.raises(ConfigError, match="features of a SPARNet are not known"):
-        UNetFeatures(FaceDDPM(build_enhancer("sparnet", size=32, channels=[4, 4])), 5)
+        UNetFeatures(
+            FaceDDPM(build_enhancer("sparnet", size=32, channels=[4, 4], hourglass_depth=1)), 5
+        )
 
 
 def test_layers_of_any_scale_count_alike():
