@@ -21,6 +21,7 @@ from dr2pipe.core.precision import parts_of_batch
 from dr2pipe.enhancers.exegan import ExeGAN, complete, mix_rows
 from dr2pipe.features.psp import StyleEncoder, load_style_encoder
 
+_KEPT = 0.7  # of what the rim of a hole lacks, at each doubling of the distance from it
 _STYLE_ENCODER = "style_encoder"  # the subfolder for it in the generator's folder
 # of 8-bit levels
 _HALF, _DARK, _LIGHT = 128, 32, 223
@@ -168,7 +169,8 @@ class Inpainter:
         ]
         latents = network.latents(network.random_w(z.to(self.device)), styles)
         small, masks = small.to(self.device), masks.to(self.device)
-        return network(small, mask=masks, latents=latents, noise=noise)
+        drawn = network(small, mask=masks, latents=latents, noise=noise, whole=True)
+        return complete(small, masks, drawn + _spread((small - drawn) * (1 - masks), 1 - masks))
 
 
 def resize_mask(masks: torch.Tensor, size: int) -> torch.Tensor:
@@ -244,6 +246,27 @@ def _is_flat(mask: images.Picture, visible: npt.NDArray[np.bool_]) -> bool:
     colours = (mask.pixels[visible] >> 6).astype(np.int64) @ [16, 4, 1]  # 4 levels per channel
     counts = np.sort(np.bincount(colours, minlength=64))
     return bool(counts[-2:].sum() >= _FLAT_SHARE * len(colours))
+
+
+def _spread(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
+    """Continue ``values`` smoothly where they are not known, from all sides (push-pull).
+
+    Gortler et al., "The lumigraph", SIGGRAPH 1996, §3.4: each level of a pyramid averages what is known,
+    and the unknown is taken from the next coarser level.
+
+    Args:
+        values: (B,C,S,S), 0 where they are not known.
+        known: (B,1,S,S), 1 where they are, 0 elsewhere.
+    """
+    side = values.shape[-1]
+    if side == 1 or bool(known.all()):
+        return values
+    half = (side + 1) // 2
+    shares = F.adaptive_avg_pool2d(known, half)
+    coarse = F.adaptive_avg_pool2d(values, half) / shares.clamp(min=1e-6)
+    coarse = _spread(coarse, (shares > 0).to(known.dtype))
+    coarse = F.interpolate(coarse, (side, side), mode="bilinear", align_corners=False)
+    return values + (1 - known) * _KEPT * coarse
 
 
 def _reduced(pictures: torch.Tensor, masks: torch.Tensor, size: int) -> torch.Tensor:

@@ -475,3 +475,16 @@ def test_a_face_with_holes_is_its_own_mask_in_any_file(tmp_path):
     mask, picture = images.read_image(tmp_path / "a.png"), images.Picture(make_pixels(0))
     assert read_mask(mask, picture).sum() == 25
     assert not picture.warnings
+
+
+def test_the_rim_of_a_filling_takes_the_colours_around_it(model):
+    """A network that draws in other colours leaves no edge around a scratch."""
+    inpainter, _ = load_inpainter(InpainterConfig(model=str(model)))
+    picture, mask = torch.full((1, 3, 16, 16), 0.3), torch.zeros(1, 1, 16, 16)
+    mask[..., 5, 2:14] = 1
+    styles = inpainter.styles(torch.rand(1, 3, 32, 32))
+    drawn = []
+    inpainter.network.register_forward_hook(lambda network, given, output: drawn.append(output))
+    filled = inpainter(picture, mask, styles, [0])
+    errors = [((found - picture).abs() * mask).sum() / mask.sum() for found in (filled, drawn[0])]
+    assert errors[0] < 0.6 * errors[1]
