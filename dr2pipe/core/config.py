@@ -267,7 +267,7 @@ def _explain(error: Exception, schema: type, path: str | Path | None) -> str:
         hint = f"; did you mean '{close[0]}'?" if close else "."
         return f"unknown key '{key}'{where}{hint} Valid here: {', '.join(valid)}"
     before, colon, value = key.partition(":")
-    if colon:  # YAML takes both for a key without a value
+    if colon and "not Optional" in str(error):  # YAML takes both for a key without a value
         name = before.rpartition(".")[2]
         return f"'{key}'{where} has no value: write {name}: {value}, with a space after the colon"
     return f"'{key}'{where}: {_first_line(error)}"

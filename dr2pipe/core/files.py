@@ -8,6 +8,7 @@ import os
 import re
 import shutil
 import stat
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -142,10 +143,13 @@ def _shortened(part: str) -> str:
     return stem + mark
 
 
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Write a file under a temporary name beside it, flush it to the disk, and rename it.
+def write_bytes(path: str | Path, data: bytes, *, partial_folder: str | Path | None = None) -> None:
+    """Write a file under a temporary name, flush it to the disk, and rename it.
 
-    The next write of the same file takes the place of what a killed process left.
+    ``partial_folder`` holds the temporary file, so that the leftovers of a killed process are in
+    one known place, and several processes may write the same file; by default, and where it is on
+    another disk, it is the folder of ``path``, and the next write of the same file takes the
+    place of the leftover.
 
     Raises:
         UnreadableFileError: a pipe, a device or a folder is in the place of the file.
@@ -156,12 +160,15 @@ def write_bytes(path: str | Path, data: bytes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():  # a rename would put the file in the place of a device
             check_regular(path)
+        if partial_folder is not None:
+            try:
+                partial = Path(partial_folder) / f".{uuid.uuid4().hex}.partial"
+                return _write_and_rename(partial, path, data)
+            except OSError as error:
+                if error.errno != errno.EXDEV:
+                    raise
         mark = hashlib.sha256(os.fsencode(path.name)).hexdigest()[:16]
-        partial = path.with_name(f".{mark}.partial")
-        try:
-            _write_and_rename(partial, path, data)
-        except FileNotFoundError:  # another process wrote the same file, and has renamed it
-            _write_and_rename(partial, path, data)
+        _write_and_rename(path.with_name(f".{mark}.partial"), path, data)
     except OSError as error:
         raise named(error, path) from None
 

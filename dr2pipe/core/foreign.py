@@ -188,8 +188,12 @@ def read_npz(path: str | Path) -> dict[str, npt.NDArray[Any]]:
             names = [member.filename.removesuffix(".npy") for member in members]
             if len(set(names)) < len(names):
                 raise ValueError("it holds two arrays of one name")
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+        with np.load(path, allow_pickle=False) as loaded:
+            arrays = dict(loaded)
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray) or array.dtype.fields is not None:
+                raise ValueError(f"{name} holds no numbers or texts")
+        return arrays
     # The reader fails with many kinds of errors on files that are not its own.
     except Exception as error:
         said = str(error) or type(error).__name__

@@ -94,6 +94,7 @@ class Lease:
         self._ended.set()
         self._thread.join()
         self.storage.remove(self._name)
+        self.storage.remove_partial()
 
     def others(self) -> list[dict[str, Any]]:
         """What the other runs that are at work say of themselves.

@@ -23,6 +23,7 @@ from dr2pipe.core.weights import tensor_shapes
 
 CONFIG, WEIGHTS = "config.json", "diffusion_pytorch_model.safetensors"
 _MAX_CONFIG_BYTES = 1 << 20
+_MOST_NUMBER, _MOST_SIZE_PX, _MOST_ENTRIES, _MOST_LETTERS = 1 << 17, 8192, 4096, 1000
 # A network that is built may have that many more parameters than its file has weights: shared
 # ones are stored once.
 _SPARE_ELEMENTS, _SPARE_SHARE = 1 << 16, 1.25
@@ -32,19 +33,40 @@ Network = TypeVar("Network", bound=ModelMixin)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """A config of diffusers (JSON).
+    """A config of diffusers (JSON), its numbers and texts within what networks have.
 
     Raises:
-        CheckpointError: no such file, no JSON object, or one that asks for other code.
+        CheckpointError: no such file, no JSON object, or a value that no network has.
     """
     try:
         config = read_object(path, max_bytes=_MAX_CONFIG_BYTES)
     except UnreadableFileError as error:
         raise CheckpointError(f"cannot read {error}") from None
-    for name in ("quantization_config", "auto_map"):
-        if name in config:
+    for name, value in config.items():
+        if name in ("quantization_config", "auto_map"):
             raise CheckpointError(f"{path}: '{name}' is not supported")
+        reason = _why_impossible(name, value)
+        if reason is not None:
+            raise CheckpointError(f"{path}: '{name}' {reason}")
     return config
+
+
+def _why_impossible(name: str, value: Any, depth: int = 0) -> str | None:
+    if value is None or isinstance(value, bool):
+        return None
+    if isinstance(value, str):
+        return "is too long" if len(value) > _MOST_LETTERS else None
+    if isinstance(value, int | float):
+        most = _MOST_SIZE_PX if name.endswith("size") else _MOST_NUMBER
+        if not math.isfinite(value) or abs(value) > most:
+            return f"is {value}; at most {most} is possible"
+        return None
+    if len(value) > _MOST_ENTRIES and not name.startswith("_"):
+        return f"has {len(value)} entries; at most {_MOST_ENTRIES} are possible"
+    if depth > 3:
+        return "is nested too deeply"
+    inner = value.values() if isinstance(value, dict) else value
+    return next(filter(None, (_why_impossible(name, one, depth + 1) for one in inner)), None)
 
 
 def class_in_folder(folder: str | Path) -> str | None:

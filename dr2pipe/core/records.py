@@ -10,6 +10,7 @@ import logging
 import math
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,7 +33,8 @@ EXIT_INTERRUPTED = 130
 
 MANIFEST, FAILURES, RUN = "manifest.jsonl", "failures.jsonl", MARKER
 MAX_BYTES = 1 << 32  # of a file of JSON lines
-RECORD_NAMES = (RUN, MANIFEST, FAILURES)
+_PARTIAL = ".partial"
+RECORD_NAMES = (RUN, MANIFEST, FAILURES, _PARTIAL)
 
 logger = logging.getLogger(__name__)
 # What decides results, and what measures them.
@@ -269,7 +271,9 @@ class RunRecords:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
+        self.partial_folder = self.folder / _PARTIAL
         self._lock: FileLock | None = None
+        self._prepared = False
 
     def prepare(
         self,
@@ -301,6 +305,9 @@ class RunRecords:
         description = {"inputs": inputs, **run_description}
         content = marked(description, {*known, *result_folders})
         files.write_bytes(self.folder / RUN, to_yaml(content).encode())
+        self._prepared = True
+        shutil.rmtree(self.partial_folder, ignore_errors=True)
+        self.partial_folder.mkdir()
         set_damaged_aside(self.folder / MANIFEST, _is_finished_record)
         # The last line about a picture counts.
         self._write(MANIFEST, to_jsonl(self.finished().values()))
@@ -324,8 +331,10 @@ class RunRecords:
         """Unlock the folder after all processes have finished; without ``prepare``, do nothing."""
         if self._lock is None:
             return
+        if self._prepared:  # else the folder may be another program's
+            shutil.rmtree(self.partial_folder, ignore_errors=True)
         self._lock.release()
-        self._lock = None
+        self._lock, self._prepared = None, False
 
     def _write(self, name: str, data: bytes) -> None:
-        files.write_bytes(self.folder / name, data)
+        files.write_bytes(self.folder / name, data, partial_folder=self.partial_folder)

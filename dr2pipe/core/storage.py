@@ -10,7 +10,9 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
 import fsspec
@@ -21,8 +23,10 @@ from dr2pipe.core.errors import ConfigError, describe_error
 
 logger = logging.getLogger(__name__)
 
+PARTIAL = ".partial"
 _TRIES = 10  # over a minute or two
 _TRIES_TO_LIST = 4  # somebody waits for an answer
+_ABANDONED_S = 30.0  # a file takes less to be written
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.25, 20.0
 # Asking again changes nothing.
 _FINAL = (
@@ -138,7 +142,7 @@ class Storage:
         """
         path = self._path(name)
         if self.is_local:
-            again(lambda: files.write_bytes(path, data), path)
+            again(lambda: self._write_local(path, data), path)
         else:  # a put is atomic
             again(lambda: self.fs.pipe_file(path, data), path)
 
@@ -149,6 +153,30 @@ class Storage:
             again(lambda: self.fs.rm_file(path), path)
         except FileNotFoundError:
             return
+
+    def remove_partial(self) -> None:
+        """Remove what killed processes left in a folder on a disk; stores keep no such things."""
+        folder = Path(self.root, PARTIAL)
+        if not self.is_local or not folder.is_dir():
+            return
+        for path in folder.glob(".*.partial"):
+            with suppress(FileNotFoundError):  # another run has just finished it
+                if time.time() - path.stat().st_mtime > _ABANDONED_S:
+                    path.unlink(missing_ok=True)
+        with suppress(OSError):
+            folder.rmdir()
+
+    def _write_local(self, path: str, data: bytes) -> None:
+        partial = Path(self.root, PARTIAL)
+        for tried in range(1, _TRIES + 1):
+            try:
+                partial.mkdir(parents=True, exist_ok=True)
+                files.write_bytes(path, data, partial_folder=partial)
+                return
+            # Another run may remove the empty folder at any moment.
+            except (FileNotFoundError, FileExistsError):
+                if tried == _TRIES:
+                    raise
 
     def _path(self, name: str) -> str:
         return os.fspath(files.safe_join(self.root, name)) if self.is_local else _keyed(self, name)

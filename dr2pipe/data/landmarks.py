@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import _codecs
-import itertools
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -86,31 +85,32 @@ def match_parts(parts: Mapping[str, Parts], faces: Sequence[str]) -> dict[str, P
     Raises:
         Dr2pipeError: a face without landmarks, or with those of two, or two faces with the same.
     """
-    known: dict[str, list[str]] = {}
+    known: dict[tuple[str, ...], list[str]] = {}  # by each ending of a path
     for name in parts:
-        known.setdefault(PurePath(name).name, []).append(name)
-    missing = [face for face in faces if PurePath(face).stem not in known]
+        for ending in _endings(PurePath(name)):
+            known.setdefault(ending, []).append(name)
+    missing = [face for face in faces if (PurePath(face).stem,) not in known]
     if missing:
         raise Dr2pipeError(f"{len(missing)} faces have no landmarks, the first is {missing[0]}")
     found: dict[str, Parts] = {}
     users: dict[str, str] = {}
     for face in faces:
-        names = known[PurePath(face).stem]
-        common = [_common_ending(face, name) for name in names]
-        best = [name for name, length in zip(names, common, strict=True) if length == max(common)]
-        if len(best) > 1:
-            raise Dr2pipeError(f"{face} may have the landmarks of {best[0]} or of {best[1]}")
-        if best[0] in users:
-            raise Dr2pipeError(f"{users[best[0]]} and {face} have the same landmarks, of {best[0]}")
-        found[face], users[best[0]] = parts[best[0]], face
+        path = PurePath(face)
+        names = next(known[e] for e in _endings(path.with_name(path.stem)) if e in known)
+        if len(names) > 1:
+            raise Dr2pipeError(f"{face} may have the landmarks of {names[0]} or of {names[1]}")
+        if names[0] in users:
+            raise Dr2pipeError(
+                f"{users[names[0]]} and {face} have the same landmarks, of {names[0]}"
+            )
+        found[face], users[names[0]] = parts[names[0]], face
     return found
 
 
-def _common_ending(face: str, name: str) -> int:
-    pairs = zip(
-        reversed(PurePath(face).with_suffix("").parts), reversed(PurePath(name).parts), strict=False
-    )
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+def _endings(path: PurePath) -> Iterator[tuple[str, ...]]:
+    """The endings of a path, the longest first."""
+    for start in range(len(path.parts)):
+        yield path.parts[start:]
 
 
 def _of_size(size: int) -> str:
@@ -133,7 +133,10 @@ def _read_csv(path: Path, size: int) -> dict[str, Parts]:
         eye_l, eye_r, mouth_l, mouth_r = np.array(numbers).reshape(4, 2) / size
         eye = _EYE_SHARE * float(np.linalg.norm(eye_r - eye_l))
         mouth = _MOUTH_SHARE * float(np.linalg.norm(mouth_r - mouth_l))
-        name = PurePath(row["file"]).with_suffix("").as_posix()
+        file = PurePath(row["file"])
+        name = file.with_name(file.stem).as_posix() if file.name else ""
+        if not name:
+            raise Dr2pipeError(f"{path} has a line without a file")
         if name in parts:
             raise Dr2pipeError(f"{path} has two faces with the name {name}")
         parts[name] = np.array(

@@ -71,7 +71,7 @@ class SPARNet(Enhancer):
         side, halvings = size // patch, len(channels) - 1
         depths = {side >> min(halvings, 1): hourglass_depth}
         depths[side >> halvings] = max(hourglass_depth - halvings + 1, 1)
-        if hourglass_depth < 1 or min(side >> depth for side, depth in depths.items()) < 2:
+        if hourglass_depth < 1 or min(-(-side >> depth) for side, depth in depths.items()) < 2:
             raise ConfigError(
                 f"hourglass_depth={hourglass_depth} does not fit size={size}, patch={patch} and "
                 f"{len(channels)} channels: at least 1, and 2 pixels must be left"

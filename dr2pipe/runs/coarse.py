@@ -112,6 +112,8 @@ def _check(config: CoarseConfig) -> None:
         check_degradation(name)
     if config.sources is not None and Path(config.input).suffix != ".npz":
         raise ConfigError("sources selects inside an .npz file; for a folder set sources=null")
+    if not Path(config.input).exists():
+        raise ConfigError(f"no file or folder at {config.input}")
     variants = {_folder_of(variant) for variant in range(config.variants)}
     check_output(config.output, [MARKER, PLAN], kind=_KIND)
     other = [p.name for p in Path(config.output).glob("variant_*") if p.name not in variants]

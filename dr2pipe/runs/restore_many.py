@@ -94,6 +94,8 @@ def _run(
     lease: Lease,
 ) -> RunSummary:
     output = lease.storage
+    if lease.is_first:
+        output.remove_partial()
     description = {"kind": KIND, "inputs": [config.restore.input]}
     description |= describe_run(config.restore, steps)
     output.write(MARKER, to_yaml(marked(description, steps.outputs)).encode())

@@ -93,7 +93,7 @@ class Results:
             self._check_foreign(self.records.folder / relative, data, is_known=relative in known)
         for relative, data in contents.items():
             path = self.records.folder / relative
-            files.write_bytes(path, data)
+            files.write_bytes(path, data, partial_folder=self.records.partial_folder)
         self.records.add_finished(record | ({"input": self._input} if self._input else {}))
         # Results of former settings, such as coarse/, would be taken for results of these.
         for relative in known.keys() - contents.keys():

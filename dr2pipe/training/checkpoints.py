@@ -111,7 +111,12 @@ def read_newest_state(output: Path) -> dict[str, Any]:
     found = _checkpoints_of(output)
     if not found:
         raise ConfigError(f"no checkpoint in {output}")
-    return _read_state(found[-1])
+    for folder in reversed(found[1:]):
+        try:
+            return _read_state(folder)
+        except (CheckpointError, UnreadableFileError):
+            continue  # load_newest_checkpoint will say so
+    return _read_state(found[0])
 
 
 def _read_state(folder: Path) -> dict[str, Any]:
@@ -259,6 +264,8 @@ def _settings_of(network: ModelMixin) -> dict[str, Any]:
     """What built a network; settings of a network inside it are joined by a dot."""
     settings: dict[str, Any] = {}
     for key, value in json.loads(network.to_json_string()).items():
+        if key == "attention_sizes":  # a set
+            value = sorted(value)
         inner = {f"{key}.{name}": v for name, v in value.items()} if isinstance(value, dict) else {}
         settings |= inner or {key: value}
     return {key: value for key, value in settings.items() if key[0] != "_"}

@@ -86,6 +86,7 @@ def test_an_output_that_is_a_file_is_a_usage_error(pictures, model_folder, tmp_p
             ["make-coarse", "portrait128", "input=x", "output=y", "sources=[1]"],
             "sources selects inside an .npz",
         ),
+        (["make-coarse", "portrait128", "input=x", "output=y"], "no file or folder at x"),
         (["sweep", "portrait128", "clean.path=x", "output=y"], "no folder of pictures at x"),
         (["evaluate", "none.yaml"], "no configuration file at none.yaml"),
         (["degrade", "x", "y"], "name a degradation"),
@@ -104,6 +105,7 @@ def test_usage_errors(arguments, says, capsys, tmp_path, monkeypatch):
     errors = capsys.readouterr().err
     assert says in errors
     assert errors.count("\n") == 1
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

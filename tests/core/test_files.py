@@ -1,8 +1,7 @@
 import errno
 import json
 import os
-import threading
-from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -14,19 +13,21 @@ from dr2pipe.core.errors import UnreadableFileError
 from dr2pipe.core.records import append_jsonl, read_jsonl
 
 
-def test_two_processes_that_write_the_same_file(tmp_path):
-    start, data = threading.Barrier(2), b"whole" * 50_000
+def test_another_disk_below_the_output_is_written_to(tmp_path, monkeypatch):
+    rename = os.replace
+    target = tmp_path / "linked" / "a.png"
+    partial = tmp_path / ".partial"
+    partial.mkdir()
 
-    def write_often():
-        for _ in range(30):
-            start.wait()
-            files.write_bytes(tmp_path / "a.png", data)
+    def replace(source, destination):
+        if Path(source).parent != Path(destination).parent:
+            raise OSError(errno.EXDEV, "Invalid cross-device link", source, None, destination)
+        rename(source, destination)
 
-    with ThreadPoolExecutor(2) as pool:
-        for done in [pool.submit(write_often) for _ in range(2)]:
-            done.result()
-    assert (tmp_path / "a.png").read_bytes() == data
-    assert [p.name for p in tmp_path.iterdir()] == ["a.png"]
+    monkeypatch.setattr(os, "replace", replace)
+    files.write_bytes(target, b"whole", partial_folder=partial)
+    assert target.read_bytes() == b"whole"
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == ["a.png"]
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EIO, errno.EFBIG])

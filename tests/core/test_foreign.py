@@ -150,11 +150,11 @@ def test_tensors_larger_than_their_file_are_refused(tmp_path):
     count, large = struct.pack("<i", 70_000), struct.pack("<i", 700_000_000)
     content = pth_bytes({"x": torch.zeros(70_000)})
     path.write_bytes(repacked(content, lambda _, data: data.replace(count, large)))
-    with pytest.raises(CheckpointError, match="record size"):
+    with pytest.raises(CheckpointError, match="a storage claims 2800000000 bytes and has 280000"):
         read_tensors(path)
     old = pth_bytes({"x": torch.zeros(70_000)}, _use_new_zipfile_serialization=False)
     path.write_bytes(old.replace(count, large))
-    with pytest.raises(CheckpointError, match="unexpected EOF"):
+    with pytest.raises(CheckpointError, match="a storage claims"):
         read_tensors(path)
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("w/data.pkl", bytes(1 << 24))

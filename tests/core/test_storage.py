@@ -40,11 +40,29 @@ def test_what_is_written_is_listed_and_read(stored):
         stored.read("a/b.png")
 
 
+def test_folders_that_come_and_go_under_a_write(tmp_path, monkeypatch):
+    """Runs that share an output remove what is left when they end."""
+    stored, write = Storage(str(tmp_path)), module.files.write_bytes
+    troubles = [FileNotFoundError("gone"), FileExistsError("there")]
+
+    def interrupted(*given, **options):
+        if troubles:
+            raise troubles.pop()
+        write(*given, **options)
+
+    monkeypatch.setattr(module.files, "write_bytes", interrupted)
+    stored.write("x", b"1")
+    assert stored.read("x") == b"1"
+    gone = tmp_path / ".partial/.a.partial"
+    monkeypatch.setattr(module.Path, "glob", lambda *_: [gone])
+    stored.remove_partial()
+
+
 def test_names_of_the_folder_itself(stored):
     assert stored.names() == []
     for name in ("a", "b/c", ".d"):
         stored.write(name, b"1")
-    assert set(stored.names()) == {"a", "b", ".d"}
+    assert set(stored.names()) - {".partial"} == {"a", "b", ".d"}
 
 
 def test_long_names_are_listed_as_they_are_written(stored):
@@ -75,6 +93,22 @@ def test_names_stay_inside(stored):
     for name in ("../x", "/etc/x", "a/../../x"):
         with pytest.raises(Dr2pipeError, match="cannot be used"):
             stored.write(name, b"")
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path, monkeypatch):
+    stored = Storage(str(tmp_path))
+    stored.write("x", b"1")
+    (tmp_path / ".partial" / ".0123.partial").write_bytes(b"")
+    stored.remove_partial()
+    assert (tmp_path / ".partial" / ".0123.partial").exists()  # it may be of another run
+    monkeypatch.setattr(module, "_ABANDONED_S", -1)
+    stored.remove_partial()
+    assert list(tmp_path.iterdir()) == [tmp_path / "x"]
+    stored.write("y", b"1")  # the folder comes back
+    assert stored.read("y") == b"1"
+    (tmp_path / ".partial" / "theirs").write_bytes(b"")
+    stored.remove_partial()
+    assert (tmp_path / ".partial" / "theirs").exists()  # of another program
 
 
 def test_trouble_is_waited_out(waits):

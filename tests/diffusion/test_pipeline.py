@@ -174,9 +174,9 @@ def test_the_flat_layout_of_old_hub_models(tmp_path):
         ("model_index.json", {"_class_name": ["evil", "Evil"]}, "must be the name of a pipeline"),
         ("model_index.json", {"scheduler": ["os", "DDIMScheduler"]}, "'scheduler' is .*os"),
         ("unet/config.json", {"block_out_channels": [8192, 8192]}, "larger network than its weights"),
-        ("unet/config.json", {"layers_per_block": 10**9}, "larger network than its weights"),
+        ("unet/config.json", {"layers_per_block": 10**9}, "at most"),
         ("unet/config.json", {"auto_map": {}}, "not supported"),
-        ("scheduler/scheduler_config.json", {"num_train_timesteps": 1e12}, "more than 100000"),
+        ("scheduler/scheduler_config.json", {"num_train_timesteps": 1e12}, "at most"),
     ],
 )  # fmt: skip
 def test_a_foreign_folder_is_checked_before_diffusers_sees_it(unet, tmp_path, file, change, says):

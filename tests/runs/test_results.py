@@ -121,7 +121,9 @@ def test_pictures_of_one_name_in_two_inputs_do_not_replace_each_other(tmp_path):
     assert restore(second, out, "merge=true").restored == 1
 
 
-@pytest.mark.parametrize("name", ["run.yaml", "manifest.jsonl", "failures.jsonl"])
+@pytest.mark.parametrize(
+    "name", ["run.yaml", "manifest.jsonl", "failures.jsonl", ".partial/mine.txt"]
+)
 def test_files_of_other_programs_are_not_touched(pictures, tmp_path, name):
     path = tmp_path / "out" / name
     path.parent.mkdir(parents=True)

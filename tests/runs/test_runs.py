@@ -452,6 +452,7 @@ def test_two_runs_in_one_folder_are_refused(tmp_path, pictures):
     first.prepare({})
     with pytest.raises(FolderInUseError, match="another run"):
         folder_run(pictures, tmp_path / "out", FakeNetwork()).run()
+    assert first.partial_folder.is_dir()  # the refused run leaves the first one's files alone
     first.close()
     assert folder_run(pictures, tmp_path / "out", FakeNetwork()).run().exit_code == 0
 

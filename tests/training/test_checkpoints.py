@@ -12,7 +12,7 @@ from conftest import ROOT, make_pictures
 from dr2pipe.core.errors import CheckpointError, ConfigError
 from dr2pipe.core.markers import read_marker
 from dr2pipe.data.folders import FaceDataset
-from dr2pipe.training.recipes import run_recipe
+from dr2pipe.training.recipes import export_run, run_recipe
 
 CONFIG = """
 recipe: ddpm
@@ -69,6 +69,16 @@ def test_all_checkpoints_damaged(config_file, tmp_path):
         CheckpointError, match=r"all checkpoints in .* the newest is .*step_00000002"
     ):
         train(config_file, 3)
+
+
+def test_the_newest_whole_checkpoint_is_exported(config_file, tmp_path):
+    train(config_file, 2)
+    (tmp_path / "run/checkpoints/step_00000002/training_state.pt").write_bytes(b"")
+    assert export_run(tmp_path / "run", tmp_path / "model") == 1
+    (tmp_path / "run/checkpoints/step_00000001/training_state.pt").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step_00000001"):
+        export_run(tmp_path / "run", tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_settings_that_train_more_networks(config_file, tmp_path):

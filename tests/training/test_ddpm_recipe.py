@@ -116,6 +116,10 @@ def test_a_running_part_is_exported_and_training_starts_from_it(settings, tmp_pa
     assert f"step 3 -> {tmp_path / 'fast'}" in capsys.readouterr().out
     with pytest.raises(ConfigError, match="fast exists already"):
         export_run(run, tmp_path / "fast")
+    (tmp_path / "fast").rename(tmp_path / "moved")
+    with pytest.raises(ConfigError, match="fast_slow exists already"):
+        export_run(run, tmp_path / "fast")
+    (tmp_path / "moved").rename(tmp_path / "fast")
     final = load_file(run / "final/unet" / WEIGHTS)
     for name in ("fast", "fast_slow"):
         exported = load_file(tmp_path / name / "unet" / WEIGHTS)

@@ -227,6 +227,10 @@ def test_landmarks(faces, tmp_path):
     torch.save(official, tmp_path / "landmarks.pth")
     parts = read_parts(tmp_path / "landmarks.pth")["00000000"]
     assert parts[1] == pytest.approx([300.5 / 512, 201.5 / 512, 22 / 512])
+    lines = (faces / "landmarks.csv").read_text().splitlines()
+    (tmp_path / "bad.csv").write_text("\n".join([*lines, "," + lines[1].partition(",")[2]]))
+    with pytest.raises(ValueError, match="has a line without a file"):
+        read_parts(tmp_path / "bad.csv", SIZE)
     (tmp_path / "bad.csv").write_text("file,eyeL_x\na.png,3\n")
     with pytest.raises(ValueError, match="no column 'eyeL_y'"):
         read_parts(tmp_path / "bad.csv")

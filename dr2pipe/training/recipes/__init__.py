@@ -140,14 +140,18 @@ def export_run(run: str | Path, folder: str | Path) -> int:
         ConfigError: files that the recipe needs are gone.
     """
     folder = Path(folder)
-    if os.path.lexists(folder):
-        raise ConfigError(f"{folder} exists already; choose another folder or remove it first")
+    for taken in (folder, folder.with_name(f"{folder.name}_slow")):  # a DDPM may have two averages
+        if os.path.lexists(taken):
+            raise ConfigError(f"{taken} exists already; choose another folder or remove it first")
     state = read_newest_state(Path(run))
     name = state["recipe"]
     if name not in RECIPES:
         raise ConfigError(f"{run} is of the unknown recipe '{name}'")
     schema, make_recipe, _ = RECIPES[name]
-    recipe = make_recipe(from_dict(schema, state["config"]))
+    config = from_dict(
+        schema, state["config"] | ({"init": None} if "init" in state["config"] else {})
+    )
+    recipe = make_recipe(config)
     networks = {name: built.network for name, built in recipe.build().items()}
     state = load_newest_checkpoint(Path(run), networks, recipe=name) or state
     for name, average in state["emas"].items():

@@ -243,8 +243,8 @@ def _copy_weights(folder: Path, unet: UNet2DModel | PatchedUNet, prediction: str
     """Load the weights of the DDPM in ``folder``; ConfigError where it is another network."""
     found = load_ddpm(folder)
     check_same_settings(found.unet, unet, f"init={folder}", free=_FREE_OF_WEIGHTS)
-    scheduler = found.scheduler
-    predicts = "epsilon" if scheduler is None else scheduler.config.prediction_type
+    scheduler = found.scheduler  # None beside a network alone
+    predicts = prediction if scheduler is None else scheduler.config.prediction_type
     if predicts != prediction:
         raise ConfigError(f"init={folder} predicts {predicts}, not prediction={prediction}")
     unet.load_state_dict(found.unet.state_dict())
