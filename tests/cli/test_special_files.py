@@ -73,6 +73,7 @@ def others(name, commands, out):
     face = str(faces / "group_0" / "face_0.png")
     return {
         "report": ["report", str(out)],
+        "export": ["export", str(out), str(out / "model")],
         "verify": ["verify", face, "--original", face],
         "explain": ["explain", face],
         "setup": ["setup", "gfpgan14", "--mirror", "http://127.0.0.1:9"],
@@ -195,6 +196,7 @@ SMALL: dict[str, list[str]] = {
         "pairs.coarse=null",
         "pairs.degradations={mild: 1}",
         "enhancer.options.size=64",
+        "enhancer.options.patch=2",
     ],
     "degradation_encoder": ["norm_group=2", "batch_size=4"],
     "degradation_grid": ["columns=2"],
