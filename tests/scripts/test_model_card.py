@@ -56,7 +56,7 @@ def test_the_terms_of_a_loss(tmp_path):
 
 @pytest.mark.slow
 def test_restorations_as_a_command(tmp_path):
-    faces = np.stack([make_pixels(i, 128, 128) for i in range(17)])
+    faces = np.stack([make_pixels(i, 256, 256) for i in range(17)])
     np.savez(tmp_path / "faces.npz", images=faces, files=[f"f{i}" for i in range(17)])
     command = (
         "scripts/research/model_card.py",
@@ -67,9 +67,9 @@ def test_restorations_as_a_command(tmp_path):
     result = run_here(*command)
     assert result.returncode == 0, result.stderr
     sheet = np.asarray(Image.open(tmp_path / "r.png"))
-    assert sheet.shape == (8 * 130 - 2, 8 * 130 - 2, 3)
-    assert (sheet[:128, 3 * 130 : 3 * 130 + 128] == faces[0]).all()
-    degraded, restored = (sheet[:128, i * 130 : i * 130 + 128].astype(int) for i in (0, 2))
+    assert sheet.shape == (8 * 258 - 2, 8 * 258 - 2, 3)
+    assert (sheet[:256, 3 * 258 : 3 * 258 + 256] == faces[0]).all()
+    degraded, restored = (sheet[:256, i * 258 : i * 258 + 256].astype(int) for i in (0, 2))
     assert (degraded != restored).any()
 
 
