@@ -116,7 +116,8 @@ def student_of(
         channels: widths, as many as the teacher's; None for the teacher's own.
 
     Raises:
-        ConfigError: another number of widths than the teacher's, or one that its norms do not divide, or that is narrower than a head of its attention.
+        ConfigError: another number of widths than the teacher's, one that its norms do not divide, or
+            one that is narrower than a head of its attention.
     """
     config = {key: value for key, value in teacher.config.items() if key[0] != "_"}
     patched = isinstance(teacher, PatchedUNet)

@@ -251,8 +251,8 @@ def _is_flat(mask: images.Picture, visible: npt.NDArray[np.bool_]) -> bool:
 def _spread(values: torch.Tensor, known: torch.Tensor) -> torch.Tensor:
     """Continue ``values`` smoothly where they are not known, from all sides (push-pull).
 
-    Gortler et al., "The lumigraph", SIGGRAPH 1996, §3.4: each level of a pyramid averages what is known,
-    and the unknown is taken from the next coarser level.
+    Gortler et al., "The lumigraph", SIGGRAPH 1996: each level of a pyramid averages what is known, and
+    the unknown is taken from the next coarser level. At each level, ``_KEPT`` of it is kept.
 
     Args:
         values: (B,C,S,S), 0 where they are not known.

@@ -148,6 +148,7 @@ def export_run(run: str | Path, folder: str | Path) -> int:
     if name not in RECIPES:
         raise ConfigError(f"{run} is of the unknown recipe '{name}'")
     schema, make_recipe, _ = RECIPES[name]
+    # The weights of init would be replaced, and its folder may be gone.
     config = from_dict(
         schema, state["config"] | ({"init": None} if "init" in state["config"] else {})
     )
